@@ -1,0 +1,76 @@
+# make demo   set up the environment and run the whole chain on demo/archives
+# make test   set up the environment and run all tests
+# make lint   every static check
+# make help   the rest
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+DEMO := --configfile demo/config.yaml
+
+.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture
+
+help:
+	@echo "make demo           run the whole chain on demo/archives and show what came out"
+	@echo "make demo-clean     remove what the demo made (demo/volume)"
+	@echo "make demo-accuracy  word error rates and classification accuracy of the demo's models"
+	@echo "make demo-models    train the demo's models again (about two hours on two cores; espeak-ng)"
+	@echo "make demo-archives  make the demo's archives again (espeak-ng)"
+	@echo "make test           run all tests"
+	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
+	@echo "make format         let ruff and snakefmt lay out the code"
+	@echo "make lock           pin the newest allowed versions in requirements.lock"
+	@echo "make picture        draw docs/workflow.svg from the workflow (graphviz)"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+	  echo "Earmark needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is not one of them;" \
+	    "try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' || { \
+	  echo "This Python cannot make virtual environments; on Debian: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep -oE '^uv==[0-9.]+' requirements.lock)"
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: $(READY)
+	$(BIN)/snakemake --profile profiles/local $(DEMO)
+	@$(BIN)/python demo/show.py
+
+demo-clean: $(READY)
+	$(BIN)/earmark database $(DEMO) --stop
+	rm -rf demo/volume
+
+demo-accuracy: $(READY)
+	$(BIN)/python demo/accuracy.py
+
+demo-models: $(READY)
+	$(BIN)/python demo/training/train_speech.py
+	$(BIN)/python demo/training/train_classifier.py
+
+demo-archives: $(READY)
+	$(BIN)/python demo/make_archives.py
+
+test: $(READY)
+	$(BIN)/pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake $(DEMO) --lint
+	$(BIN)/shellcheck .ci/run
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt workflow
+
+lock: $(READY)
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
+	  --python-version 3.11 --extra dev --upgrade pyproject.toml --output-file requirements.lock
+
+picture: $(READY)
+	$(BIN)/python docs/draw_workflow.py

@@ -1,0 +1,347 @@
+"""Train the demo's classifier: a tiny Gemma-2 and a LoRA adapter that answers CoPE's prompt.
+
+    python -m demo.training.train_classifier
+
+Run from the repository's root; takes about a quarter of an hour on two cores.
+
+The base learns, on auxiliary policies about topics ("does the post mention food?"), to read
+a prompt and to look for what its policy asks for.  The adapter then learns the demo's three
+categories from the real texts in ``config/policies``, as CoPE-A was tuned from Gemma-2.
+
+A policy is ten times as long as most posts.  So each step runs a policy once, repeats its
+keys and values for a whole batch of posts, and runs only what follows: the gradient flows
+back through the shared part, and a step costs a fraction of what whole prompts would.
+"""
+
+import argparse
+import json
+import logging
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.trainers import BpeTrainer
+from torch.nn import functional
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from demo.training import sentences
+from demo.training.classifier_data import (
+    TOPICS,
+    Pools,
+    Post,
+    draw_length,
+    draw_post,
+    draw_topic_post,
+    pools,
+    topic_policy,
+    write_down,
+)
+from earmark import REPOSITORY
+from earmark.policy import load_policies, prompt_around, render_prompt
+
+POLICIES = REPOSITORY / "config" / "policies"
+MODELS = REPOSITORY / "demo" / "models"
+WORK = REPOSITORY / "demo" / "training" / ".work" / "classifier"
+BASE_NAME = "gemma-demo"
+ADAPTER_NAME = "cope-demo"
+
+#: Gemma's first token ids, and those of its chat format.
+CONTROL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>")
+VOCABULARY = 2048
+WIDTH = 128
+LAYERS = 4
+RANK = 16
+WARM_UP_STEPS = 30
+REPORT_STEPS = 50
+#: Weight of predicting the prompt's own text while the base is trained.
+TEXT_WEIGHT = 0.3
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One optimisation; the rate falls linearly from ``rate`` to a twentieth of it.
+
+    Attributes:
+        steps: Optimiser steps.
+        easy_steps: First steps, in which all posts are single sentences.
+        policies: Policies per step.
+        posts: Posts per policy and step.
+        rate: AdamW's learning rate.
+    """
+
+    steps: int
+    easy_steps: int
+    policies: int
+    posts: int
+    rate: float
+
+
+BASE_PHASE = Phase(steps=700, easy_steps=350, policies=3, posts=12, rate=3e-3)
+ADAPTER_PHASE = Phase(steps=500, easy_steps=150, policies=3, posts=16, rate=3e-3)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Posts to be judged by one policy."""
+
+    policy: str
+    posts: list[Post]
+
+
+def topic_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
+    """For each step, tasks about auxiliary policies."""
+    for step in range(phase.steps):
+        tasks = []
+        for topic in rng.sample(sorted(TOPICS), phase.policies):
+            shortest, longest = (1, 1) if step < phase.easy_steps else draw_length(rng)
+            posts = [
+                draw_topic_post(rng, known, topic, index % 2 == 0, rng.randint(shortest, longest))
+                for index in range(phase.posts)
+            ]
+            tasks.append(Task(topic_policy(rng, topic), posts))
+        yield tasks
+
+
+def category_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
+    """For each step, tasks about the real policies of the demo's categories."""
+    texts = {each.category: each.text for each in load_policies(POLICIES, sentences.CATEGORIES)}
+    for step in range(phase.steps):
+        tasks = []
+        for category in rng.sample(sorted(texts), phase.policies):
+            shortest, longest = (1, 1) if step < phase.easy_steps else draw_length(rng)
+            posts = [
+                draw_post(rng, known, category, index % 2 == 0, rng.randint(shortest, longest))
+                for index in range(phase.posts)
+            ]
+            tasks.append(Task(texts[category], posts))
+        yield tasks
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer that works as Gemma's does, with the vocabulary of this small world.
+
+    Like Gemma's it is a BPE with bytes for what it doesn't know, writes a space as "▁",
+    keeps runs of line breaks whole and splits numbers into digits.
+    """
+    rng = random.Random(5)
+    corpus = [render_prompt(policy.text, "") for policy in load_policies(POLICIES)]
+    corpus += [topic_policy(rng, topic) for topic in TOPICS] * 3
+    known = pools(held_out=False)
+    everything = [text for kind in sentences.KINDS for text in known[kind]]
+    corpus += [write_down(rng, rng.choices(everything, k=8)) for _ in range(1500)]
+
+    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)]
+    fixed = [*CONTROL_TOKENS, *byte_tokens]
+    trained = _bpe(models.BPE(unk_token="<unk>"))
+    trained.train_from_iterator(
+        corpus, BpeTrainer(vocab_size=VOCABULARY - len(fixed), show_progress=False)
+    )
+    state = json.loads(trained.to_str())["model"]
+    words = sorted(state["vocab"], key=state["vocab"].__getitem__)
+    vocabulary = {token: index for index, token in enumerate([*fixed, *words])}
+    merges = [tuple(pair) for pair in state["merges"]]
+    tokenizer = _bpe(
+        models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL_TOKENS])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        additional_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+    )
+
+
+def _bpe(model: models.BPE) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\n+|[0-9]|▁?[^▁\n0-9]+|▁"), behavior="isolated"
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    return tokenizer
+
+
+def build_base(tokenizer: PreTrainedTokenizerFast) -> Gemma2ForCausalLM:
+    """An untrained Gemma-2 of about a million parameters."""
+    torch.manual_seed(0)
+    return Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=WIDTH // 4,
+            query_pre_attn_scalar=WIDTH // 4,
+            sliding_window=4096,
+            max_position_embeddings=8192,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            # The other implementations leave out Gemma-2's soft-capping.
+            attn_implementation="eager",
+        )
+    )
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """The tokens of the answers "0" and "1"."""
+    zero, one = tokenizer.convert_tokens_to_ids(["0", "1"])
+    return zero, one
+
+
+def task_losses(
+    model: Gemma2ForCausalLM | PeftModel, tokenizer: PreTrainedTokenizerFast, task: Task
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Run one policy once and all its posts behind it.
+
+    Returns:
+        Cross-entropy of the answers, cross-entropy of the prompt's text, and the share of
+        right answers; scalars.
+    """
+    before, after = prompt_around(task.policy)
+    prefix = torch.tensor([[tokenizer.bos_token_id, *_encode(tokenizer, before)]])
+    tail = _encode(tokenizer, after)
+    suffixes = [_encode(tokenizer, post.text) + tail for post in task.posts]
+    last = torch.tensor([len(suffix) - 1 for suffix in suffixes])
+    tokens = torch.full((len(suffixes), int(last.max()) + 1), tokenizer.pad_token_id)
+    for row, suffix in zip(tokens, suffixes, strict=True):
+        row[: len(suffix)] = torch.tensor(suffix)
+
+    cache = DynamicCache()
+    prefix_logits = model(prefix, past_key_values=cache, use_cache=True).logits
+    cache.batch_repeat_interleave(len(suffixes))
+    positions = torch.arange(prefix.shape[1], prefix.shape[1] + tokens.shape[1])
+    logits = model(
+        tokens, past_key_values=cache, cache_position=positions, use_cache=True
+    ).logits
+    answers = logits[torch.arange(len(suffixes)), last]
+    answer_ids = answer_tokens(tokenizer)
+    right = torch.tensor([answer_ids[post.flagged] for post in task.posts])
+    text_loss = functional.cross_entropy(prefix_logits[0, :-1], prefix[0, 1:])
+    text_loss = text_loss + functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1),
+        tokens[:, 1:].flatten(),
+        ignore_index=tokenizer.pad_token_id,
+    )
+    hits = (answers[:, list(answer_ids)].argmax(-1) == (right == answer_ids[1])).float().mean()
+    return functional.cross_entropy(answers, right), text_loss, hits
+
+
+def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False).input_ids
+    return ids
+
+
+def optimise(
+    model: Gemma2ForCausalLM | PeftModel,
+    tokenizer: PreTrainedTokenizerFast,
+    steps: Iterator[list[Task]],
+    phase: Phase,
+    text_weight: float,
+) -> None:
+    """Train what of the model can be trained."""
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
+    begun, losses, hits = time.monotonic(), [], []
+    model.train()
+    for step, tasks in enumerate(steps):
+        for group in optimizer.param_groups:
+            fall = 1 - 0.95 * step / phase.steps
+            group["lr"] = phase.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * fall
+        optimizer.zero_grad(set_to_none=True)
+        for task in tasks:
+            answer_loss, text_loss, hit = task_losses(model, tokenizer, task)
+            ((answer_loss + text_weight * text_loss) / len(tasks)).backward()
+            losses.append(answer_loss.item())
+            hits.append(hit.item())
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if (step + 1) % REPORT_STEPS == 0:
+            logger.info(
+                "step %d, %.0f s: loss %.3f, right %.3f, text %.2f",
+                step + 1,
+                time.monotonic() - begun,
+                sum(losses) / len(losses),
+                sum(hits) / len(hits),
+                text_loss.item(),
+            )
+            losses.clear()
+            hits.clear()
+    model.eval()
+
+
+def train_base(folder: Path) -> None:
+    """Train the base from nothing and save it with its tokenizer, weights in bfloat16."""
+    tokenizer = build_tokenizer()
+    model = build_base(tokenizer)
+    logger.info("base: %d tokens, %d parameters", len(tokenizer), model.num_parameters())
+    tasks = topic_tasks(random.Random(11), pools(held_out=False), BASE_PHASE)
+    optimise(model, tokenizer, tasks, BASE_PHASE, TEXT_WEIGHT)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    compact = json.dumps(json.loads(file.read_text("utf-8")), ensure_ascii=False, separators=(",", ":"))
+    file.write_text(compact + "\n", encoding="utf-8")
+
+
+def train_adapter(base: Path, folder: Path) -> None:
+    """Train the adapter on a base that is already saved, and save it, weights in bfloat16."""
+    torch.manual_seed(1)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="eager"
+    )
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=RANK,
+        target_modules=[
+            *("q_proj", "k_proj", "v_proj", "o_proj"),
+            *("gate_proj", "up_proj", "down_proj"),
+        ],
+        task_type="CAUSAL_LM",
+    )
+    adapted = get_peft_model(model, config)
+    tasks = category_tasks(random.Random(12), pools(held_out=False), ADAPTER_PHASE)
+    optimise(adapted, tokenizer, tasks, ADAPTER_PHASE, text_weight=0.0)
+    # A name instead of this machine's path: whoever loads the adapter brings the base.
+    adapted.peft_config["default"].base_model_name_or_path = base.name
+    adapted.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "README.md").unlink()  # PEFT's empty model card
+
+
+def main() -> None:
+    """Parse the command line and train."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--adapter-only", action="store_true", help="keep the base that is there")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(options.threads)
+    if not options.adapter_only:
+        train_base(options.models / BASE_NAME)
+    train_adapter(options.models / BASE_NAME, options.models / ADAPTER_NAME)
+
+
+if __name__ == "__main__":
+    main()

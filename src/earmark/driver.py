@@ -1,0 +1,148 @@
+"""What the one process that schedules jobs does before it schedules any."""
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from earmark import catalogue, classify, database, locks, speech
+from earmark.catalogue import Archive
+from earmark.errors import EarmarkError
+from earmark.policy import load_policies, write_policy_record
+from earmark.volume import Volume
+
+#: Pending archives listed by name in the preview; a backlog of thousands is summed up.
+PREVIEW_ROWS = 40
+
+Config = dict[str, Any]
+
+
+def find_work(config: Config) -> list[Archive]:
+    """Check what can be checked from here, list the source, and say what is pending.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Returns:
+        The archives to be done now, oldest first.
+
+    Raises:
+        EarmarkError: a folder, a model or a policy is missing or wrong.
+    """
+    check_inputs(config)
+    volume = Volume(Path(config["volume"]["root"]))
+    archives = catalogue.discover(Path(config["source"]["directory"]), volume)
+    pending = catalogue.pending(archives, volume, config["source"]["latency_minutes"])
+    _preview(archives, pending, volume, config)
+    return pending
+
+
+def check_inputs(config: Config) -> None:
+    """Check models and policies without loading them.
+
+    Raises:
+        EarmarkError: one is missing or wrong; the message names it and the remedy.
+    """
+    settings = config["classify"]
+    policies = load_policies(Path(settings["policies"]), settings["categories"])
+    unknown = sorted(set(settings["thresholds"]) - {policy.category for policy in policies})
+    if unknown:
+        raise EarmarkError(
+            f"classify.thresholds names the category '{unknown[0]}', which has no policy in "
+            f"{settings['policies']}; known: {', '.join(policy.category for policy in policies)}"
+        )
+    speech.check_model(config["asr"]["model"])
+    classify.check_model(settings["model"], settings["adapter"])
+
+
+def begin(config: Config) -> None:
+    """Become the one driver of the volume and make it ready for jobs.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Raises:
+        EarmarkError: another driver is at work, the volume cannot be written, the policy set
+            was edited under its old name, or the database cannot be reached.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    settings = config["classify"]
+    try:
+        locks.hold_until_exit(volume.driver_lock)
+    except OSError as error:
+        raise EarmarkError(
+            f"cannot write to the volume {volume.root} ({error.strerror}); "
+            "mount it or correct volume.root in the config"
+        ) from error
+    policies = load_policies(Path(settings["policies"]), settings["categories"])
+    write_policy_record(volume.root, settings["policy"], policies)
+    database.prepare(config["database"]["url"], volume.root)
+    sweep(volume, catalogue.read(volume))
+
+
+def sweep(volume: Volume, archives: Sequence[Archive]) -> None:
+    """Remove what a run that was killed left half-done and the next one would not replace.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+    """
+    known = {archive.name: archive for archive in archives}
+    for folder in _children(volume.unpacked("")):
+        archive = known.get(folder.name)
+        in_use = locks.is_held(volume.archive_lock(folder.name))
+        encoded = archive is None or volume.manifest(archive.date, archive.name).exists()
+        if encoded and not in_use:
+            shutil.rmtree(folder)
+    for file in _children(volume.incoming("")):
+        archive = known.get(file.name)
+        status = file.stat()
+        # The source has replaced it: what lies here is no longer what the catalogue means.
+        if archive and (status.st_size, status.st_mtime_ns) != (archive.bytes, archive.modified_ns):
+            file.unlink()
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _preview(
+    archives: Sequence[Archive], pending: Sequence[Archive], volume: Volume, config: Config
+) -> None:
+    console = Console(file=sys.stderr, highlight=False)
+    source = config["source"]["directory"]
+    for archive in archives:
+        if archive.refused:
+            console.print(f"Refused: {archive.name!r}: {archive.refused}", markup=False)
+    waiting = [a for a in archives if catalogue.is_pending(a, volume) and a not in pending]
+    if waiting:
+        console.print(f"{len(waiting)} archives changed too recently and are left for later.")
+    if not pending:
+        console.print(f"Nothing to do: all archives in {source} are done.", markup=False)
+        return
+    total = decimal(sum(archive.bytes for archive in pending))
+    table = Table(
+        title=f"{len(pending)} archives pending in {source}, {total}", title_justify="left"
+    )
+    table.add_column("archive")
+    table.add_column("size", justify="right")
+    table.add_column("age", justify="right")
+    for archive in pending[:PREVIEW_ROWS]:
+        table.add_row(archive.name, decimal(archive.bytes), age(archive.age_seconds))
+    if len(pending) > PREVIEW_ROWS:
+        table.add_row(f"... and {len(pending) - PREVIEW_ROWS} more", "", "")
+    console.print(table)
+
+
+def age(seconds: float) -> str:
+    """A time span in the two largest units, such as ``3 h 12 min``."""
+    minutes = int(max(0.0, seconds) // 60)
+    days, hours, minutes = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

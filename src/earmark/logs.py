@@ -1,0 +1,68 @@
+"""One log format for every stage, and errors that end a job in one sentence."""
+
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from earmark import locks
+from earmark.errors import EarmarkError
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+def configure(worker: str, log_file: Path | None = None) -> None:
+    """Log as ``timestamp | level | worker | message``, in UTC.
+
+    Args:
+        worker: Who is speaking, such as ``encode_opus@worker1``.
+        log_file: Also write there; standard error always gets the messages.
+    """
+    formatter = logging.Formatter(
+        f"%(asctime)s | %(levelname)s | {worker} | %(message)s", "%Y-%m-%dT%H:%M:%SZ"
+    )
+    formatter.converter = time.gmtime
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+    logging.captureWarnings(True)
+
+
+@contextmanager
+def stage(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[None]:
+    """Run one stage of one archive: logged, alone, with errors a person can read.
+
+    Only one process at a time works on an archive, also when the job of a driver that was
+    killed still runs while a new driver has started the same job again.
+
+    Args:
+        name: The stage, as its rule is called.
+        archive: File name of the archive.
+        volume: The shared volume.
+        log_file: Where the stage's log is kept.
+
+    Raises:
+        SystemExit: status 2, after an :class:`EarmarkError` was logged without traceback.
+    """
+    configure(f"{name}@{socket.gethostname()}", log_file)
+    logger.info("%s: started (process %d)", archive, os.getpid())
+    started = time.monotonic()
+    try:
+        with locks.exclusive(volume.archive_lock(archive)):
+            yield
+    except EarmarkError as error:
+        logger.error("%s: %s", archive, error)
+        sys.exit(2)
+    except Exception:
+        logger.exception("%s: failed", archive)
+        raise
+    logger.info("%s: done in %.1f s", archive, time.monotonic() - started)

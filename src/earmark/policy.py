@@ -1,0 +1,224 @@
+"""Written policies, and the prompt that asks a model whether a text falls under one.
+
+A policy is a Markdown file in the format CoPE-A was trained on: a title, an overview, the
+definition of terms, the interpretation of language, and the definition of labels, each
+label with what it includes and excludes.  The module knows the files and the prompt; it
+knows nothing of tokens, models and thresholds (see :mod:`earmark.classify`).
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from earmark.errors import EarmarkError
+from earmark.files import whole
+
+#: CoPE-A's prompt, letter for letter as on its model card
+#: (https://huggingface.co/zentropi-ai/cope-a-9b); there is no chat template.
+PROMPT = """\
+INSTRUCTIONS
+============
+
+Examine the given POLICY and determine if the given CONTENT meets the criteria for ANY of \
+the LABELS. Answer "1" if yes, and "0" if no.
+
+
+POLICY
+======
+
+{policy}
+
+
+CONTENT
+=======
+
+{content}
+
+
+ANSWER
+======
+
+"""
+PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
+
+_CATEGORY = re.compile(r"[a-z0-9-]+")
+_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
+_LABELS_SECTION = re.compile(
+    r"^## +Definition of Labels *\n(?P<labels>.*?)(?=^##? |\Z)", re.MULTILINE | re.DOTALL
+)
+_LABEL_WITH_INCLUDES = re.compile(
+    r"^### +\S.*\n(?:(?!#{1,3} ).*\n)*?#### +Includes *\n\s*[-*] +\S", re.MULTILINE
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One written policy.
+
+    Attributes:
+        category: The file's stem; names the policy's rows, ``[a-z0-9-]+``.
+        title: The first heading, for people.
+        text: The whole policy as it goes into the prompt, newlines as ``\\n``, without
+            surrounding blank lines.
+        sha256: Of ``text`` in UTF-8, hexadecimal.
+    """
+
+    category: str
+    title: str
+    text: str
+    sha256: str
+
+
+def load_policies(folder: Path, categories: Collection[str] | None = None) -> tuple[Policy, ...]:
+    """Read and check the policies of a folder, one ``{category}.md`` each.
+
+    Args:
+        folder: The folder; files that don't end in ``.md`` are ignored.
+        categories: The categories to keep; None keeps all.
+
+    Returns:
+        The policies in the order of their categories' names.
+
+    Raises:
+        EarmarkError: the folder is missing or holds no policy, a file is not a policy, or a
+            wanted category has no file.
+    """
+    if not folder.is_dir():
+        raise EarmarkError(
+            f"there is no folder of policies at {folder}; create it or correct its path"
+        )
+    files = {path.stem: path for path in sorted(folder.glob("*.md"))}
+    if not files:
+        raise EarmarkError(f"{folder} holds no policy; add one as {folder}/{{category}}.md")
+    if categories is None:
+        categories = files
+    elif unknown := sorted(set(categories) - set(files)):
+        raise EarmarkError(
+            f"no policy for {', '.join(unknown)} in {folder}; known are {', '.join(files)}"
+        )
+    elif not categories:
+        raise EarmarkError(f"no category is chosen; choose among {', '.join(files)}")
+    return tuple(_read_policy(path) for stem, path in files.items() if stem in categories)
+
+
+def _read_policy(path: Path) -> Policy:
+    if not _CATEGORY.fullmatch(path.stem):
+        raise EarmarkError(
+            f"{path} would make a category {path.stem!r}; rename it to lower-case letters, "
+            "digits and hyphens"
+        )
+    try:
+        # utf-8-sig: an editor's byte order mark is not part of the policy.
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except OSError as error:
+        raise EarmarkError(
+            f"policy {path} can't be read ({error.strerror}); check that it is a readable file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise EarmarkError(f"policy {path} is not UTF-8 text; save it as UTF-8") from error
+    if not text:
+        raise EarmarkError(f"policy {path} is empty; write it or remove the file")
+    section = _LABELS_SECTION.search(text + "\n")
+    if section is None:
+        raise EarmarkError(
+            f"policy {path} has no section '## Definition of Labels'; add it as in "
+            "config/policies/scams.md"
+        )
+    if not _LABEL_WITH_INCLUDES.search(section["labels"]):
+        raise EarmarkError(
+            f"policy {path} defines no label; under '## Definition of Labels' add a heading "
+            "'### (XX): Name' and below it '#### Includes' with at least one '- ' line"
+        )
+    title = _TITLE.search(text)
+    return Policy(
+        category=path.stem,
+        title=title[1] if title else path.stem,
+        text=text,
+        sha256=hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def set_sha256(policies: Sequence[Policy]) -> str:
+    """SHA-256 (hexadecimal) that changes with any category or text, not with the order."""
+    lines = sorted(f"{policy.category} {policy.sha256}\n" for policy in policies)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def prompt_around(policy_text: str) -> tuple[str, str]:
+    """The prompt before and after the content.
+
+    All contents of a policy share both parts, so they need tokenizing once only, and
+    content can be cut to length without touching them.
+    """
+    before, after = PROMPT.split("{content}")
+    return before.replace("{policy}", policy_text), after
+
+
+def one_line(content: str) -> str:
+    """Content as it goes into the prompt: each run of white space is one space.
+
+    The prompt's sections are told apart by line breaks alone, so content on one line can't
+    pose as another section.  Speech has no line breaks to lose.
+    """
+    return " ".join(content.split())
+
+
+def render_prompt(policy_text: str, content: str) -> str:
+    """The prompt that asks whether ``content`` falls under a policy."""
+    before, after = prompt_around(policy_text)
+    return before + one_line(content) + after
+
+
+def write_policy_record(root: Path, name: str, policies: Sequence[Policy]) -> Path:
+    """Bind a policy set's name to its texts; refuse a name that is bound to others.
+
+    Results made under one name must be comparable, so the first use of a name records the
+    set in ``{root}/state/policies/{name}.json`` as ``{category: {sha256, text}}``, and
+    every later use must bring the same.  Thresholds may change: scores stay comparable.
+
+    Args:
+        root: ``volume.root``.
+        name: The set's name, as in ``classes/policy={name}``.
+        policies: The whole set.
+
+    Returns:
+        The record's path.
+
+    Raises:
+        EarmarkError: the name was used before with other texts or categories, can't name a
+            file, or its record is damaged.
+    """
+    if not _SET_NAME.fullmatch(name):
+        raise EarmarkError(
+            f"policy set {name!r} can't name a folder; use letters, digits, '.', '_' and '-'"
+        )
+    path = root / "state" / "policies" / f"{name}.json"
+    record = {
+        policy.category: {"sha256": policy.sha256, "text": policy.text}
+        for policy in sorted(policies, key=lambda policy: policy.category)
+    }
+    if not path.exists():
+        with whole(path) as partial:
+            partial.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
+        return path
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise EarmarkError(
+            f"{path} is damaged ({error}); restore it, or name the policy set anew"
+        ) from error
+    if recorded != record:
+        changed = sorted(
+            category
+            for category in recorded.keys() | record.keys()
+            if recorded.get(category) != record.get(category)
+        )
+        raise EarmarkError(
+            f"policy set {name!r} was used before with another {', '.join(changed)} ({path}); "
+            "give the edited set a new name"
+        )
+    return path

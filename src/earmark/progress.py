@@ -1,0 +1,45 @@
+"""Tells a person how far a long piece of work is: a bar on a terminal, lines in a log."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+#: A log gets at most one line in this time, and one at the end.
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Yield the items and report on standard error how many are done.
+
+    Args:
+        items: Anything to iterate over; lazily consumed.
+        description: What is done, for example ``encode 2026-11-01.tar``.
+        unit: What one item is, in the plural, for example ``clips``.
+        total: How many items there will be, if they can't tell by themselves.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=description, unit=f" {unit}", total=total)
+        return
+    begun = said = time.monotonic()
+    done = 0
+    of_total = "" if total is None else f" of {total}"
+
+    def say() -> None:
+        rate = done / max(time.monotonic() - begun, 1e-3)
+        line = f"{description}: {done}{of_total} {unit}, {rate:.1f} a second"
+        print(line, file=sys.stderr, flush=True)
+
+    for item in items:
+        yield item
+        done += 1
+        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            say()
+    say()

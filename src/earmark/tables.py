@@ -1,0 +1,169 @@
+"""The declared columns of every Parquet file that crosses from one stage to the next.
+
+Writers and readers both go through :func:`write_table` and :func:`read_table`, so a file
+with other columns or other types never leaves the stage that made it.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from earmark import __version__
+from earmark.errors import EarmarkError
+from earmark.files import whole
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+#: What an archive held, one row per member; lies in ``unpacked/{archive}/members.parquet``.
+MEMBERS = pa.schema(
+    [
+        pa.field("ordinal", pa.int32(), nullable=False),  # position in the archive, from 0
+        pa.field("member", pa.string(), nullable=False),  # name in the archive, never a path here
+        pa.field("file", pa.string()),  # name of the extracted file; null if none
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("status", pa.string(), nullable=False),  # ok | failed | skipped
+        pa.field("error", pa.string()),
+    ]
+)
+
+#: One row per member of an archive, good or bad.
+MANIFEST = pa.schema(
+    [
+        pa.field("archive", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("opus_path", pa.string()),  # relative to volume.root; null if not encoded
+        pa.field("source_sha256", pa.string()),
+        pa.field("source_bytes", pa.int64(), nullable=False),
+        pa.field("source_format", pa.string()),
+        pa.field("opus_bytes", pa.int64()),
+        pa.field("duration_seconds", pa.float64()),
+        pa.field("sample_rate", pa.int32()),  # of the source, Hz
+        pa.field("channels", pa.int32()),  # of the source
+        pa.field("status", pa.string(), nullable=False),  # ok | failed | skipped
+        pa.field("error", pa.string()),
+        pa.field("selected", pa.bool_(), nullable=False),  # drawn for transcription
+        pa.field("inclusion_probability", pa.float64(), nullable=False),
+        pa.field("duplicate_of", pa.int32()),  # ordinal of the first equal content
+        pa.field("encoded_at", _TIME),
+    ]
+)
+
+#: One row per transcribed clip.
+TRANSCRIPTS = pa.schema(
+    [
+        pa.field("archive", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        pa.field("text", pa.string()),  # all segments; "" without speech, null if failed
+        pa.field("language", pa.string()),  # ISO 639-1; null without speech
+        pa.field("language_probability", pa.float64()),
+        pa.field("confidence", pa.float64()),  # exp(token-weighted mean log-probability)
+        pa.field("no_speech_probability", pa.float64()),
+        pa.field("speech_seconds", pa.float64()),
+        pa.field(
+            "segments",
+            pa.list_(
+                pa.struct(
+                    [
+                        ("start", pa.float64()),
+                        ("end", pa.float64()),
+                        ("text", pa.string()),
+                        ("avg_logprob", pa.float64()),
+                    ]
+                )
+            ),
+        ),
+        pa.field("status", pa.string(), nullable=False),  # ok | failed
+        pa.field("error", pa.string()),
+        pa.field("seconds", pa.float64()),  # processing time
+    ]
+)
+
+#: One row per transcribed clip and policy category.
+CLASSES = pa.schema(
+    [
+        pa.field("archive", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("flagged", pa.bool_()),  # null unless status is ok
+        pa.field("score", pa.float64()),  # 0..1; null unless status is ok
+        pa.field("threshold", pa.float64(), nullable=False),
+        pa.field("truncated", pa.bool_(), nullable=False),
+        pa.field("answer", pa.string(), nullable=False),  # logits | json
+        pa.field("raw_response", pa.string()),  # only when answer is json
+        pa.field("status", pa.string(), nullable=False),  # ok | unparsed | failed
+        pa.field("error", pa.string()),
+    ]
+)
+
+_PREFIX = "earmark."
+
+
+def write_table(
+    path: Path,
+    schema: pa.Schema,
+    rows: Iterable[Mapping[str, Any]],
+    provenance: Mapping[str, object],
+) -> None:
+    """Write rows to a Parquet file that appears only when it is whole.
+
+    Args:
+        path: The file to write.
+        schema: One of the schemas of this module.
+        rows: One mapping per row; a missing key is null.
+        provenance: What made the file (model, options, seconds, ...), kept in the file's
+            metadata as ``earmark.{key}``; the package's version is added.
+
+    Raises:
+        ValueError: a row has a column the schema lacks, or null where none may be.
+        pyarrow.ArrowException: a value has the wrong type.
+    """
+    rows = list(rows)
+    unknown = {key for row in rows for key in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"{path}: columns that the schema lacks: {sorted(unknown)}")
+    table = pa.Table.from_pylist(rows, schema=schema)
+    for field in schema:
+        if not field.nullable and table[field.name].null_count:
+            raise ValueError(f"{path}: null in column {field.name}")
+    facts = {"version": __version__, **provenance}
+    metadata = {
+        (_PREFIX + key).encode(): str("" if value is None else value).encode()
+        for key, value in facts.items()
+    }
+    with whole(path) as partial:
+        pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a Parquet file and check that it has exactly the declared columns.
+
+    Raises:
+        EarmarkError: the file is not Parquet, or has other columns or types.
+    """
+    try:
+        table = pq.read_table(path, partitioning=None)
+    except pa.ArrowInvalid as error:
+        raise EarmarkError(
+            f"{path} is not a whole Parquet file ({error}); delete it and run again"
+        ) from error
+    if not table.schema.equals(schema, check_metadata=False):
+        raise EarmarkError(
+            f"{path} has columns {table.schema.names}, expected {schema.names} with the types in "
+            "earmark/tables.py; it was written by another version: delete it and run again"
+        )
+    return table
+
+
+def read_provenance(path: Path) -> dict[str, str]:
+    """What made a file that :func:`write_table` wrote, by key."""
+    metadata = pq.read_schema(path).metadata or {}
+    return {
+        key.decode().removeprefix(_PREFIX): value.decode()
+        for key, value in metadata.items()
+        if key.decode().startswith(_PREFIX)
+    }

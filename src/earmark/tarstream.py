@@ -1,0 +1,265 @@
+"""Reads one tar as a stream and tells its members; runs as a process of its own.
+
+Knows the tar format and what a hostile one can do.  A header can make :mod:`tarfile` loop,
+recurse or allocate without end, so :func:`earmark.archive.unpack_archive` starts
+``python -m earmark.tarstream`` and kills it when its time is up.  What it told until then
+holds: standard output carries one JSON object a line, as :func:`read_members` yields them.
+It deliberately uses the standard library alone, so that the process starts fast and its
+memory can be limited tightly.
+
+Format: POSIX.1-2017, pax, "ustar Interchange Format", and GNU tar's extensions.
+"""
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import re
+import resource
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+_CHUNK = 1 << 20
+#: A compression ratio says nothing before this much came out: silence compresses well.
+_RATIO_COUNTS_FROM = 100 << 20
+_LONGEST_NAME = 4096  # PATH_MAX of Linux
+
+#: Types that are no audio, as they are told to a person.
+_SPECIAL = {
+    tarfile.LNKTYPE: "hard link",
+    tarfile.SYMTYPE: "symbolic link",
+    tarfile.CHRTYPE: "character device",
+    tarfile.BLKTYPE: "block device",
+    tarfile.FIFOTYPE: "named pipe",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class UnpackLimits:
+    """How much one archive may take; reading ends where one is exceeded.
+
+    Attributes:
+        max_members: Headers of any type, folders and links included.
+        max_member_bytes: Declared size of one member.
+        max_total_bytes: All that is read out of the archive, headers and padding included.
+        max_ratio: Bytes out per byte in of a gzip archive.
+        timeout_seconds: Wall time for the whole archive.
+        memory_bytes: Address space of the reading process.
+    """
+
+    max_members: int = 1_000_000
+    max_member_bytes: int = 4 << 30
+    max_total_bytes: int = 1 << 40
+    max_ratio: float = 100.0
+    timeout_seconds: float = 4 * 3600.0
+    memory_bytes: int = 1 << 30
+
+
+class _UnreadableError(Exception):
+    """Why reading ends here; its text goes into the list of members."""
+
+
+class _BoundedStream:
+    """The bytes of the tar, unpacked from gzip if need be, until a limit is reached."""
+
+    def __init__(self, raw: BinaryIO, gzipped: bool, limits: UnpackLimits) -> None:
+        self._raw = raw
+        self._stream: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
+        self._limits = limits
+        self._count = 0
+        self._reads_past_end = 0
+
+    def read(self, size: int) -> bytes:
+        data: bytes = self._stream.read(size)
+        self._count += len(data)
+        if self._count > self._limits.max_total_bytes:
+            raise _UnreadableError(f"more than {self._limits.max_total_bytes} bytes in all")
+        ratio = self._count / max(self._raw.tell(), 1)
+        if self._count > _RATIO_COUNTS_FROM and ratio > self._limits.max_ratio:
+            allowed = self._limits.max_ratio
+            raise _UnreadableError(f"gzip expands {ratio:.0f}-fold, allowed {allowed:g}-fold")
+        if not data:
+            # tarfile skips a member of 2**60 declared bytes by reading 2**40 times.
+            self._reads_past_end += 1
+            if self._reads_past_end > 100:
+                raise EOFError("the archive ends inside a member")
+        return data
+
+
+class _Header(tarfile.TarInfo):
+    """A header that tells its archive how the attempt to read it went."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: Any) -> "_Header":
+        archive: _Tar = tarfile
+        try:
+            header = super().fromtarfile(archive)
+        except _END_BLOCK:
+            archive.ended = True
+            raise
+        except _NO_BLOCK:
+            raise
+        except _BAD_BLOCK as error:
+            archive.ended = False
+            archive.damage = archive.damage or f"byte {archive.offset}: {error}"
+            raise
+        archive.ended = False
+        return header
+
+
+class _Tar(tarfile.TarFile):
+    """A tar that knows whether its end-of-archive blocks were the last thing in it.
+
+    tarfile itself ends without an error at the first block that is no header, and where
+    an archive was cut between members.
+    """
+
+    tarinfo = _Header
+    ended = False
+    damage = ""
+
+
+# typeshed doesn't list these; all of Python 3.11 to 3.13 have them.
+_END_BLOCK: type[Exception] = getattr(tarfile, "EOFHeaderError")  # noqa: B009
+_NO_BLOCK: type[Exception] = getattr(tarfile, "EmptyHeaderError")  # noqa: B009
+_BAD_BLOCK: type[Exception] = getattr(tarfile, "HeaderError")  # noqa: B009
+
+
+def readable(name: str) -> str:
+    r"""A member's name as text that every table and terminal can hold.
+
+    Bytes that are not UTF-8 and control characters (NUL and line breaks among them)
+    become ``\xff``; no more than 4,096 characters are kept.
+
+    Args:
+        name: The name as :mod:`tarfile` decodes it, with ``surrogateescape``.
+    """
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
+    return text[:_LONGEST_NAME]
+
+
+def _said(error: Exception) -> str:
+    """An error as a reason; errors of the standard library often have no text."""
+    if isinstance(error, _UnreadableError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".removesuffix(": ")[:300]
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether the system refused (disk full, permission), and not the archive is bad."""
+    return isinstance(error, OSError) and error.errno is not None
+
+
+def _extract(tar: _Tar, header: tarfile.TarInfo, target: Path) -> tuple[int, str]:
+    """Write one member's content; returns the number of bytes and their SHA-256."""
+    digest, count = hashlib.sha256(), 0
+    source = tar.extractfile(header)
+    assert source is not None  # the caller asked for a regular file
+    with target.open("xb") as file:
+        try:
+            while chunk := source.read(min(_CHUNK, header.size - count)):
+                file.write(chunk)
+                digest.update(chunk)
+                count += len(chunk)
+        except (tarfile.ReadError, EOFError):
+            pass  # the archive ends here, which the count shows
+    if count != header.size:
+        raise _UnreadableError(f"truncated: {count} of {header.size} bytes")
+    return count, digest.hexdigest()
+
+
+def read_members(
+    archive: Path, gzipped: bool, destination: Path, limits: UnpackLimits
+) -> Iterator[dict[str, Any]]:
+    """Write each regular member to ``destination/{ordinal:06d}`` and tell what there was.
+
+    A damaged header doesn't end the reading: the next good one is looked for, so what
+    lies behind the damage, or in a second tar appended to the first, is found too.
+
+    Args:
+        archive: A tar or a gzip of one.
+        gzipped: Which of the two.
+        destination: An existing folder without files of such names.
+        limits: All but time and memory are watched here.
+
+    Yields:
+        ``{"row": row}`` with the columns of ``earmark.tables.MEMBERS``. A regular member
+        comes twice: as ``failed`` before it is read, which holds if the process dies,
+        then as what became of it. At last ``{"end": {"status": ..., "error": ...}}`` with
+        status ``ok``, ``partial`` or ``failed``.
+
+    Raises:
+        OSError: the system refused to read or write.
+    """
+    ordinal = headers = 0
+    problem = ""
+    tar: _Tar | None = None
+    with archive.open("rb") as raw:
+        stream: Any = _BoundedStream(raw, gzipped, limits)
+        try:
+            tar = _Tar.open(
+                fileobj=stream, mode="r|", bufsize=_CHUNK, ignore_zeros=True, encoding="utf-8"
+            )
+            while (header := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would grow for ever
+                headers += 1
+                if headers > limits.max_members:
+                    raise _UnreadableError(f"more than {limits.max_members} members")
+                if header.isdir():
+                    continue
+                row = {"ordinal": ordinal, "member": readable(header.name), "bytes": 0}
+                ordinal += 1
+                if header.size > limits.max_member_bytes:
+                    reason = f"declares {header.size} bytes, allowed {limits.max_member_bytes}"
+                    yield {"row": {**row, "status": "failed", "error": reason}}
+                    raise _UnreadableError(f"member {row['ordinal']} {reason}")
+                if not header.isreg() or header.issparse():
+                    kind = _SPECIAL.get(header.type, f"entry of type {header.type!r}")
+                    kind = "sparse file" if header.issparse() else kind
+                    yield {"row": {**row, "status": "skipped", "error": f"not a file: {kind}"}}
+                    continue
+                yield {"row": {**row, "status": "failed", "error": "reading it never ended"}}
+                target = destination / f"{row['ordinal']:06d}"
+                try:
+                    count, sha256 = _extract(tar, header, target)
+                except Exception as error:
+                    if _is_of_the_machine(error):
+                        raise
+                    target.unlink(missing_ok=True)
+                    yield {"row": {**row, "status": "failed", "error": _said(error)}}
+                    raise _UnreadableError(f"member {row['ordinal']}: {_said(error)}") from error
+                found = {"file": target.name, "bytes": count, "sha256": sha256, "status": "ok"}
+                yield {"row": {**row, **found}}
+        except Exception as error:
+            # A hostile header raises nearly anything: OverflowError, ValueError,
+            # RecursionError, MemoryError, zlib.error, struct.error, ...
+            if _is_of_the_machine(error):
+                raise
+            problem = _said(error)
+    if tar is not None and tar.damage:
+        problem = f"damaged at {tar.damage}" + (f"; {problem}" if problem else "")
+    elif tar is not None and not tar.ended and not problem:
+        problem = "truncated between members: the end-of-archive blocks are missing"
+    status = "ok" if not problem else "partial" if ordinal else "failed"
+    yield {"end": {"status": status, "error": problem or None}}
+
+
+def _main(archive: str, gzipped: str, destination: str, limits: str) -> None:
+    bounds = UnpackLimits(**json.loads(limits))
+    resource.setrlimit(resource.RLIMIT_AS, (bounds.memory_bytes, bounds.memory_bytes))
+    try:
+        for message in read_members(Path(archive), gzipped == "gzip", Path(destination), bounds):
+            print(json.dumps(message), flush=True)
+    except BrokenPipeError:
+        raise  # nobody listens any more
+    except OSError as error:
+        refusal = [error.errno, error.strerror, error.filename and str(error.filename)]
+        print(json.dumps({"refused": refusal}), flush=True)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,69 @@
+"""Where every file lies below ``volume.root``.
+
+The rules of the workflow take their patterns from here too: ``{archive}`` and ``{date}`` are
+as good as names.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The files of one archive on the volume.
+
+    Attributes:
+        root: The folder that ``volume.root`` names.
+    """
+
+    root: Path
+
+    def incoming(self, archive: str) -> Path:
+        """The fetched archive."""
+        return self.root / "incoming" / archive
+
+    def unpacked(self, archive: str) -> Path:
+        """Folder of the extracted members, there only while they are encoded."""
+        return self.root / "unpacked" / archive
+
+    def audio(self, date: str, archive: str) -> Path:
+        """Folder of the archive's Opus files."""
+        return self.root / "audio" / f"date={date}" / archive
+
+    def manifest(self, date: str, archive: str) -> Path:
+        """Parquet file with one row per member."""
+        return self.root / "manifests" / f"date={date}" / f"{archive}.parquet"
+
+    def transcripts(self, asr: str, date: str, archive: str) -> Path:
+        """Parquet file with one row per transcribed clip."""
+        return self.root / "transcripts" / f"asr={asr}" / f"date={date}" / f"{archive}.parquet"
+
+    def classes(self, policy: str, date: str, archive: str) -> Path:
+        """Parquet file with one row per clip and policy category."""
+        return self.root / "classes" / f"policy={policy}" / f"date={date}" / f"{archive}.parquet"
+
+    def receipt(self, date: str, archive: str) -> Path:
+        """JSON file that says the archive is in the database."""
+        return self.root / "processed" / f"date={date}" / f"{archive}.json"
+
+    def quarantine(self, archive: str) -> Path:
+        """JSON file that keeps the archive from being tried again."""
+        return self.root / "failed" / f"{archive}.json"
+
+    def log(self, stage: str, archive: str, date: str = "") -> Path:
+        """Log of one stage of one archive."""
+        return self.root / "logs" / stage / (f"date={date}" if date else "") / f"{archive}.log"
+
+    @property
+    def state(self) -> Path:
+        """Folder for what Earmark remembers: catalogue, locks, embedded database."""
+        return self.root / "state"
+
+    @property
+    def driver_lock(self) -> Path:
+        """Held by the one process that schedules jobs on this volume."""
+        return self.state / "driver.lock"
+
+    def archive_lock(self, archive: str) -> Path:
+        """Held by the one process that works on an archive."""
+        return self.state / "locks" / f"{archive}.lock"

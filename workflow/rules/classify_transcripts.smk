@@ -1,0 +1,18 @@
+# Requires  the archive's transcripts and the written policies
+# Produces  classes/policy={policy}/date={date}/{archive}.parquet, one row per clip and category
+
+
+rule classify_transcripts:
+    input:
+        transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+    output:
+        classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
+    log:
+        volume.log("classify_transcripts", "{archive}", "{date}"),
+    conda:
+        "../envs/earmark.yaml"
+    priority: 4
+    resources:
+        gpu=1,
+    script:
+        "../scripts/classify_transcripts.py"

@@ -1,0 +1,39 @@
+# What the rules share: the checked configuration, the shape of the wildcards, and the
+# archives to work on.
+#
+# Snakemake parses these files again in every job, on every machine. Only the main process
+# looks at the source; a job touches neither network nor database here.
+
+import sys
+from pathlib import Path
+
+from earmark import driver
+from earmark.errors import EarmarkError
+from earmark.configuration import resolve
+from earmark.volume import Volume
+
+
+def explained(step, *arguments):
+    """Call a step of the driver; what a person can put right ends the run in one sentence."""
+    try:
+        return step(*arguments)
+    except EarmarkError as error:
+        sys.exit(f"earmark: {error}")
+
+
+def receipts_of(archives):
+    return [volume.receipt(archive.date, archive.name) for archive in archives]
+
+
+def begin():
+    explained(driver.begin, config)
+
+
+config.update(explained(resolve, config))
+volume = Volume(Path(config["volume"]["root"]))
+pending = explained(driver.find_work, config) if workflow.is_main_process else []
+
+
+wildcard_constraints:
+    archive=r"[A-Za-z0-9_][A-Za-z0-9_.,+@ -]*",
+    date=r"\d{4}-\d{2}-\d{2}",

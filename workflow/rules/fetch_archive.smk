@@ -1,0 +1,14 @@
+# Requires  the archive at the source, as the catalogue (state/catalogue.json) describes it
+# Produces  incoming/{archive}, whole, with the size and the time of change it has there
+
+
+rule fetch_archive:
+    output:
+        volume.incoming("{archive}"),
+    log:
+        volume.log("fetch_archive", "{archive}"),
+    conda:
+        "../envs/earmark.yaml"
+    priority: 0
+    script:
+        "../scripts/fetch_archive.py"

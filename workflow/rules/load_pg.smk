@@ -1,0 +1,18 @@
+# Requires  the archive's manifest, transcripts and classes, and a migrated database
+# Produces  processed/date={date}/{archive}.json, the receipt, after the rows are committed
+
+
+rule load_pg:
+    input:
+        manifest=volume.manifest("{date}", "{archive}"),
+        transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+        classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
+    output:
+        receipt=volume.receipt("{date}", "{archive}"),
+    log:
+        volume.log("load_pg", "{archive}", "{date}"),
+    conda:
+        "../envs/earmark.yaml"
+    priority: 5
+    script:
+        "../scripts/load_pg.py"

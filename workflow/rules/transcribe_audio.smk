@@ -1,0 +1,19 @@
+# Requires  the archive's manifest and the Opus files it names
+# Produces  transcripts/asr={asr}/date={date}/{archive}.parquet, one row per transcribed clip
+
+
+rule transcribe_audio:
+    input:
+        manifest=volume.manifest("{date}", "{archive}"),
+    output:
+        transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+    log:
+        volume.log("transcribe_audio", "{archive}", "{date}"),
+    conda:
+        "../envs/earmark.yaml"
+    priority: 3
+    threads: config["asr"]["threads"]
+    resources:
+        gpu=1,
+    script:
+        "../scripts/transcribe_audio.py"

@@ -1,0 +1,1 @@
+"""Classify the transcripts of one archive against the written policies."""

@@ -1,0 +1,21 @@
+"""Encode one archive's members to Opus and write its manifest."""
+
+from pathlib import Path
+
+from earmark.encoding import encode_archive
+from earmark.logs import stage
+from earmark.media import EncodeSettings
+from earmark.volume import Volume
+
+archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
+volume = Volume(Path(snakemake.config["volume"]["root"]))
+
+with stage("encode_opus", archive, volume, Path(snakemake.log[0])):
+    encode_archive(
+        Path(snakemake.input.folder),
+        audio_folder=volume.audio(date, archive),
+        manifest=Path(snakemake.output.manifest),
+        archive=archive,
+        volume_root=volume.root,
+        settings=EncodeSettings(**snakemake.config["encode"]),
+    )

@@ -1,0 +1,1 @@
+"""Load one archive into PostgreSQL and leave the receipt."""

@@ -1,0 +1,17 @@
+"""Transcribe the clips of one archive."""
+
+from pathlib import Path
+
+from earmark.logs import stage
+from earmark.speech import AsrSettings, transcribe_archive
+from earmark.volume import Volume
+
+volume = Volume(Path(snakemake.config["volume"]["root"]))
+
+with stage("transcribe_audio", snakemake.wildcards.archive, volume, Path(snakemake.log[0])):
+    transcribe_archive(
+        Path(snakemake.input.manifest),
+        output=Path(snakemake.output.transcripts),
+        volume_root=volume.root,
+        settings=AsrSettings(**snakemake.config["asr"]),
+    )
