@@ -71,7 +71,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
         if isinstance(volume, dict):
             volume["root"] = root
     _fill_defaults(complete, schema())
-    errors = sorted(Draft202012Validator(schema()).iter_errors(complete), key=_depth)
+    errors = sorted(Draft202012Validator(schema()).iter_errors(complete), key=_unknown_keys_first)
     if errors:
         raise EarmarkError(_explain(errors[0]))
     for section, key in (
@@ -113,8 +113,7 @@ def _fill_defaults(value: Any, subschema: Mapping[str, Any]) -> None:
             _fill_defaults(value[key], child)
 
 
-def _depth(error: ValidationError) -> tuple[int, str]:
-    # Unknown keys first: a misspelt key also makes the right one "missing".
+def _unknown_keys_first(error: ValidationError) -> tuple[int, str]:
     return (0 if error.validator == "additionalProperties" else 1, error.json_path)
 
 
@@ -122,8 +121,6 @@ def _explain(error: ValidationError) -> str:
     """One sentence about the first thing that is wrong."""
     where = ".".join(str(part) for part in error.absolute_path)
     rules: Any = error.schema
-    required: Any = error.validator_value
-    given: Any = error.instance
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = list(rules["properties"])
         unknown = sorted(str(key) for key in error.instance if key not in known)
@@ -132,9 +129,5 @@ def _explain(error: ValidationError) -> str:
         prefix = f"{where}." if where else ""
         hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
         return f"the config has an unknown key '{name}'; {hint}"
-    if error.validator == "required":
-        missing = [key for key in required if key not in given]
-        name = f"{where}.{missing[0]}" if where else missing[0]
-        return f"the config lacks '{name}'; see config/README.md"
     expected = error.message.removeprefix(f"{error.instance!r} ")
     return f"the config's '{where}' is {error.instance!r}, which {expected}; see config/README.md"

@@ -16,7 +16,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import av
 import av.logging
@@ -233,6 +233,7 @@ class _Decoder:
         try:
             with av.open(
                 self._file,
+                "r",
                 format=_DEMUXERS[self.format],
                 options={"codec_whitelist": ",".join(_DECODERS)},
                 metadata_errors="replace",  # tags in any encoding are none of our business
@@ -246,16 +247,16 @@ class _Decoder:
                     try:
                         frames = packet.decode()
                     except FFmpegError as error:
-                        problem = error.strerror
+                        problem = error.strerror or problem
                         self.damaged_packets += 1
                         continue
                     for frame in frames:
                         good += 1
                         self.sample_rate = frame.sample_rate
                         self.channels = frame.layout.nb_channels
-                        yield cast("av.AudioFrame", frame)
+                        yield frame
         except FFmpegError as error:  # the container ends in the middle
-            problem = error.strerror
+            problem = error.strerror or problem
             self.damaged_packets += 1
         if not good:
             raise MediaError(f"no audio can be decoded from this {self.format}: {problem}")

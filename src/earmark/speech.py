@@ -316,7 +316,7 @@ def transcribe_archive(
     rows = []
     if clips:
         recogniser = Recogniser(settings)
-        for clip in track(clips, description=f"transcribe {clips[0]['archive']}", unit="clip"):
+        for clip in track(clips, description=f"transcribe {clips[0]['archive']}", unit="clips"):
             row = _transcribe_clip(recogniser, volume_root / clip["opus_path"])
             rows.append({"archive": clip["archive"], "ordinal": clip["ordinal"], **row})
     write_table(

@@ -20,7 +20,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 _CHUNK = 1 << 20
 #: A compression ratio says nothing before this much came out: silence compresses well.
@@ -63,29 +63,44 @@ class _UnreadableError(Exception):
 
 
 class _BoundedStream:
-    """The bytes of the tar, unpacked from gzip if need be, until a limit is reached."""
+    """The bytes of the tar, unpacked from gzip if need be, as far as they can be had.
+
+    Damage and exceeded limits end the stream instead of raising: tarfile reads ahead,
+    and an error would take with it the good bytes that were read in the same call.
+
+    Attributes:
+        problem: Why the stream ended early, if it did.
+    """
 
     def __init__(self, raw: BinaryIO, gzipped: bool, limits: UnpackLimits) -> None:
         self._raw = raw
-        self._stream: Any = gzip.GzipFile(fileobj=raw) if gzipped else raw
+        self._read = gzip.GzipFile(fileobj=raw).read1 if gzipped else raw.read
         self._limits = limits
         self._count = 0
         self._reads_past_end = 0
+        self.problem = ""
 
     def read(self, size: int) -> bytes:
-        data: bytes = self._stream.read(size)
+        limits = self._limits
+        data = b""
+        if not self.problem:
+            try:
+                data = self._read(min(size, limits.max_total_bytes - self._count + 1))
+            except Exception as error:  # gzip.BadGzipFile, EOFError, zlib.error
+                if _is_of_the_machine(error):
+                    raise
+                self.problem = _said(error)
         self._count += len(data)
-        if self._count > self._limits.max_total_bytes:
-            raise _UnreadableError(f"more than {self._limits.max_total_bytes} bytes in all")
         ratio = self._count / max(self._raw.tell(), 1)
-        if self._count > _RATIO_COUNTS_FROM and ratio > self._limits.max_ratio:
-            allowed = self._limits.max_ratio
-            raise _UnreadableError(f"gzip expands {ratio:.0f}-fold, allowed {allowed:g}-fold")
+        if self._count > limits.max_total_bytes:
+            self.problem = f"more than {limits.max_total_bytes} bytes in all"
+        elif self._count > _RATIO_COUNTS_FROM and ratio > limits.max_ratio:
+            self.problem = f"gzip expands {ratio:.0f}-fold, allowed {limits.max_ratio:g}-fold"
         if not data:
             # tarfile skips a member of 2**60 declared bytes by reading 2**40 times.
             self._reads_past_end += 1
             if self._reads_past_end > 100:
-                raise EOFError("the archive ends inside a member")
+                raise _UnreadableError("the archive ends inside a member")
         return data
 
 
@@ -165,7 +180,7 @@ def _extract(tar: _Tar, header: tarfile.TarInfo, target: Path) -> tuple[int, str
                 file.write(chunk)
                 digest.update(chunk)
                 count += len(chunk)
-        except (tarfile.ReadError, EOFError):
+        except tarfile.ReadError:
             pass  # the archive ends here, which the count shows
     if count != header.size:
         raise _UnreadableError(f"truncated: {count} of {header.size} bytes")
@@ -196,13 +211,17 @@ def read_members(
         OSError: the system refused to read or write.
     """
     ordinal = headers = 0
-    problem = ""
+    problems: list[str] = []
     tar: _Tar | None = None
     with archive.open("rb") as raw:
-        stream: Any = _BoundedStream(raw, gzipped, limits)
+        stream = _BoundedStream(raw, gzipped, limits)
         try:
             tar = _Tar.open(
-                fileobj=stream, mode="r|", bufsize=_CHUNK, ignore_zeros=True, encoding="utf-8"
+                fileobj=cast("BinaryIO", stream),
+                mode="r|",
+                bufsize=_CHUNK,
+                ignore_zeros=True,
+                encoding="utf-8",
             )
             while (header := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would grow for ever
@@ -239,13 +258,15 @@ def read_members(
             # RecursionError, MemoryError, zlib.error, struct.error, ...
             if _is_of_the_machine(error):
                 raise
-            problem = _said(error)
+            problems = [_said(error)]
+    if stream.problem:
+        problems.insert(0, stream.problem)
     if tar is not None and tar.damage:
-        problem = f"damaged at {tar.damage}" + (f"; {problem}" if problem else "")
-    elif tar is not None and not tar.ended and not problem:
-        problem = "truncated between members: the end-of-archive blocks are missing"
-    status = "ok" if not problem else "partial" if ordinal else "failed"
-    yield {"end": {"status": status, "error": problem or None}}
+        problems.insert(0, f"damaged at {tar.damage}")
+    if tar is not None and not tar.ended and not problems:
+        problems = ["truncated between members: the end-of-archive blocks are missing"]
+    status = "ok" if not problems else "partial" if ordinal else "failed"
+    yield {"end": {"status": status, "error": "; ".join(problems) or None}}
 
 
 def _main(archive: str, gzipped: str, destination: str, limits: str) -> None:

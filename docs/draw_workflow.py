@@ -1,0 +1,32 @@
+"""Draws docs/workflow.svg from the workflow itself: `make picture` (needs graphviz)."""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent
+REPOSITORY = DOCS.parent
+
+
+def rule_graph() -> str:
+    """The workflow's rules and what each needs, as Snakemake tells it, in the DOT language."""
+    with tempfile.TemporaryDirectory() as empty:
+        command = [
+            *(Path(sys.executable).with_name("snakemake"), "--rulegraph", "dot"),
+            *("--snakefile", REPOSITORY / "workflow/Snakefile"),
+            *("--configfile", REPOSITORY / "demo/config.yaml"),
+            *("--config", f"volume={{root: {empty}}}", "--directory", empty),
+        ]
+        return subprocess.run(
+            [str(part) for part in command], capture_output=True, text=True, check=True
+        ).stdout
+
+
+if __name__ == "__main__":
+    subprocess.run(
+        ["dot", "-Tsvg", "-Grankdir=LR", "-Gbgcolor=white", "-o", DOCS / "workflow.svg"],
+        input=rule_graph(),
+        text=True,
+        check=True,
+    )

@@ -1,0 +1,7 @@
+DROP TABLE classifications;
+
+DROP TABLE transcripts;
+
+DROP TABLE audio_files;
+
+DROP TABLE archives;

@@ -1,0 +1,203 @@
+"""The ``earmark`` command: what Snakemake has no word for."""
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from earmark import REPOSITORY, __version__, analysis, catalogue, configuration, database
+from earmark.configuration import Config
+from earmark.driver import age
+from earmark.errors import EarmarkError
+from earmark.review_queue import health, review_queue
+from earmark.volume import Volume
+
+#: Exit statuses besides 0: an error a person can put right (as argparse has it for usage).
+ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: The command line without the program's name; None takes the process's own.
+
+    Returns:
+        0, or 2 after an error that was explained on standard error.
+    """
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[Config, argparse.Namespace], None] = parsed.command
+    try:
+        command(configuration.read(parsed.configfile), parsed)
+        sys.stdout.flush()
+    except EarmarkError as error:
+        print(f"earmark: {error}", file=sys.stderr)
+        return ERROR
+    except BrokenPipeError:  # the reader, `head` for example, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--configfile",
+        type=Path,
+        default=configuration.DEFAULT_FILE,
+        metavar="FILE",
+        help="the same file that snakemake is given (default: config/config.yaml)",
+    )
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser = argparse.ArgumentParser(
+        prog="earmark",
+        description="What Snakemake has no word for. The pipeline itself is run by "
+        "`snakemake --profile profiles/local --configfile FILE`.",
+    )
+    parser.add_argument("--version", action="version", version=f"earmark {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def add(
+        name: str,
+        command: Callable[[Config, argparse.Namespace], None],
+        summary: str,
+        *parents: argparse.ArgumentParser,
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name, help=summary, description=summary, parents=[common, *parents]
+        )
+        added.set_defaults(command=command)
+        return added
+
+    add("discover", _discover, "List the source and write the catalogue of archives.", as_json)
+    add("migrate", _migrate, "Bring the database's schema up to date.")
+    queue = add("queue", _queue, "Show what waits for review, the highest score first.", as_json)
+    queue.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N items")
+    queue.add_argument("--category", help="only items flagged under this policy category")
+    add("health", _health, "Count what was processed and flagged in the last 24 hours.", as_json)
+    stop = add("database", _database, "Print the database's connection URI, without a password.")
+    stop.add_argument("--stop", action="store_true", help="stop the embedded server")
+    analyse = add(
+        "analyse", _analyse, "Run a DuckDB query of sql/analysis over the Parquet outputs.", as_json
+    )
+    analyse.add_argument(
+        "query", nargs="?", help="a name such as flag_rate, or a .sql file; without it, list them"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+    return value
+
+
+def _volume(config: Config) -> Volume:
+    return Volume(Path(config["volume"]["root"]))
+
+
+def _connection(config: Config) -> str:
+    return database.connection_string(config["database"]["url"], _volume(config).root)
+
+
+def _discover(config: Config, arguments: argparse.Namespace) -> None:
+    volume = _volume(config)
+    archives = catalogue.discover(Path(config["source"]["directory"]), volume)
+    pending = catalogue.pending(archives, volume, config["source"]["latency_minutes"])
+    rows = []
+    for archive in archives:
+        state = "done"
+        if archive.refused:
+            state = f"refused: {archive.refused}"
+        elif volume.quarantine(archive.name).exists():
+            state = "quarantined"
+        elif archive in pending:
+            state = "pending"
+        elif catalogue.is_pending(archive, volume):
+            state = "too recent"
+        rows.append(
+            {
+                "archive": archive.name,
+                "bytes": archive.bytes,
+                "date": archive.date,
+                "age": age(archive.age_seconds),
+                "state": state,
+            }
+        )
+    _show(rows, arguments.json, f"{len(archives)} archives, {len(pending)} pending")
+
+
+def _migrate(config: Config, _: argparse.Namespace) -> None:
+    applied = database.migrate(_connection(config))
+    print("\n".join(applied) if applied else "The database's schema is up to date.")
+
+
+def _queue(config: Config, arguments: argparse.Namespace) -> None:
+    items = review_queue(_connection(config), arguments.limit, arguments.category)
+    if arguments.json:
+        _show([dataclasses.asdict(item) for item in items], True, "")
+        return
+    rows = [
+        {
+            "score": f"{item.flag_score:.3f}",
+            "category": item.flag_category,
+            "id": item.id,
+            "transcript": item.transcript_text,
+            "audio": item.opus_path,
+        }
+        for item in items
+    ]
+    _show(rows, False, f"Review queue: {len(rows)} shown")
+
+
+def _health(config: Config, arguments: argparse.Namespace) -> None:
+    _show([health(_connection(config))], arguments.json, "Last 24 hours")
+
+
+def _database(config: Config, arguments: argparse.Namespace) -> None:
+    if arguments.stop:
+        print(database.stop_embedded(_volume(config).root))
+        return
+    print(database.display(_connection(config)))
+
+
+def _analyse(config: Config, arguments: argparse.Namespace) -> None:
+    if arguments.query is None:
+        for path in sorted((REPOSITORY / "sql/analysis").glob("*.sql")):
+            first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("--").strip()
+            print(f"{path.stem:20} {first}")
+        return
+    relation = analysis.run(arguments.query, _volume(config).root)
+    _show(relation, arguments.json, arguments.query)
+
+
+def _show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
+    """Print rows as a table for people or as JSON for programs."""
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
+        return
+    table = Table(title=title, title_justify="left")
+    for column in rows[0] if rows else ():
+        numeric = all(isinstance(row[column], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(highlight=False, markup=False).print(table)
+
+
+def _cell(value: object) -> str:
+    """One value as plain text: no control character of a transcript reaches the terminal."""
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "".join(char if char.isprintable() else "\ufffd" for char in text)

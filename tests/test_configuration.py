@@ -1,0 +1,141 @@
+"""The configuration: defaults, the page that explains them, and errors a person can act on."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earmark import REPOSITORY, configuration
+from earmark.configuration import DEFAULT_FILE, read, resolve
+from earmark.errors import EarmarkError
+
+MINIMAL = {"volume": {"root": "/volume"}, "source": {"directory": "/source"}}
+KEYS = [
+    (section, key, rules)
+    for section, body in configuration.schema()["properties"].items()
+    for key, rules in body["properties"].items()
+]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_default_file_lists_every_key_of_the_schema_with_its_default() -> None:
+    defaults = yaml.safe_load(DEFAULT_FILE.read_text(encoding="utf-8"))
+    assert defaults == {
+        section: {key: rules["default"] for key, rules in body["properties"].items()}
+        for section, body in configuration.schema()["properties"].items()
+    }
+
+
+def test_the_page_about_the_configuration_has_every_key_with_its_default_and_no_other() -> None:
+    page = (REPOSITORY / "config/README.md").read_text(encoding="utf-8")
+    described = {}
+    section = None
+    for line in page.splitlines():
+        if heading := re.fullmatch(r"## `(\w+)`", line):
+            section = heading[1]
+        elif section and (row := re.match(r"\| `(\w+)` \| `([^`]*)` \| \S+", line)):
+            described[section, row[1]] = yaml.safe_load(row[2])
+    assert described == {(section, key): rules["default"] for section, key, rules in KEYS}
+
+
+def test_a_key_that_is_left_out_gets_its_default() -> None:
+    config = resolve(MINIMAL)
+    assert config["asr"]["model"] == "large-v2"
+    assert config["encode"]["bitrate"] == "48k"
+
+
+@pytest.mark.parametrize("file", ["config/config.yaml", "demo/config.yaml"])
+def test_the_configurations_that_ship_are_valid(file: str) -> None:
+    assert read(REPOSITORY / file)["volume"]["root"]
+
+
+def test_resolving_twice_changes_nothing() -> None:
+    assert resolve(resolve(MINIMAL)) == resolve(MINIMAL)
+
+
+def test_volume_root_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VOLUME_ROOT", "/elsewhere")
+    assert resolve(MINIMAL)["volume"]["root"] == "/elsewhere"
+
+
+def test_relative_paths_start_at_the_checkout(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = resolve({"volume": {"root": "here"}, "source": {"directory": "demo/archives"}})
+    assert config["volume"]["root"] == str(REPOSITORY / "here")
+    assert config["classify"]["policies"] == str(REPOSITORY / "config/policies")
+
+
+@pytest.mark.parametrize("name", ["large-v2", "Systran/faster-whisper-large-v2"])
+def test_a_name_on_the_model_hub_is_not_taken_for_a_path(name: str) -> None:
+    assert resolve(MINIMAL | {"asr": {"model": name}})["asr"]["model"] == name
+
+
+def test_a_misspelt_key_is_refused_by_name_with_the_right_one() -> None:
+    with pytest.raises(EarmarkError, match=r"unknown key 'asr\.modle'; did you mean 'asr\.model'"):
+        resolve(MINIMAL | {"asr": {"modle": "large-v2"}})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"asr": {"batch_size": 0}}, r"'asr\.batch_size' is 0, .*minimum"),
+        ({"encode": {"bitrate": "48"}}, r"'encode\.bitrate' is '48', .*match"),
+        ({"asr": {"device": "gpu"}}, r"'asr\.device' is 'gpu', .*one of"),
+        ({"source": "folder"}, r"'source' is 'folder', .*type 'object'"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(change: dict, message: str) -> None:
+    with pytest.raises(EarmarkError, match=message):
+        resolve(MINIMAL | change)
+
+
+@pytest.mark.parametrize("text", ["volume: [", "just a sentence", "- a\n- b\n", ""])
+def test_a_file_that_is_no_configuration_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
+    file = write(tmp_path / "config.yaml", text)
+    with pytest.raises(EarmarkError, match=re.escape(str(file))) as refused:
+        read(file)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(EarmarkError, match=r"cannot read the config .*nowhere\.yaml"):
+        read(tmp_path / "nowhere.yaml")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(list(configuration.schema()["properties"])) | st.text(), anything)
+)
+def test_any_mapping_is_either_completed_or_refused_in_one_sentence(config: dict) -> None:
+    try:
+        resolve(config)
+    except EarmarkError as error:
+        assert str(error).startswith("the config")
+
+
+@given(st.sampled_from(KEYS), anything)
+def test_any_value_of_any_key_is_either_accepted_or_refused_by_name(
+    which: tuple[str, str, dict], value: object
+) -> None:
+    section, key, _ = which
+    config = {name: dict(body) for name, body in MINIMAL.items()}
+    config.setdefault(section, {})[key] = value
+    try:
+        resolve(config)
+    except EarmarkError as error:
+        assert key in str(error)
