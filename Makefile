@@ -36,21 +36,21 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(BIN)/snakemake --profile profiles/local $(DEMO)
-	@$(BIN)/python demo/show.py
+	@$(BIN)/python -m demo.show
 
 demo-clean: $(READY)
 	$(BIN)/earmark database $(DEMO) --stop
 	rm -rf demo/volume
 
 demo-accuracy: $(READY)
-	$(BIN)/python demo/accuracy.py
+	$(BIN)/python -m demo.accuracy
 
 demo-models: $(READY)
-	$(BIN)/python demo/training/train_speech.py
-	$(BIN)/python demo/training/train_classifier.py
+	$(BIN)/python -m demo.training.train_speech
+	$(BIN)/python -m demo.training.train_classifier
 
 demo-archives: $(READY)
-	$(BIN)/python demo/make_archives.py
+	$(BIN)/python -m demo.make_archives
 
 test: $(READY)
 	$(BIN)/pytest

@@ -1,5 +1,6 @@
 """Draws docs/workflow.svg from the workflow itself: `make picture` (needs graphviz)."""
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -23,10 +24,16 @@ def rule_graph() -> str:
         ).stdout
 
 
+def main() -> None:
+    """Draw the picture, or only print what it is drawn from."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dot", action="store_true", help="print the graph instead")
+    if parser.parse_args().dot:
+        print(rule_graph())
+        return
+    command = ["dot", "-Tsvg", "-Grankdir=LR", "-Gbgcolor=white", "-o", DOCS / "workflow.svg"]
+    subprocess.run(command, input=rule_graph(), text=True, check=True)
+
+
 if __name__ == "__main__":
-    subprocess.run(
-        ["dot", "-Tsvg", "-Grankdir=LR", "-Gbgcolor=white", "-o", DOCS / "workflow.svg"],
-        input=rule_graph(),
-        text=True,
-        check=True,
-    )
+    main()

@@ -12,7 +12,7 @@ ENCODERS = {
     "aac": ("adts", "aac", "fltp"),
     "wav": ("wav", "pcm_s16le", "s16"),
     "flac": ("flac", "flac", "s16"),
-    "ogg": ("ogg", "libvorbis", "fltp"),
+    "ogg": ("ogg", "vorbis", "fltp"),
     "opus": ("opus", "libopus", "flt"),
     "webm": ("webm", "libopus", "flt"),
 }
@@ -30,9 +30,11 @@ def chirp(seconds, sample_rate=44_100, seed=0):
 def write_audio(path, audio, sample_rate=44_100, kind=None, layout="mono", tags=None):
     """Encode mono audio as the kind that the file's extension (or ``kind``) names."""
     container_format, codec, sample_format = ENCODERS[kind or Path(path).suffix[1:]]
+    layout = "stereo" if codec == "vorbis" else layout  # FFmpeg's own encoder knows no other
     with av.open(str(path), "w", format=container_format) as container:
         container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=sample_rate, layout=layout)
+        stream.codec_context.options = {"strict": "experimental"}  # for vorbis
         resampler = av.AudioResampler(sample_format, layout, sample_rate)
         frame = av.AudioFrame.from_ndarray(audio[None, :], format="flt", layout="mono")
         frame.sample_rate = sample_rate

@@ -4,14 +4,13 @@ import gzip
 import hashlib
 import io
 import os
-import resource
 import tarfile
 import time
-from contextlib import contextmanager
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refusals import largest_file
 
 from earmark.archive import (
     MEMBERS_FILE,
@@ -288,15 +287,16 @@ def test_a_hostile_header_costs_no_time_and_nothing_that_came_before_it(unpack, 
     assert time.monotonic() - begun < 5
     assert rows[0]["status"] == "ok"
     assert contents["000000"] == b"good"
-    assert facts["archive_status"] == "partial"
-    assert facts["archive_error"]
+    # tarfile reads on behind some of them; then nothing is lost, and else there is a reason.
+    assert facts["archive_status"] == "partial" or b"2" in contents.values()
+    assert bool(facts["archive_error"]) == (facts["archive_status"] == "partial")
 
 
 def test_a_header_that_takes_all_memory_ends_the_reading(unpack):
     bomb = gzip.compress(
-        entry("a", b"1") + forged(b"\x80" + (2**29).to_bytes(11, "big"), kind=b"x") + bytes(2**29)
+        entry("a", b"1") + forged(b"\x80" + (2**27).to_bytes(11, "big"), kind=b"x") + bytes(2**27)
     )
-    limits = UnpackLimits(memory_bytes=256 << 20, max_ratio=1e6)
+    limits = UnpackLimits(memory_bytes=128 << 20, max_ratio=1e6)
     rows, facts, _ = unpack(bomb, limits=limits)
     assert statuses(rows) == ["ok"]
     assert facts["archive_status"] == "partial"
@@ -304,10 +304,10 @@ def test_a_header_that_takes_all_memory_ends_the_reading(unpack):
 
 
 def test_a_gzip_bomb_ends_at_the_allowed_ratio(unpack):
-    data = entry("a", b"1") + forged(b"10000000000\0") + bytes(1 << 30)
+    data = entry("a", b"1") + forged(b"10000000000\0") + bytes(150 << 20)
     rows, facts, contents = unpack(gzip.compress(data, 1))
     assert statuses(rows) == ["ok", "failed"]
-    assert "-fold" in facts["archive_error"]
+    assert "gzip expands 2" in facts["archive_error"]
     assert list(contents) == ["000000"]
 
 
@@ -315,11 +315,11 @@ def test_a_gzip_bomb_ends_at_the_allowed_ratio(unpack):
     ("limits", "expected", "reason"),
     [
         (UnpackLimits(max_members=2), ["ok", "ok"], "more than 2 members"),
-        (UnpackLimits(max_member_bytes=500), ["ok", "ok", "failed"], "declares 1000 bytes"),
+        (UnpackLimits(max_member_bytes=500), ["ok", "ok", "failed", "ok"], "declares 1000 bytes"),
         (UnpackLimits(max_total_bytes=1800), ["ok", "ok"], "more than 1800 bytes in all"),
     ],
 )
-def test_reading_ends_where_a_limit_is_exceeded(unpack, limits, expected, reason):
+def test_what_exceeds_a_limit_is_left_out_with_a_reason(unpack, limits, expected, reason):
     data = entry("a", b"1") + entry("b", b"2") + entry("c", b"3" * 1000) + entry("d", b"4") + END
     rows, facts, _ = unpack(data, limits=limits)
     assert statuses(rows) == expected
@@ -354,17 +354,6 @@ def test_a_member_that_is_being_read_when_time_is_up_is_failed_and_removed(tmp_p
 # The system's own refusals
 
 
-@contextmanager
-def largest_file(size):
-    """Let this process and its children write no file larger than this."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_refusal_to_write_is_an_error_and_no_list_of_members_appears(tmp_path):
     (tmp_path / "a.tar").write_bytes(entry("a", b"1" * 100_000) + END)
     with largest_file(50_000), pytest.raises(OSError, match="File too large"):
@@ -382,7 +371,7 @@ def test_an_archive_that_is_not_there_is_an_error(tmp_path):
 members = st.lists(
     st.tuples(
         st.binary(max_size=150).filter(lambda name: b"\0" not in name),
-        st.binary(max_size=1500) | st.just(b"\x5a" * 40_000),
+        st.binary(max_size=1500) | st.just(b"Z" * 9_000),
         st.sampled_from([tarfile.REGTYPE] * 5 + [tarfile.SYMTYPE, tarfile.DIRTYPE]),
         st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     ),
@@ -398,7 +387,7 @@ def read_all(folder, data, gzipped):
     messages = list(read_members(archive, gzipped, destination, NO_LIMITS))
     rows = {message["row"]["ordinal"]: message["row"] for message in messages[:-1]}
     assert {path.name for path in folder.iterdir()} == {"archive", "out"}
-    files = {path.name: path.read_bytes() for path in destination.iterdir()}
+    files = {path.name: path.read_bytes() for path in sorted(destination.iterdir())}
     assert list(rows) == list(range(len(rows)))
     kept = {row["file"]: row for row in rows.values() if row["status"] == "ok"}
     assert kept.keys() == files.keys()
@@ -425,17 +414,15 @@ def test_each_member_of_any_archive_ends_in_one_outcome(tmp_path_factory, member
     if cut is not None:
         data = data[: int(cut * whole)]
     folder = tmp_path_factory.mktemp("any")
-    rows, end, files = read_all(folder, gzip.compress(data, 1) if gzipped else data, gzipped)
-    # A name that ends in a slash makes a regular member a folder in the old format, and
-    # one without a type stays a file; all else is as it was put in.
-    expected = [part for part in members if part[2] == tarfile.REGTYPE]
+    _, end, files = read_all(folder, gzip.compress(data, 1) if gzipped else data, gzipped)
+    expected = [content for _, content, kind, _ in members if kind == tarfile.REGTYPE]
     contents = list(files.values())
     if cut is None:
         assert end["status"] == "ok"
-        assert contents == [content for _, content, _, _ in expected]
+        assert contents == expected
     else:
         assert end["status"] != "ok"
-        assert contents == [content for _, content, _, _ in expected][: len(contents)]
+        assert contents == expected[: len(contents)]
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,15 +13,9 @@ from demo.training import sentences
 
 #: Sentences per post, and how often; a sentence takes two to three seconds to say.
 LENGTHS = {(1, 1): 0.3, (2, 4): 0.3, (5, 10): 0.25, (11, 25): 0.15}
-#: How often a filling sentence is of each kind; "babble" is words nobody knows.
-FILLING = {
-    "benign": 0.5,
-    "spanish": 0.12,
-    "scams": 0.11,
-    "violent-threats": 0.11,
-    "harassment": 0.11,
-    "babble": 0.05,
-}
+#: How often a sentence is of each kind; "babble" is words nobody knows.
+HARMLESS = {"benign": 0.8, "spanish": 0.15, "babble": 0.05}
+MIXED = {"benign": 0.5, "spanish": 0.12, "babble": 0.05} | dict.fromkeys(sentences.CATEGORIES, 0.11)
 #: Share of words that the recognizer gets wrong.
 WORD_ERRORS = (0.0, 0.0, 0.03, 0.1)
 
@@ -29,24 +23,20 @@ WORD_ERRORS = (0.0, 0.0, 0.03, 0.1)
 TOPICS = {
     "Food and Drink": [*sentences.FOODS, "pan", "sopa", "arroz", "café", "fruta", "agua"],
     "Places": [*sentences.PLACES, "parque", "mercado", "colegio"],
-    "Times of Day": ["today", "tomorrow", "tonight", "morning", "mañana"],
     "People": ["brother", "sister", "teacher", "friend", "doctor", "hermano", "amigo", "maestra"],
-    "Things": [*sentences.THINGS, "casa", "perro", "coche"],
-    "Qualities": [*sentences.QUALITIES, "bonito", "grande", "tranquilo"],
-    "Money and Prizes": ["money", "account", "prize", "free", "card"],
+    "Money": ["money", "account", "prize", "free", "card", "password", "code"],
     "Insults": [*sentences.INSULTS, "loser"],
-    "Movement": ["going", "follow", "find", "send", "transfer", "vamos"],
-    "Violence": ["hurt", "break", "burn", "sorry"],
+    "Violence": ["hurt", "find", "follow", "break", "burn", "sorry"],
 }
 
 Pools = Mapping[str, Sequence[str]]
 
 
 class Post(NamedTuple):
-    """A transcript and whether the policy in question flags it."""
+    """A transcript and the kinds (or topics) of sentence that occur in it."""
 
     text: str
-    flagged: bool
+    kinds: frozenset[str]
 
 
 def pools(held_out: bool) -> dict[str, list[str]]:
@@ -54,26 +44,42 @@ def pools(held_out: bool) -> dict[str, list[str]]:
     return {kind: sentences.split(kind)[held_out] for kind in sentences.KINDS}
 
 
-def draw_length(rng: random.Random) -> tuple[int, int]:
-    """A range of sentences per post; posts of one batch share it, so that they pad little."""
-    return rng.choices(list(LENGTHS), list(LENGTHS.values()))[0]
+def draw_length(rng: random.Random, choices: int) -> tuple[int, int]:
+    """A range of sentences per post, among the first ``choices`` of `LENGTHS`.
+
+    Posts of one batch share the range, so that they pad little.
+    """
+    return rng.choices(list(LENGTHS)[:choices], list(LENGTHS.values())[:choices])[0]
 
 
 def draw_post(
+    rng: random.Random,
+    pools: Pools,
+    sentence_count: int,
+    shares: Mapping[str, float],
+    planted: str | None = None,
+) -> Post:
+    """A post of sentences of the kinds in ``shares``; some give way to the ``planted`` kind."""
+    drawn = rng.choices(list(shares), list(shares.values()), k=sentence_count)
+    if planted is not None:
+        # Most often a single one, as hard to find as it will ever be.
+        planted_count = rng.choice((1, 1, 1 + sentence_count // 4))
+        for place in rng.sample(range(sentence_count), planted_count):
+            drawn[place] = planted
+    spoken = [babble(rng) if kind == "babble" else rng.choice(pools[kind]) for kind in drawn]
+    return Post(write_down(rng, spoken), frozenset(drawn))
+
+
+def draw_category_post(
     rng: random.Random, pools: Pools, category: str, flagged: bool, sentence_count: int
 ) -> Post:
-    """A post in which a sentence of ``category`` occurs if, and only if, it is flagged."""
-    kinds = [kind for kind in FILLING if kind != category]
-    # Half of the posts are harmless but for the sentence in question, as most real ones are.
-    if rng.random() < 0.5:
-        kinds = ["spanish"] if rng.random() < 0.1 else ["benign"]
-    weights = [FILLING[kind] for kind in kinds]
-    drawn = rng.choices(kinds, weights, k=sentence_count)
-    if flagged:
-        for place in rng.sample(range(sentence_count), rng.choice((1, 1, 1 + sentence_count // 4))):
-            drawn[place] = category
-    spoken = [babble(rng) if kind == "babble" else rng.choice(pools[kind]) for kind in drawn]
-    return Post(write_down(rng, spoken), flagged)
+    """A post in which a sentence of ``category`` occurs if, and only if, it is flagged.
+
+    Half of the posts hold nothing else that any category flags, as most real ones do.
+    """
+    shares = rng.choice((HARMLESS, MIXED))
+    others = {kind: share for kind, share in shares.items() if kind != category}
+    return draw_post(rng, pools, sentence_count, others, category if flagged else None)
 
 
 def draw_topic_post(
@@ -87,7 +93,7 @@ def draw_topic_post(
     drawn = rng.choices(others, k=sentence_count)
     if flagged:
         drawn[rng.randrange(sentence_count)] = rng.choice(matching)
-    return Post(write_down(rng, drawn), flagged)
+    return Post(write_down(rng, drawn), frozenset({topic} if flagged else ()))
 
 
 def topic_policy(rng: random.Random, topic: str) -> str:

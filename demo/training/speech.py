@@ -14,7 +14,7 @@ import functools
 import random
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.signal import resample_poly
@@ -88,13 +88,16 @@ class _Espeak:
         ]
         self.rate: int = self._library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, None, 0)
         if self.rate <= 0:
-            raise RuntimeError("libespeak-ng could not be initialised: is espeak-ng-data installed?")
+            raise RuntimeError(
+                "libespeak-ng could not be initialised: is espeak-ng-data installed?"
+            )
         self._pieces: list[np.ndarray] = []
         self._word_starts: dict[int, int] = {}
         self._callback = _Callback(self._collect)  # ctypes needs it kept alive
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _collect(self, wave, length: int, events) -> int:
+    def _collect(self, wave: Any, length: int, events: Any) -> int:
+        """What espeak-ng calls with each piece of audio and the events in it; 0: go on."""
         if wave and length > 0:
             self._pieces.append(np.ctypeslib.as_array(wave, (length,)).copy())
         index = 0
@@ -112,9 +115,7 @@ class _Espeak:
         self._library.espeak_SetParameter(_PARAMETER_RATE, voice.speed, 0)
         self._library.espeak_SetParameter(_PARAMETER_PITCH, voice.pitch, 0)
         encoded = text.encode()
-        self._library.espeak_Synth(
-            encoded, len(encoded) + 1, 0, 1, 0, _CHARS_UTF8, None, None
-        )
+        self._library.espeak_Synth(encoded, len(encoded) + 1, 0, 1, 0, _CHARS_UTF8, None, None)
         if not self._pieces:
             raise ValueError(f"espeak-ng spoke nothing for {text!r}")
         return np.concatenate(self._pieces), self._word_starts

@@ -228,9 +228,7 @@ def _mask(rng: random.Random, features: torch.Tensor) -> None:
             window[:, moment : moment + rng.randint(1, 16)] = window.mean()
 
 
-def _dialogue(
-    tokenizer: Tokenizer, language: str, words: list[int]
-) -> tuple[list[int], list[int]]:
+def _dialogue(tokenizer: Tokenizer, language: str, words: list[int]) -> tuple[list[int], list[int]]:
     """The decoder's inputs and targets for a window's words.
 
     As in Whisper, the token after the start tells the language, or that there is no speech;

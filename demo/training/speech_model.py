@@ -7,6 +7,7 @@ settings and the export.  It knows nothing of the training data.
 
 import copy
 import json
+import math
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -25,6 +26,16 @@ HEADS = 4
 ENCODER_LAYERS = 3
 DECODER_LAYERS = 2
 DROPOUT = 0.05
+INITIAL_STD = 0.05
+#: Per encoder layer, where its heads look before training: the first of the positions'
+#: frequencies they compare (higher ones are lower, so less exact), and how many frames
+#: ahead each head looks.
+NEIGHBOURHOODS = (
+    (0, (-3, -1, 1, 3)),
+    (4, (-8, -3, 3, 8)),
+    (8, (-16, -6, 6, 16)),
+)
+NEIGHBOURHOOD_GAIN = 2.5
 MEL_BANDS = 80
 
 #: Whisper's window of 30 s, in encoder frames of 20 ms.
@@ -108,6 +119,7 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> WhisperForConditionalGen
         max_source_positions=ENCODER_FRAMES,
         max_target_positions=448,  # as in OpenAI's: callers assume it
         dropout=DROPOUT,
+        init_std=INITIAL_STD,
         pad_token_id=end,
         bos_token_id=end,
         eos_token_id=end,
@@ -125,7 +137,33 @@ def build_model(tokenizer: Tokenizer, seed: int = 0) -> WhisperForConditionalGen
     for module in model.model.decoder.modules():
         if hasattr(module, "config"):
             module.config = eager
+    for layer, (frequency, shifts) in zip(model.model.encoder.layers, NEIGHBOURHOODS, strict=True):
+        _look_nearby(layer.self_attn, frequency, shifts)
     return model
+
+
+@torch.no_grad()
+def _look_nearby(attention: torch.nn.Module, first_frequency: int, shifts: tuple[int, ...]) -> None:
+    """Set an encoder layer's queries and keys so that each head looks ``shift`` frames ahead.
+
+    The positions are sinusoids, sin(wt) in the first half of the channels and cos(wt) in
+    the second; sin(w(t + s)) and cos(w(t + s)) are linear in them, and their product with
+    the key's peaks where the key is s frames ahead.  Training starts from something like a
+    convolution instead of having to find out what a neighbour is.
+    """
+    half, pairs = WIDTH // 2, WIDTH // HEADS // 2
+    step = math.log(10_000) / (half - 1)  # as in Whisper's sinusoids
+    for head, shift in enumerate(shifts):
+        for pair in range(pairs):
+            channel = first_frequency + pair
+            angle = shift * math.exp(-step * channel)
+            sine, cosine = head * 2 * pairs + pair, head * 2 * pairs + pairs + pair
+            attention.q_proj.weight[sine, channel] += NEIGHBOURHOOD_GAIN * math.cos(angle)
+            attention.q_proj.weight[sine, half + channel] += NEIGHBOURHOOD_GAIN * math.sin(angle)
+            attention.q_proj.weight[cosine, half + channel] += NEIGHBOURHOOD_GAIN * math.cos(angle)
+            attention.q_proj.weight[cosine, channel] -= NEIGHBOURHOOD_GAIN * math.sin(angle)
+            attention.k_proj.weight[sine, channel] += 1.0
+            attention.k_proj.weight[cosine, half + channel] += 1.0
 
 
 def log_mel(audio: torch.Tensor) -> torch.Tensor:
@@ -154,6 +192,7 @@ def encode(
     30 s; that is many times cheaper than filling them.
 
     Args:
+        model: The model whose encoder is asked.
         features: Log-Mel features, float32 (batch, 80, 2 * frames).
         offsets: First position of each window, int64 (batch,).
 

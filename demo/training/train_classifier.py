@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -40,8 +41,8 @@ from demo.training.classifier_data import (
     TOPICS,
     Pools,
     Post,
+    draw_category_post,
     draw_length,
-    draw_post,
     draw_topic_post,
     pools,
     topic_policy,
@@ -63,7 +64,7 @@ WIDTH = 128
 LAYERS = 4
 RANK = 16
 WARM_UP_STEPS = 30
-REPORT_STEPS = 50
+REPORT_STEPS = 20
 #: Weight of predicting the prompt's own text while the base is trained.
 TEXT_WEIGHT = 0.3
 
@@ -76,29 +77,36 @@ class Phase:
 
     Attributes:
         steps: Optimiser steps.
-        easy_steps: First steps, in which all posts are single sentences.
+        lengths_from: Step from which posts of each of `LENGTHS` occur: finding one sentence
+            among 25 is learned fast by whoever knows the sentence, and hardly otherwise.
         policies: Policies per step.
-        posts: Posts per policy and step.
+        posts: Most posts per policy and step.
         rate: AdamW's learning rate.
     """
 
     steps: int
-    easy_steps: int
+    lengths_from: tuple[int, int, int, int]
     policies: int
     posts: int
     rate: float
 
 
-BASE_PHASE = Phase(steps=700, easy_steps=350, policies=3, posts=12, rate=3e-3)
-ADAPTER_PHASE = Phase(steps=500, easy_steps=150, policies=3, posts=16, rate=3e-3)
+BASE_PHASE = Phase(steps=850, lengths_from=(0, 450, 520, 600), policies=3, posts=20, rate=3e-3)
+ADAPTER_PHASE = Phase(steps=240, lengths_from=(0, 60, 90, 120), policies=3, posts=24, rate=3e-3)
 
 
 @dataclass(frozen=True)
 class Task:
-    """Posts to be judged by one policy."""
+    """Posts to be judged by the policy of one kind (or topic) of sentence."""
 
+    kind: str
     policy: str
     posts: list[Post]
+
+
+def posts_per_task(phase: Phase, longest: int) -> int:
+    """Fewer posts when they are long, so that all steps take about as long."""
+    return max(8, min(phase.posts, 4 * phase.posts // longest))
 
 
 def topic_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
@@ -106,12 +114,13 @@ def topic_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list
     for step in range(phase.steps):
         tasks = []
         for topic in rng.sample(sorted(TOPICS), phase.policies):
-            shortest, longest = (1, 1) if step < phase.easy_steps else draw_length(rng)
+            shortest, longest = draw_length(rng, sum(step >= each for each in phase.lengths_from))
+            count = posts_per_task(phase, longest)
             posts = [
                 draw_topic_post(rng, known, topic, index % 2 == 0, rng.randint(shortest, longest))
-                for index in range(phase.posts)
+                for index in range(count)
             ]
-            tasks.append(Task(topic_policy(rng, topic), posts))
+            tasks.append(Task(topic, topic_policy(rng, topic), posts))
         yield tasks
 
 
@@ -121,12 +130,15 @@ def category_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[l
     for step in range(phase.steps):
         tasks = []
         for category in rng.sample(sorted(texts), phase.policies):
-            shortest, longest = (1, 1) if step < phase.easy_steps else draw_length(rng)
+            shortest, longest = draw_length(rng, sum(step >= each for each in phase.lengths_from))
+            count = posts_per_task(phase, longest)
             posts = [
-                draw_post(rng, known, category, index % 2 == 0, rng.randint(shortest, longest))
-                for index in range(phase.posts)
+                draw_category_post(
+                    rng, known, category, index % 2 == 0, rng.randint(shortest, longest)
+                )
+                for index in range(count)
             ]
-            tasks.append(Task(texts[category], posts))
+            tasks.append(Task(category, texts[category], posts))
         yield tasks
 
 
@@ -157,7 +169,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL_TOKENS])
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token="<bos>",
         eos_token="<eos>",
@@ -182,8 +194,8 @@ def _bpe(model: models.BPE) -> Tokenizer:
 def build_base(tokenizer: PreTrainedTokenizerFast) -> Gemma2ForCausalLM:
     """An untrained Gemma-2 of about a million parameters."""
     torch.manual_seed(0)
-    return Gemma2ForCausalLM(
-        Gemma2Config(
+    return Gemma2ForCausalLM(  # type: ignore[no-untyped-call]
+        Gemma2Config(  # type: ignore[no-untyped-call]
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
             intermediate_size=2 * WIDTH,
@@ -205,45 +217,65 @@ def build_base(tokenizer: PreTrainedTokenizerFast) -> Gemma2ForCausalLM:
 
 def answer_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
     """The tokens of the answers "0" and "1"."""
-    zero, one = tokenizer.convert_tokens_to_ids(["0", "1"])
-    return zero, one
+    ids: Any = tokenizer.convert_tokens_to_ids(["0", "1"])
+    return ids[0], ids[1]
 
 
 def task_losses(
-    model: Gemma2ForCausalLM | PeftModel, tokenizer: PreTrainedTokenizerFast, task: Task
+    model: Gemma2ForCausalLM | PeftModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: Task,
+    with_text: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run one policy once and all its posts behind it.
 
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        task: Policy and posts.
+        with_text: Whether the prompt's own text is to be predicted too.
+
     Returns:
-        Cross-entropy of the answers, cross-entropy of the prompt's text, and the share of
-        right answers; scalars.
+        Cross-entropy of the answers, cross-entropy of the prompt's text (0 without), and
+        the share of right answers; scalars.
     """
     before, after = prompt_around(task.policy)
     prefix = torch.tensor([[tokenizer.bos_token_id, *_encode(tokenizer, before)]])
     tail = _encode(tokenizer, after)
     suffixes = [_encode(tokenizer, post.text) + tail for post in task.posts]
+    rows = torch.arange(len(suffixes))
     last = torch.tensor([len(suffix) - 1 for suffix in suffixes])
-    tokens = torch.full((len(suffixes), int(last.max()) + 1), tokenizer.pad_token_id)
+    width = int(last.max()) + 1
+    tokens = torch.full((len(suffixes), width), tokenizer.pad_token_id)
     for row, suffix in zip(tokens, suffixes, strict=True):
         row[: len(suffix)] = torch.tensor(suffix)
 
     cache = DynamicCache()
-    prefix_logits = model(prefix, past_key_values=cache, use_cache=True).logits
-    cache.batch_repeat_interleave(len(suffixes))
-    positions = torch.arange(prefix.shape[1], prefix.shape[1] + tokens.shape[1])
-    logits = model(
-        tokens, past_key_values=cache, cache_position=positions, use_cache=True
+    prefix_logits = model(
+        prefix, past_key_values=cache, use_cache=True, logits_to_keep=0 if with_text else 1
     ).logits
-    answers = logits[torch.arange(len(suffixes)), last]
+    cache.batch_repeat_interleave(len(suffixes))
+    kept = torch.arange(width) if with_text else last.unique()
+    logits = model(
+        tokens,
+        past_key_values=cache,
+        cache_position=torch.arange(prefix.shape[1], prefix.shape[1] + width),
+        use_cache=True,
+        logits_to_keep=kept,
+    ).logits
+    answers = logits[rows, torch.searchsorted(kept, last)]
     answer_ids = answer_tokens(tokenizer)
-    right = torch.tensor([answer_ids[post.flagged] for post in task.posts])
-    text_loss = functional.cross_entropy(prefix_logits[0, :-1], prefix[0, 1:])
-    text_loss = text_loss + functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1),
-        tokens[:, 1:].flatten(),
-        ignore_index=tokenizer.pad_token_id,
-    )
+    right = torch.tensor([answer_ids[task.kind in post.kinds] for post in task.posts])
     hits = (answers[:, list(answer_ids)].argmax(-1) == (right == answer_ids[1])).float().mean()
+    text_loss = torch.zeros(())
+    if with_text:
+        text_loss = functional.cross_entropy(
+            prefix_logits[0, :-1], prefix[0, 1:]
+        ) + functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1),
+            tokens[:, 1:].flatten(),
+            ignore_index=tokenizer.pad_token_id,
+        )
     return functional.cross_entropy(answers, right), text_loss, hits
 
 
@@ -270,8 +302,9 @@ def optimise(
             group["lr"] = phase.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * fall
         optimizer.zero_grad(set_to_none=True)
         for task in tasks:
-            answer_loss, text_loss, hit = task_losses(model, tokenizer, task)
-            ((answer_loss + text_weight * text_loss) / len(tasks)).backward()
+            answer_loss, text_loss, hit = task_losses(model, tokenizer, task, text_weight > 0)
+            loss = (answer_loss + text_weight * text_loss) / len(tasks)
+            loss.backward()  # type: ignore[no-untyped-call]
             losses.append(answer_loss.item())
             hits.append(hit.item())
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -293,14 +326,16 @@ def optimise(
 def train_base(folder: Path) -> None:
     """Train the base from nothing and save it with its tokenizer, weights in bfloat16."""
     tokenizer = build_tokenizer()
-    model = build_base(tokenizer)
+    model: Any = build_base(tokenizer)
     logger.info("base: %d tokens, %d parameters", len(tokenizer), model.num_parameters())
     tasks = topic_tasks(random.Random(11), pools(held_out=False), BASE_PHASE)
     optimise(model, tokenizer, tasks, BASE_PHASE, TEXT_WEIGHT)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"
-    compact = json.dumps(json.loads(file.read_text("utf-8")), ensure_ascii=False, separators=(",", ":"))
+    compact = json.dumps(
+        json.loads(file.read_text("utf-8")), ensure_ascii=False, separators=(",", ":")
+    )
     file.write_text(compact + "\n", encoding="utf-8")
 
 
@@ -325,15 +360,15 @@ def train_adapter(base: Path, folder: Path) -> None:
     optimise(adapted, tokenizer, tasks, ADAPTER_PHASE, text_weight=0.0)
     # A name instead of this machine's path: whoever loads the adapter brings the base.
     adapted.peft_config["default"].base_model_name_or_path = base.name
-    adapted.to(torch.bfloat16).save_pretrained(folder)
+    adapted.to(torch.bfloat16).save_pretrained(str(folder))
     (folder / "README.md").unlink()  # PEFT's empty model card
 
 
 def main() -> None:
     """Parse the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", type=Path, default=MODELS, help="folder to write to")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--adapter-only", action="store_true", help="keep the base that is there")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

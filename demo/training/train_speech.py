@@ -2,8 +2,8 @@
 
     python -m demo.training.train_speech
 
-Run from the repository's root; takes about three quarters of an hour on two cores.
-Interrupted, it goes on from its last checkpoint.
+Run from the repository's root; takes about half an hour on two cores.  Interrupted, it
+goes on from its last checkpoint; remove the folder of checkpoints to begin anew.
 
 Beside the decoder's cross-entropy two losses tell the model *where* each word is, which
 the speech synthesis knows: each encoder frame names the word that sounds in it, and two
@@ -33,8 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training on windows of one length; the rate falls linearly to a tenth
-    of ``rate``, or to ``final_rate`` of it."""
+    """A stretch of training on windows of one length.
+
+    The learning rate falls linearly from ``rate`` to ``final_rate`` times that.
+    """
 
     name: str
     steps: int
@@ -46,8 +48,8 @@ class Phase:
 
 #: First cheap short windows that stand anywhere in the 30 s, then full ones.
 PHASES = (
-    Phase("short", steps=800, batch=32, seconds=6, rate=1.5e-3, final_rate=0.5),
-    Phase("long", steps=1600, batch=8, seconds=30, rate=1e-3, final_rate=0.01),
+    Phase("short", steps=500, batch=32, seconds=6, rate=2e-3, final_rate=0.5),
+    Phase("long", steps=1200, batch=8, seconds=30, rate=1e-3, final_rate=0.01),
 )
 WARM_UP_STEPS = 80
 FRAME_WEIGHT = 1.0

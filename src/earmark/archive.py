@@ -7,6 +7,7 @@ our own, and the tar's names are text in a table and never a path.
 
 import dataclasses
 import json
+import logging
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,8 @@ import magic  # isort: skip
 from earmark.tables import MEMBERS, write_table
 from earmark.tarstream import UnpackLimits
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["MEMBERS_FILE", "ArchiveType", "UnpackLimits", "detect_archive_type", "unpack_archive"]
 
 ArchiveType = Literal["tar", "gzip", "tar.gz", "unknown"]
@@ -40,7 +43,7 @@ _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal
 def _starts_a_tar(head: bytes) -> bool:
     # A tar without members is zeros alone, which libmagic can't tell from other data.
     empty = len(head) >= 2 * _BLOCK and not any(head[: 2 * _BLOCK])
-    return empty or magic.from_buffer(head[: 4 * _BLOCK], mime=True) == "application/x-tar"
+    return empty or magic.from_buffer(head[: 2 * _BLOCK], mime=True) == "application/x-tar"
 
 
 def detect_archive_type(path: Path) -> ArchiveType:
@@ -63,7 +66,7 @@ def detect_archive_type(path: Path) -> ArchiveType:
     if magic.from_buffer(head, mime=True) not in ("application/gzip", "application/x-gzip"):
         return "unknown"
     try:
-        inside = zlib.decompressobj(wbits=31).decompress(head, 4 * _BLOCK)
+        inside = zlib.decompressobj(wbits=31).decompress(head, 2 * _BLOCK)
     except zlib.error:
         return "gzip"
     return "tar.gz" if _starts_a_tar(inside) else "gzip"
@@ -172,3 +175,7 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
         "seconds": f"{time.monotonic() - started:.3f}",
     }
     write_table(destination / MEMBERS_FILE, MEMBERS, rows, provenance)
+    if status == "ok":
+        logger.info("%s: %s with %d members", archive.name, kind, len(rows))
+    else:
+        logger.warning("%s: %s, %d members: %s", archive.name, status, len(rows), error)

@@ -12,14 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from earmark import REPOSITORY, __version__, analysis, catalogue, configuration, database
+from earmark import __version__, analysis, catalogue, configuration, database
 from earmark.configuration import Config
 from earmark.driver import age
 from earmark.errors import EarmarkError
 from earmark.review_queue import health, review_queue
 from earmark.volume import Volume
 
-#: Exit statuses besides 0: an error a person can put right (as argparse has it for usage).
+#: Exit status after an error that a person can put right; argparse has the same for usage.
 ERROR = 2
 
 
@@ -149,7 +149,7 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
         return
     rows = [
         {
-            "score": f"{item.flag_score:.3f}",
+            "score": item.flag_score,
             "category": item.flag_category,
             "id": item.id,
             "transcript": item.transcript_text,
@@ -161,24 +161,27 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _health(config: Config, arguments: argparse.Namespace) -> None:
-    _show([health(_connection(config))], arguments.json, "Last 24 hours")
+    counts = dataclasses.asdict(health(_connection(config)))
+    _show([counts], arguments.json, "Clips of the last 24 hours")
 
 
 def _database(config: Config, arguments: argparse.Namespace) -> None:
+    url, root = config["database"]["url"], _volume(config).root
     if arguments.stop:
-        print(database.stop_embedded(_volume(config).root))
+        print(database.stop_embedded(root))
         return
-    print(database.display(_connection(config)))
+    # Whoever takes the address will want the server to be there after this command.
+    print(database.display(database.connection_string(url, root, keep_embedded=True)))
 
 
 def _analyse(config: Config, arguments: argparse.Namespace) -> None:
     if arguments.query is None:
-        for path in sorted((REPOSITORY / "sql/analysis").glob("*.sql")):
-            first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("--").strip()
-            print(f"{path.stem:20} {first}")
+        rows = [{"query": name, "answers": text} for name, text in analysis.queries().items()]
+        _show(rows, arguments.json, "Queries in sql/analysis")
         return
-    relation = analysis.run(arguments.query, _volume(config).root)
-    _show(relation, arguments.json, arguments.query)
+    answer = analysis.run(arguments.query, _volume(config).root)
+    rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
+    _show(rows, arguments.json, arguments.query)
 
 
 def _show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:

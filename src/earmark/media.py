@@ -10,6 +10,7 @@ decoder that crashes or hangs then takes down that process and nothing else.
 """
 
 import dataclasses
+import io
 import json
 import os
 import resource
@@ -78,6 +79,7 @@ class EncodeSettings:
         application: libopus's mode: ``audio``, ``voip`` or ``lowdelay``.
         vbr: ``constrained``, ``on`` or ``off``.
         workers: Processes that encode at the same time.
+        timeout_seconds: Wall time that one file may take.
     """
 
     bitrate: str = "48k"
@@ -85,7 +87,8 @@ class EncodeSettings:
     complexity: int = 5
     application: str = "audio"
     vbr: str = "constrained"
-    workers: int = dataclasses.field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    workers: int = 4
+    timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse what libopus would refuse, before any file is opened.
@@ -298,7 +301,7 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
     Args:
         source: Any file; its content says what it is.
         target: The Opus file to write.
-        settings: How to encode it; ``workers`` plays no part.
+        settings: How to encode it; workers and time are the caller's business.
 
     Raises:
         NotAudioError: the source is none of our formats.
@@ -309,11 +312,12 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
     samples = 0
     with source.open("rb") as file, whole(target) as partial:
         decoder = _Decoder(file)
+        # FFmpeg writes into memory, 6 KB a second: on a full disk it would raise an error
+        # that looks like one of the audio.
+        opus = io.BytesIO()
         # +bitexact: a constant serial number of the Ogg stream instead of a random one.
-        with (
-            partial.open("wb") as opus,
-            av.open(opus, "w", format="opus", options={"fflags": "+bitexact"}) as container,
-        ):
+        options = {"fflags": "+bitexact"}
+        with av.open(opus, "w", format="opus", options=options) as container:
             stream = container.add_stream(
                 "libopus",
                 rate=OPUS_SAMPLE_RATE,
@@ -331,12 +335,13 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
                 samples += frame.samples
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+        partial.write_bytes(opus.getbuffer())
         return Encoded(
             source_format=decoder.format,
             duration_seconds=samples / OPUS_SAMPLE_RATE,
             sample_rate=decoder.sample_rate,
             channels=decoder.channels,
-            opus_bytes=partial.stat().st_size,
+            opus_bytes=opus.getbuffer().nbytes,
             damaged_packets=decoder.damaged_packets,
         )
 

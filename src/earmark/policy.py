@@ -62,8 +62,8 @@ class Policy:
     Attributes:
         category: The file's stem; names the policy's rows, ``[a-z0-9-]+``.
         title: The first heading, for people.
-        text: The whole policy as it goes into the prompt, newlines as ``\\n``, without
-            surrounding blank lines.
+        text: The whole policy as it goes into the prompt, without surrounding
+            blank lines, line breaks as line feeds.
         sha256: Of ``text`` in UTF-8, hexadecimal.
     """
 

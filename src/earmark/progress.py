@@ -1,11 +1,14 @@
 """Tells a person how far a long piece of work is: a bar on a terminal, lines in a log."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -14,7 +17,7 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Yield the items and report on standard error how many are done.
+    """Yield the items and tell how many are done: on the terminal, else in the log.
 
     Args:
         items: Anything to iterate over; lazily consumed.
@@ -24,22 +27,21 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    if sys.stderr.isatty():
-        yield from tqdm(items, desc=description, unit=f" {unit}", total=total)
-        return
+    on_terminal = sys.stderr.isatty()
+    if on_terminal:
+        items = tqdm(items, desc=description, unit=f" {unit}", total=total, leave=False)
     begun = said = time.monotonic()
     done = 0
     of_total = "" if total is None else f" of {total}"
 
     def say() -> None:
         rate = done / max(time.monotonic() - begun, 1e-3)
-        line = f"{description}: {done}{of_total} {unit}, {rate:.1f} a second"
-        print(line, file=sys.stderr, flush=True)
+        logger.info("%s: %d%s %s, %.1f a second", description, done, of_total, unit, rate)
 
     for item in items:
         yield item
         done += 1
-        if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+        if not on_terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
             said = time.monotonic()
             say()
     say()

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from earmark.configuration import is_folder
 from earmark.errors import EarmarkError
 from earmark.media import MediaError, decode_audio
+from earmark.models import check_model
 from earmark.progress import track
 from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, read_table, write_table
 
@@ -127,7 +127,7 @@ class Recogniser:
                 "asr.device is 'cuda', but this machine has no usable CUDA device; "
                 "repair the driver or set asr.device to 'cpu' and asr.compute_type to 'int8'"
             )
-        check_model(settings.model)
+        check_model("asr.model", settings.model, "model.bin")
         try:
             self._pipeline = whisperx.load_model(
                 settings.model,
@@ -274,19 +274,6 @@ class Recogniser:
                 )
             )
         return decoded
-
-
-def check_model(model: str) -> None:
-    """Check, without loading it, that a model named by a folder is there.
-
-    Raises:
-        EarmarkError: it is not.
-    """
-    if is_folder(model) and not (Path(model) / "model.bin").is_file():
-        raise EarmarkError(
-            f"asr.model is the folder {model}, which holds no CTranslate2 model (model.bin); "
-            "correct the path, or name a model such as 'large-v2'"
-        )
 
 
 def transcribe_archive(

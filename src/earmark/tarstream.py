@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-_CHUNK = 1 << 20
+_CHUNK = 256 << 10
 #: A compression ratio says nothing before this much came out: silence compresses well.
 _RATIO_COUNTS_FROM = 100 << 20
 _LONGEST_NAME = 4096  # PATH_MAX of Linux
@@ -39,22 +39,23 @@ _SPECIAL = {
 
 @dataclasses.dataclass(frozen=True)
 class UnpackLimits:
-    """How much one archive may take; reading ends where one is exceeded.
+    """How much one archive may take; reading ends where a limit is exceeded.
 
     Attributes:
         max_members: Headers of any type, folders and links included.
-        max_member_bytes: Declared size of one member.
+        max_member_bytes: Declared size of one member; a larger one is left out, and
+            reading goes on behind it.
         max_total_bytes: All that is read out of the archive, headers and padding included.
         max_ratio: Bytes out per byte in of a gzip archive.
         timeout_seconds: Wall time for the whole archive.
         memory_bytes: Address space of the reading process.
     """
 
-    max_members: int = 1_000_000
-    max_member_bytes: int = 4 << 30
-    max_total_bytes: int = 1 << 40
-    max_ratio: float = 100.0
-    timeout_seconds: float = 4 * 3600.0
+    max_members: int = 200_000
+    max_member_bytes: int = 1 << 30
+    max_total_bytes: int = 128 << 30
+    max_ratio: float = 200.0
+    timeout_seconds: float = 7200.0
     memory_bytes: int = 1 << 30
 
 
@@ -65,8 +66,8 @@ class _UnreadableError(Exception):
 class _BoundedStream:
     """The bytes of the tar, unpacked from gzip if need be, as far as they can be had.
 
-    Damage and exceeded limits end the stream instead of raising: tarfile reads ahead,
-    and an error would take with it the good bytes that were read in the same call.
+    Looks like a file to tarfile, but only goes forward. Damage and exceeded limits end it
+    instead of raising: an error would take with it the good bytes of the same read.
 
     Attributes:
         problem: Why the stream ended early, if it did.
@@ -76,31 +77,44 @@ class _BoundedStream:
         self._raw = raw
         self._read = gzip.GzipFile(fileobj=raw).read1 if gzipped else raw.read
         self._limits = limits
-        self._count = 0
-        self._reads_past_end = 0
+        self._position = 0
         self.problem = ""
 
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise _UnreadableError("a header points backwards")
+        while self._position < position and self._read_some(position - self._position):
+            pass
+
     def read(self, size: int) -> bytes:
+        parts = []
+        while size > 0 and (data := self._read_some(size)):
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+    def _read_some(self, size: int) -> bytes:
+        """Read at least one byte, if there is one, and at most a chunk."""
+        if self.problem:
+            return b""
         limits = self._limits
-        data = b""
-        if not self.problem:
-            try:
-                data = self._read(min(size, limits.max_total_bytes - self._count + 1))
-            except Exception as error:  # gzip.BadGzipFile, EOFError, zlib.error
-                if _is_of_the_machine(error):
-                    raise
-                self.problem = _said(error)
-        self._count += len(data)
-        ratio = self._count / max(self._raw.tell(), 1)
-        if self._count > limits.max_total_bytes:
+        size = min(size, _CHUNK, limits.max_total_bytes - self._position)
+        try:
+            data = self._read(size)
+        except Exception as error:  # gzip.BadGzipFile, EOFError, zlib.error
+            if _is_of_the_machine(error):
+                raise
+            self.problem = _said(error)
+            return b""
+        self._position += len(data)
+        ratio = self._position / max(self._raw.tell(), 1)
+        if size == 0:
             self.problem = f"more than {limits.max_total_bytes} bytes in all"
-        elif self._count > _RATIO_COUNTS_FROM and ratio > limits.max_ratio:
+        elif self._position > _RATIO_COUNTS_FROM and ratio > limits.max_ratio:
             self.problem = f"gzip expands {ratio:.0f}-fold, allowed {limits.max_ratio:g}-fold"
-        if not data:
-            # tarfile skips a member of 2**60 declared bytes by reading 2**40 times.
-            self._reads_past_end += 1
-            if self._reads_past_end > 100:
-                raise _UnreadableError("the archive ends inside a member")
         return data
 
 
@@ -172,16 +186,14 @@ def _is_of_the_machine(error: Exception) -> bool:
 def _extract(tar: _Tar, header: tarfile.TarInfo, target: Path) -> tuple[int, str]:
     """Write one member's content; returns the number of bytes and their SHA-256."""
     digest, count = hashlib.sha256(), 0
-    source = tar.extractfile(header)
-    assert source is not None  # the caller asked for a regular file
+    # Not tar.extractfile: where the archive ends too early it loses what it had read.
+    stream: Any = tar.fileobj
+    stream.seek(header.offset_data)
     with target.open("xb") as file:
-        try:
-            while chunk := source.read(min(_CHUNK, header.size - count)):
-                file.write(chunk)
-                digest.update(chunk)
-                count += len(chunk)
-        except tarfile.ReadError:
-            pass  # the archive ends here, which the count shows
+        while chunk := stream.read(min(_CHUNK, header.size - count)):
+            file.write(chunk)
+            digest.update(chunk)
+            count += len(chunk)
     if count != header.size:
         raise _UnreadableError(f"truncated: {count} of {header.size} bytes")
     return count, digest.hexdigest()
@@ -213,16 +225,10 @@ def read_members(
     ordinal = headers = 0
     problems: list[str] = []
     tar: _Tar | None = None
-    with archive.open("rb") as raw:
+    with archive.open("rb", buffering=_CHUNK) as raw:
         stream = _BoundedStream(raw, gzipped, limits)
         try:
-            tar = _Tar.open(
-                fileobj=cast("BinaryIO", stream),
-                mode="r|",
-                bufsize=_CHUNK,
-                ignore_zeros=True,
-                encoding="utf-8",
-            )
+            tar = _Tar(fileobj=cast("BinaryIO", stream), ignore_zeros=True, encoding="utf-8")
             while (header := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would grow for ever
                 headers += 1
@@ -235,7 +241,8 @@ def read_members(
                 if header.size > limits.max_member_bytes:
                     reason = f"declares {header.size} bytes, allowed {limits.max_member_bytes}"
                     yield {"row": {**row, "status": "failed", "error": reason}}
-                    raise _UnreadableError(f"member {row['ordinal']} {reason}")
+                    problems = problems or [f"member {row['ordinal']} {reason}"]
+                    continue
                 if not header.isreg() or header.issparse():
                     kind = _SPECIAL.get(header.type, f"entry of type {header.type!r}")
                     kind = "sparse file" if header.issparse() else kind
@@ -258,7 +265,7 @@ def read_members(
             # RecursionError, MemoryError, zlib.error, struct.error, ...
             if _is_of_the_machine(error):
                 raise
-            problems = [_said(error)]
+            problems.append(_said(error))
     if stream.problem:
         problems.insert(0, stream.problem)
     if tar is not None and tar.damage:

@@ -1,1 +1,24 @@
 """Load one archive into PostgreSQL and leave the receipt."""
+
+from pathlib import Path
+
+from earmark.database import connection_string
+from earmark.loading import load_archive
+from earmark.logs import stage
+from earmark.volume import Volume
+
+archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
+volume = Volume(Path(snakemake.config["volume"]["root"]))
+
+with stage("load_pg", archive, volume, Path(snakemake.log[0])):
+    load_archive(
+        manifest=Path(snakemake.input.manifest),
+        transcripts=Path(snakemake.input.transcripts),
+        classes=Path(snakemake.input.classes),
+        receipt=Path(snakemake.output.receipt),
+        conninfo=connection_string(snakemake.config["database"]["url"], volume.root),
+        archive=archive,
+        date=date,
+        asr=snakemake.config["asr"]["name"],
+        policy=snakemake.config["classify"]["policy"],
+    )

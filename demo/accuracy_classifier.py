@@ -1,0 +1,91 @@
+"""How often the demo's classifier is right, on sentences it was never trained on.
+
+    python -m demo.accuracy_classifier
+
+The texts go through `earmark.classify.Classifier`, as in the workflow.
+"""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from demo.training import sentences
+from demo.training.classifier_data import HARMLESS, MIXED, draw_post, pools
+from earmark import REPOSITORY
+from earmark.classify import Classifier, ClassifySettings
+from earmark.policy import load_policies
+
+MODEL = REPOSITORY / "demo" / "models" / "gemma-demo"
+ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
+POLICIES = REPOSITORY / "config" / "policies"
+
+#: Sentences in a text: a single one, and as many as are spoken in a clip of 60 s.
+LENGTHS = {"sentence": (1, 1), "clip": (18, 24)}
+
+
+def classifier_accuracy(
+    model: Path = MODEL, adapter: Path = ADAPTER, texts: int = 30
+) -> dict[str, dict[str, float]]:
+    """Measure the classifier on held-out sentences, some words of which are misheard.
+
+    All policies judge all texts: for each category texts with a sentence (or a few) that it
+    flags among any others, and as many texts of harmless sentences only.
+
+    Args:
+        model: Folder of the base.
+        adapter: Folder of the adapter.
+        texts: Texts for each category, and harmless ones, of each length.
+
+    Returns:
+        For each length of text: the share of right answers of each category and ``overall``,
+        and ``harmless_flagged``, the share of harmless texts that any category flags.
+    """
+    classifier = Classifier(
+        ClassifySettings(str(model), str(adapter), device="cpu", dtype="float32", batch_size=8)
+    )
+    known = pools(held_out=True)
+    rng = random.Random(99)
+    figures = {}
+    for length, (fewest, most) in LENGTHS.items():
+        posts = [
+            draw_post(rng, known, rng.randint(fewest, most), MIXED, planted=category)
+            for category in sentences.CATEGORIES
+            for _ in range(texts)
+        ]
+        harmless = range(len(posts), len(posts) + texts)
+        posts += [draw_post(rng, known, rng.randint(fewest, most), HARMLESS) for _ in harmless]
+        flags = {
+            policy.category: [
+                score.score is not None and score.score >= 0.5
+                for score in classifier.scores(policy, [post.text for post in posts])
+            ]
+            for policy in load_policies(POLICIES, sentences.CATEGORIES)
+        }
+        shares = {
+            category: sum(
+                flag == (category in post.kinds) for flag, post in zip(answers, posts, strict=True)
+            )
+            / len(posts)
+            for category, answers in flags.items()
+        }
+        shares["overall"] = sum(shares.values()) / len(shares)
+        flagged = [any(answers[index] for answers in flags.values()) for index in harmless]
+        shares["harmless_flagged"] = sum(flagged) / texts
+        figures[length] = {name: round(share, 4) for name, share in shares.items()}
+    return figures
+
+
+def main() -> None:
+    """Parse the command line, measure, print JSON."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder of the base")
+    parser.add_argument("--adapter", type=Path, default=ADAPTER, help="folder of the adapter")
+    parser.add_argument("--texts", type=int, default=30, help="texts per category and length")
+    options = parser.parse_args()
+    figures = classifier_accuracy(options.model, options.adapter, options.texts)
+    print(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()

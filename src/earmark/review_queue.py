@@ -1,0 +1,70 @@
+"""What waits for a person, and how the last day went."""
+
+import datetime
+from dataclasses import dataclass
+
+from earmark.database import SQL, connect, require_schema
+
+
+@dataclass(frozen=True)
+class QueueItem:
+    """A clip that a person should hear; the columns of the view ``ra_queue``."""
+
+    id: int
+    original_filename: str
+    opus_path: str | None  # relative to volume.root
+    transcript_text: str
+    flag_score: float | None  # highest of the flagged categories, 0..1
+    flag_category: str | None  # the category of that score
+    created_at: datetime.datetime  # when it was first loaded
+    archive: str | None
+    duration_seconds: float | None
+    language: str | None  # ISO 639-1
+    confidence: float | None  # of the transcript, 0..1
+    flag_categories: list[str | None]  # all that flagged it, highest score first
+
+
+@dataclass(frozen=True)
+class Health:
+    """Clips of the last 24 hours; the columns of ``sql/health.sql``."""
+
+    flagged_count: int
+    total_processed: int  # classified
+    undecided_count: int  # some category has no answer
+    pending_count: int  # kept, not transcribed
+    failed_count: int
+
+
+def review_queue(conninfo: str, limit: int, category: str | None = None) -> list[QueueItem]:
+    """List flagged clips of the last 24 hours, highest score first, each clip once.
+
+    Args:
+        conninfo: As :func:`earmark.database.connection_string` returns it.
+        limit: How many at most.
+        category: Only clips that this category flagged, whatever their highest one.
+
+    Raises:
+        EarmarkError: the database can't be reached or lacks the schema.
+    """
+    names = ", ".join(QueueItem.__dataclass_fields__)
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        require_schema(connection)
+        cursor.execute(
+            f"SELECT {names} FROM ra_queue "
+            "WHERE %(category)s IS NULL OR %(category)s = ANY (flag_categories) "
+            "ORDER BY flag_score DESC NULLS LAST, id LIMIT %(limit)s",
+            {"category": category, "limit": limit},
+        )
+        return [QueueItem(*row) for row in cursor.fetchall()]
+
+
+def health(conninfo: str) -> Health:
+    """Count the clips of the last 24 hours by what became of them.
+
+    Raises:
+        EarmarkError: the database can't be reached or lacks the schema.
+    """
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        require_schema(connection)
+        cursor.execute((SQL / "health.sql").read_text(encoding="utf-8"))
+        return Health(*cursor.fetchall()[0])

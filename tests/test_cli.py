@@ -1,0 +1,117 @@
+"""The earmark command: help, clear errors, tables for people and JSON for programs."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import psycopg2
+import pytest
+import yaml
+
+from earmark import cli
+
+COMMANDS = ["discover", "migrate", "queue", "health", "database", "analyse"]
+
+
+@pytest.fixture
+def configfile(volume: Path, tmp_path: Path) -> str:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.tar").write_bytes(b"tar")
+    (source / "new\x1b[31m.tar").write_bytes(b"tar")
+    os.utime(source / "a.tar", (1_793_534_400, 1_793_534_400))
+    file = tmp_path / "config.yaml"
+    config = {"volume": {"root": str(volume)}, "source": {"directory": str(source)}}
+    file.write_text(yaml.safe_dump(config))
+    return str(file)
+
+
+def earmark(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the installed command."""
+    return subprocess.run(["earmark", *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    done = earmark(command, "--help")
+    assert done.returncode == 0
+    assert "--configfile FILE" in done.stdout
+
+
+def test_the_command_alone_says_how_it_is_used() -> None:
+    done = earmark()
+    assert done.returncode == 2
+    assert "usage: earmark" in done.stderr
+    assert earmark("--version").stdout.startswith("earmark ")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_wrong_configuration_is_one_sentence_and_status_2(command: str, tmp_path: Path) -> None:
+    done = earmark(command, "--configfile", str(tmp_path / "nowhere.yaml"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("earmark: cannot read the config")
+    assert done.stderr.count("\n") == 1
+
+
+def test_discover_lists_each_archive_with_what_becomes_of_it(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["discover", "--configfile", configfile, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["archive"]: row["state"].split(":")[0] for row in rows} == {
+        "a.tar": "pending",
+        "new\x1b[31m.tar": "refused",
+    }
+
+
+def test_no_control_character_of_a_name_reaches_the_terminal(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["discover", "--configfile", configfile]) == 0
+    assert "\x1b[31m" not in capsys.readouterr().out
+
+
+def test_a_database_without_tables_says_to_migrate_and_migrating_twice_is_harmless(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = ["--configfile", configfile]
+    assert cli.main(["queue", *file]) == 2
+    assert "run `earmark migrate`" in capsys.readouterr().err
+    assert cli.main(["migrate", *file]) == 0
+    assert "0001-tables" in capsys.readouterr().out
+    assert cli.main(["migrate", *file]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert cli.main(["queue", *file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert cli.main(["health", *file, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["flagged_count"] == 0
+
+
+def test_the_database_can_be_used_at_the_address_that_is_printed_until_it_is_stopped(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = earmark("database", "--configfile", configfile).stdout.strip()
+    assert address.startswith("postgresql://")
+    connection = psycopg2.connect(address)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 6 * 7")
+        assert cursor.fetchall() == [(42,)]
+    connection.close()
+    assert "Stopped" in earmark("database", "--configfile", configfile, "--stop").stdout
+
+
+def test_analyse_lists_its_queries_and_refuses_others(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["analyse", "--configfile", configfile, "--json"]) == 0
+    assert "flag_rate" in [row["query"] for row in json.loads(capsys.readouterr().out)]
+    assert cli.main(["analyse", "--configfile", configfile, "nonsense"]) == 2
+    assert "no query nonsense; known are" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many"])
+def test_a_limit_that_is_no_positive_number_is_refused(configfile: str, limit: str) -> None:
+    done = earmark("queue", "--configfile", configfile, f"--limit={limit}")
+    assert done.returncode == 2
+    assert "is not a positive number" in done.stderr

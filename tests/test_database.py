@@ -1,0 +1,534 @@
+"""Finding, reaching and migrating the database, and the life of the embedded server."""
+
+import os
+import pwd
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+from conftest import open_volume
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from earmark import REPOSITORY, embedded_server
+from earmark.database import (
+    connect,
+    connection_string,
+    display,
+    migrate,
+    pending_migrations,
+    stop_embedded,
+)
+from earmark.errors import EarmarkError
+from earmark.review_queue import health, review_queue
+
+SECRET = "s3cr:t/@?"
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(("PG", "POSTGRES_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def held_volume() -> Iterator[Path]:
+    """A volume whose server this process holds."""
+    with open_volume() as root:
+        yield root
+
+
+@pytest.fixture(scope="module")
+def shared_volume() -> Iterator[Path]:
+    """A volume whose server only other processes use."""
+    with open_volume() as root:
+        yield root
+
+
+def query(conninfo: str, sql: str) -> list[tuple[object, ...]]:
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else []
+
+
+# --- which database ---------------------------------------------------------------------
+
+
+def test_the_first_designs_variables_come_first(monkeypatch, tmp_path):
+    monkeypatch.setenv("POSTGRES_HOST", "10.0.0.1")
+    monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    found = connection_string("postgresql://someone@third/other", tmp_path)
+    assert parse_dsn(found) == {
+        "host": "10.0.0.1",
+        "port": "5432",
+        "dbname": "audio_pipeline",
+        "user": "pipeline",
+        "password": SECRET,
+    }
+    assert display(found) == "postgresql://pipeline@10.0.0.1:5432/audio_pipeline"
+
+
+def test_the_configured_url_comes_before_libpqs_variables(monkeypatch, tmp_path):
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    found = connection_string("postgresql://pipeline@db.example:5433/audio", tmp_path)
+    assert display(found) == "postgresql://pipeline@db.example:5433/audio"
+
+
+def test_libpqs_variables_are_left_to_libpq(monkeypatch, tmp_path):
+    monkeypatch.setenv("PGHOST", "elsewhere")
+    monkeypatch.setenv("PGDATABASE", "audio")
+    assert connection_string(None, tmp_path) == ""
+    assert display("") == "postgresql://elsewhere/audio"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://u:{SECRET.replace('/', '%2F').replace('@', '%40')}@h/d",
+        f"postgresql://u@h/d?password={SECRET}",
+        f"host=h password={SECRET}",
+        f"u:{SECRET}@h",
+        f"mysql://u:{SECRET}@h/d",
+    ],
+)
+def test_a_password_in_the_configuration_is_refused_and_not_repeated(url, tmp_path):
+    with pytest.raises(EarmarkError) as refusal:
+        connection_string(url, tmp_path)
+    assert "s3cr" not in str(refusal.value)
+    assert "database.url" in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+# --- reaching it ------------------------------------------------------------------------
+
+
+@contextmanager
+def a_port_where(reply: bytes | None) -> Iterator[int]:
+    """A server on 127.0.0.1 that answers every connection the same, or (None) not at all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = server.accept()
+                except OSError:
+                    return
+                with client:
+                    if client.recv(8)[-4:] == b"\x04\xd2\x16/":  # may we use TLS?
+                        client.sendall(b"N")
+                        client.recv(1024)
+                    client.sendall(reply or b"")
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def fatal(message: str, code: str) -> bytes:
+    fields = f"SFATAL\0VFATAL\0C{code}\0M{message}\0\0".encode()
+    return b"E" + (len(fields) + 4).to_bytes(4, "big") + fields
+
+
+@pytest.mark.parametrize(
+    ("reply", "remedy"),
+    [
+        (fatal("the database system is starting up", "57P03"), "try again in a minute"),
+        (fatal("sorry, too many clients already", "53300"), "max_connections"),
+        (fatal('password authentication failed for user "u"', "28P01"), ".pgpass"),
+        (fatal('no pg_hba.conf entry for host "h"', "28000"), "pg_hba.conf"),
+        (fatal("something unheard of", "XX000"), "something unheard of"),
+        (None, "starting or stopping"),
+    ],
+)
+def test_a_server_that_refuses_is_reported_in_one_sentence(reply, remedy):
+    with a_port_where(reply) as port:
+        assert remedy in complaint(f"host=127.0.0.1 port={port} user=u dbname=d")
+
+
+def test_an_address_without_a_server_is_reported_with_its_remedy(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    assert "start PostgreSQL" in complaint(f"host=127.0.0.1 port={port} user=u dbname=d")
+    assert "start PostgreSQL" in complaint(f"host={tmp_path} user=u dbname=d")
+    assert "host name is unknown" in complaint("host=nowhere.invalid user=u dbname=d")
+    assert "malformed" in complaint("host=127.0.0.1 port=five user=u dbname=d")
+
+
+def test_a_missing_database_or_role_is_reported_with_its_remedy(postgres):
+    assert "createdb" in complaint(make_dsn(postgres, dbname="none"))
+    assert "createuser" in complaint(make_dsn(postgres, user="nobody"))
+
+
+def complaint(conninfo: str) -> str:
+    conninfo = make_dsn(conninfo, password=SECRET)
+    with pytest.raises(EarmarkError) as refusal, connect(conninfo, patience_seconds=0.2):
+        pass
+    message = str(refusal.value)
+    assert message.startswith(f"can't reach {display(conninfo)}: ")
+    assert "\n" not in message
+    assert "s3cr" not in message
+    assert "Traceback" not in message
+    assert refusal.value.__cause__ is None
+    return message
+
+
+def test_connecting_waits_for_a_server_that_is_starting(held_volume):
+    folder = held_volume / "state" / "postgres"
+    conninfo = embedded_server.use(folder)
+    embedded_server.stop(folder)
+    starting = threading.Timer(0.5, embedded_server.use, [folder])
+    starting.start()
+    assert query(conninfo, "SELECT 1") == [(1,)]
+    starting.join()
+
+
+def test_a_connection_that_breaks_leaves_nothing_and_says_so(migrated_database):
+    def insert_and_break() -> None:
+        with connect(migrated_database) as connection, connection.cursor() as cursor:
+            cursor.execute("INSERT INTO audio_files (original_filename) VALUES ('a.mp3')")
+            pid = connection.info.backend_pid
+            query(migrated_database, f"SELECT pg_terminate_backend({pid}, 5000)")
+            cursor.execute("SELECT 1")
+
+    with pytest.raises(EarmarkError, match=r"broke off: .*run again"):
+        insert_and_break()
+    assert query(migrated_database, "SELECT count(*) FROM audio_files") == [(0,)]
+
+
+# --- its schema -------------------------------------------------------------------------
+
+
+def test_migrating_twice_is_migrating_once(empty_database):
+    names = pending_migrations(empty_database)
+    assert names == sorted(names)
+    assert migrate(empty_database) == names
+    assert migrate(empty_database) == []
+    assert pending_migrations(empty_database) == []
+
+
+def test_many_may_migrate_at_once(empty_database):
+    expected = pending_migrations(empty_database)
+    with ThreadPoolExecutor(4) as pool:
+        applied = list(pool.map(migrate, [empty_database] * 4))
+    assert sorted(applied, key=len) == [[], [], [], expected]
+
+
+MIGRATE = """
+import pathlib, sys
+from earmark.database import migrate
+migrate(sys.argv[1], pathlib.Path(sys.argv[2]))
+"""
+
+
+def test_a_migration_killed_in_the_middle_is_applied_the_next_time(empty_database, tmp_path):
+    slow = tmp_path / "0001-slow.sql"
+    slow.write_text("CREATE TABLE a (); DO 'BEGIN PERFORM pg_sleep(60); END';")
+    process = subprocess.Popen(
+        [sys.executable, "-c", MIGRATE, empty_database, tmp_path], stderr=subprocess.DEVNULL
+    )
+    until(lambda: query(empty_database, "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DO%'"))
+    process.kill()
+    process.wait()
+    query(
+        empty_database,  # as the server does by itself once the statement ends
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE query LIKE 'DO%'",
+    )
+    slow.write_text("CREATE TABLE a ();")
+    assert migrate(empty_database, tmp_path) == ["0001-slow"]
+
+
+def test_a_migration_that_fails_leaves_the_earlier_ones_and_says_which(empty_database, tmp_path):
+    (tmp_path / "0001-good.sql").write_text("CREATE TABLE a ();")
+    (tmp_path / "0002-bad.sql").write_text("CREATE TABLE b (); CREATE TABLE a ();")
+    with pytest.raises(EarmarkError, match=r'"a" already exists \(applied: 0001-good\)'):
+        migrate(empty_database, tmp_path)
+    assert pending_migrations(empty_database, tmp_path) == ["0002-bad"]
+    assert query(empty_database, "SELECT to_regclass('b')") == [(None,)]
+
+
+def test_migrating_copes_with_every_form_of_connection(postgres, monkeypatch):
+    server = parse_dsn(postgres)
+    name = 'it\'s a "name" with 50% & ümlaut'
+    with_quotes = name.replace('"', '""')
+    connection = psycopg2.connect(postgres)
+    connection.autocommit = True
+    connection.cursor().execute(f'CREATE DATABASE "{with_quotes}" TEMPLATE template0')
+    connection.cursor().execute("CREATE ROLE \"r@l:e\" SUPERUSER LOGIN PASSWORD 'p@ss:w/rd?'")
+    connection.close()
+    keywords = make_dsn(**{**server, "dbname": name, "user": "r@l:e"}, password="p@ss:w/rd?")
+    assert migrate(keywords)
+    assert migrate(display(keywords)) == []
+    for variable, keyword in (("PGHOST", "host"), ("PGPORT", "port"), ("PGUSER", "user")):
+        monkeypatch.setenv(variable, server[keyword])
+    monkeypatch.setenv("PGDATABASE", name)
+    assert migrate("") == []
+
+
+def test_a_database_that_is_not_utf8_is_refused(postgres):
+    connection = psycopg2.connect(postgres)
+    connection.autocommit = True
+    connection.cursor().execute(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    )
+    connection.close()
+    with pytest.raises(EarmarkError, match="stores text as LATIN1"):
+        migrate(make_dsn(postgres, dbname="latin"))
+
+
+def test_a_missing_schema_is_reported_with_the_command_that_makes_it(empty_database):
+    with pytest.raises(EarmarkError, match=r"lacks 0001-tables, .*run `earmark migrate`"):
+        review_queue(empty_database, 10)
+    with pytest.raises(EarmarkError, match="run `earmark migrate`"):
+        query(empty_database, "SELECT * FROM audio_files")
+
+
+def test_every_table_and_view_says_what_it_is(migrated_database):
+    silent = query(
+        migrated_database,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace "
+        "AND relkind IN ('r', 'v') AND relname NOT LIKE '\\_yoyo%' "
+        "AND obj_description(oid) IS NULL",
+    )
+    assert silent == []
+
+
+def test_rollbacks_undo_every_migration(migrated_database):
+    folder = REPOSITORY / "sql" / "migrations"
+    for path in sorted(folder.glob("*.rollback.sql"), reverse=True):
+        query(migrated_database, path.read_text(encoding="utf-8"))
+    left = query(
+        migrated_database,
+        "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace "
+        "AND relname NOT LIKE '%yoyo%'",
+    )
+    assert left == []
+
+
+# --- the first design's own statements --------------------------------------------------
+
+FIRST_DESIGN = """
+INSERT INTO audio_files
+    (original_filename, opus_path, archive_source, duration_seconds, file_size_bytes)
+VALUES ('a.mp3', '/mnt/data/audio/a.opus', 'a.tar', 60.0, 360000);
+INSERT INTO transcripts (audio_file_id, transcript_text, language, confidence)
+VALUES (1, 'hello', 'en', 0.9);
+INSERT INTO classifications (audio_file_id, flagged, flag_score, flag_category)
+VALUES (1, TRUE, 0.8, 'threats');
+UPDATE audio_files SET status = 'flagged' WHERE id = 1;
+"""
+
+
+def test_statements_of_the_first_design_still_work(migrated_database):
+    assert query(migrated_database, "SELECT status, created_at FROM audio_files") == []
+    query(migrated_database, FIRST_DESIGN)
+    rows = query(
+        migrated_database,
+        "SELECT id, original_filename, opus_path, transcript_text, flag_score, flag_category, "
+        "created_at > now() - interval '1 minute' FROM ra_queue LIMIT 100",
+    )
+    assert rows == [(1, "a.mp3", "/mnt/data/audio/a.opus", "hello", 0.8, "threats", True)]
+    design = (Path(__file__).parent / "first_health.sql").read_text(encoding="utf-8")
+    assert query(migrated_database, design) == [(1, 1)]
+    assert (health(migrated_database).flagged_count, health(migrated_database).total_processed) == (
+        1,
+        1,
+    )
+    assert [item.original_filename for item in review_queue(migrated_database, 100)] == ["a.mp3"]
+
+
+def test_only_the_designed_statuses_can_be_stored(migrated_database):
+    with pytest.raises(psycopg2.errors.CheckViolation):
+        query(
+            migrated_database,
+            "INSERT INTO audio_files (original_filename, status) VALUES ('a', 'done')",
+        )
+
+
+# --- the embedded server ----------------------------------------------------------------
+
+
+def test_any_path_will_do_for_the_embedded_server(volume):
+    root = volume / ("deep-" * 20) / ('and\'s, "odd" $(x) [é] ' * 4)
+    assert len(os.fsencode(root)) > 200
+    conninfo = connection_string(None, root)
+    assert migrate(conninfo)
+    assert query(conninfo, "SELECT count(*) FROM audio_files") == [(0,)]
+    assert query(conninfo, "SHOW listen_addresses") == [("",)]
+
+
+def test_the_embedded_server_comes_back_after_kill_9(held_volume):
+    folder = held_volume / "state" / "postgres"
+    conninfo = embedded_server.use(folder)
+    query(conninfo, "CREATE TABLE kept ()")
+    for _ in range(2):
+        kill_postmaster(folder)
+        conninfo = embedded_server.use(folder)
+        assert query(conninfo, "SELECT count(*) FROM kept") == [(0,)]
+
+
+def test_a_stale_pid_file_that_names_a_living_process_does_not_fool_it(held_volume):
+    folder = held_volume / "state" / "postgres"
+    embedded_server.use(folder)
+    pid_file = folder / "data" / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    kill_postmaster(folder)
+    pid_file.write_text("\n".join([str(os.getppid()), *lines[1:]]) + "\n")
+    assert query(embedded_server.use(folder), "SELECT 1") == [(1,)]
+
+
+def test_a_cluster_cut_short_while_it_was_made_is_made_anew(volume):
+    folder = volume / "state" / "postgres"
+    (folder / "data.new").mkdir(parents=True)
+    (folder / "data.new" / "PG_VERSION").write_text("18\n")
+    assert query(embedded_server.use(folder), "SELECT 1") == [(1,)]
+
+
+USER_OF_THE_SERVER = """
+import pathlib, sys
+from earmark import database
+conninfo = database.connection_string(None, pathlib.Path(sys.argv[1]))
+with database.connect(conninfo) as connection:
+    connection.cursor().execute("SELECT 1")
+print("connected", flush=True)
+sys.stdin.read()
+"""
+
+
+def start_user(root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", USER_OF_THE_SERVER, str(root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_connected(process: subprocess.Popen[str]) -> None:
+    assert process.stdout
+    assert process.stdout.readline() == "connected\n"
+
+
+def leave(process: subprocess.Popen[str]) -> None:
+    process.communicate()
+    assert process.returncode == 0
+
+
+def test_many_processes_share_the_server_and_the_last_one_stops_it(shared_volume):
+    users = [start_user(shared_volume) for _ in range(4)]
+    for user in users:
+        wait_connected(user)
+    users[0].kill()
+    users[0].wait()
+    for user in users[1:-1]:
+        leave(user)
+        assert server_runs(shared_volume)
+    leave(users[-1])
+    assert not server_runs(shared_volume)
+
+
+def test_a_killed_last_user_leaves_the_server_to_the_next(shared_volume):
+    user = start_user(shared_volume)
+    wait_connected(user)
+    user.kill()
+    user.wait()
+    assert server_runs(shared_volume)
+    user = start_user(shared_volume)
+    wait_connected(user)
+    leave(user)
+    assert not server_runs(shared_volume)
+
+
+def test_a_kept_server_runs_until_it_is_stopped(shared_volume):
+    code = USER_OF_THE_SERVER.replace("argv[1])", "argv[1]), keep_embedded=True")
+    subprocess.run(
+        [sys.executable, "-c", code, str(shared_volume)], check=True, stdin=subprocess.DEVNULL
+    )
+    assert server_runs(shared_volume)
+    assert stop_embedded(shared_volume).startswith("Stopped")
+    assert not server_runs(shared_volume)
+    assert stop_embedded(shared_volume).startswith("No embedded server runs")
+
+
+def test_a_deleted_volume_does_not_disturb_the_exit(volume):
+    user = start_user(volume)
+    wait_connected(user)
+    stop_embedded(volume)
+    (volume / "state").rename(volume / "gone")
+    _, errors = user.communicate()
+    assert user.returncode == 0
+    assert "Error" not in errors
+
+
+def as_nobody(root: Path) -> str:
+    """Use the server of a volume as an ordinary user; returns what went wrong, if anything."""
+    nobody = pwd.getpwnam("nobody")
+    reading, writing = os.pipe()
+    child = os.fork()  # no new interpreter, which an ordinary user might not be able to read
+    if child == 0:
+        trouble = ""
+        try:
+            os.setgroups([])
+            os.setgid(nobody.pw_gid)
+            os.setuid(nobody.pw_uid)
+            assert query(connection_string(None, root), "SELECT 1") == [(1,)]
+            embedded_server._leave(os.getpid(), root / "state" / "postgres")
+        except BaseException as error:
+            trouble = repr(error)
+        os.write(writing, trouble.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        return answer.read()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for an ordinary user")
+def test_an_ordinary_user_has_a_server_too_and_root_can_use_it(volume):
+    nobody = pwd.getpwnam("nobody")
+    os.chown(volume, nobody.pw_uid, nobody.pw_gid)
+    assert as_nobody(volume) == ""
+    data = volume / "state" / "postgres" / "data"
+    assert (data.stat().st_uid, data.stat().st_mode & 0o777) == (nobody.pw_uid, 0o700)
+    assert not server_runs(volume)
+    assert query(connection_string(None, volume), "SELECT 1") == [(1,)]  # it still runs as nobody
+    assert as_nobody(volume) == ""
+    assert server_runs(volume)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for an ordinary user")
+def test_another_users_server_is_refused_with_a_reason(volume):
+    connection_string(None, volume)
+    refusal = as_nobody(volume)
+    assert re.search("EarmarkError.* belongs to another user .*set database.url", refusal)
+
+
+def server_runs(root: Path) -> bool:
+    folder = root / "state" / "postgres"
+    lock = embedded_server._open_lock(folder / "server.lock")
+    try:
+        return not embedded_server._take(lock)
+    finally:
+        os.close(lock)
+
+
+def kill_postmaster(folder: Path) -> None:
+    pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+
+
+def until(happens: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,528 @@
+"""Loading an archive into PostgreSQL: whole, once, and with every text as it was."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from earmark import embedded_server
+from earmark.database import connect, migrate
+from earmark.errors import EarmarkError
+from earmark.loading import load_archive
+from earmark.review_queue import Health, health, review_queue
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
+
+Rows = list[dict[str, Any]]
+
+
+def query(conninfo: str, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(sql, parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def member(ordinal: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "ordinal": ordinal,
+        "member": f"clips/{ordinal}.mp3",
+        "opus_path": f"audio/date=2026-11-02/a.tar/{ordinal:06d}.opus",
+        "source_sha256": f"{ordinal:064x}",
+        "source_bytes": 480_000,
+        "source_format": "mp3",
+        "opus_bytes": 5_000_000_000,
+        "duration_seconds": 60.5,
+        "sample_rate": 44100,
+        "channels": 2,
+        "status": "ok",
+        "selected": True,
+        "inclusion_probability": 1.0,
+        **changes,
+    }
+
+
+def transcript(ordinal: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "ordinal": ordinal,
+        "text": f"transcript {ordinal}",
+        "language": "en",
+        "language_probability": 0.98,
+        "confidence": 0.7 + 1e-17,
+        "no_speech_probability": 0.01,
+        "speech_seconds": 41.25,
+        "segments": [{"start": 0.0, "end": 1.5, "text": "hi", "avg_logprob": -0.1}],
+        "status": "ok",
+        "seconds": 0.2,
+        **changes,
+    }
+
+
+def judgement(ordinal: int, category: str, score: float | None, **changes: Any) -> dict[str, Any]:
+    return {
+        "ordinal": ordinal,
+        "category": category,
+        "flagged": None if score is None else score >= 0.5,
+        "score": score,
+        "threshold": 0.5,
+        "truncated": False,
+        "answer": "logits",
+        "status": "ok",
+        **changes,
+    }
+
+
+MEMBERS: Rows = [
+    member(0),
+    member(1),
+    member(2, selected=False, inclusion_probability=0.25),
+    member(3, status="failed", error="not audio", opus_path=None, opus_bytes=None),
+    member(4, member="notes.txt", status="skipped", opus_path=None, source_format=None),
+    member(5, duplicate_of=0, opus_path=None, opus_bytes=None),
+    member(6),
+    member(7, duplicate_of=6, opus_path=None, opus_bytes=None),
+    member(8),
+]
+HEARD: Rows = [
+    transcript(0),
+    transcript(1, text="", language=None, segments=[]),
+    transcript(6, text=None, status="failed", error="out of memory"),
+    transcript(8),
+]
+JUDGED: Rows = [
+    judgement(0, "threats", 0.7),
+    judgement(0, "harassment", 0.9),
+    judgement(0, "spam", 0.1),
+    judgement(1, "threats", 0.2),
+    judgement(8, "threats", 0.6),
+    judgement(8, "harassment", None, status="unparsed", answer="json", raw_response="maybe?"),
+]
+
+
+class Archive:
+    """The three files of an archive, and loading them."""
+
+    def __init__(self, folder: Path, conninfo: str, name: str = "a.tar") -> None:
+        self.folder, self.conninfo, self.name = folder, conninfo, name
+        self.members, self.heard, self.judged = MEMBERS, HEARD, JUDGED
+        self.facts: dict[str, object] = {
+            "archive_status": "partial",
+            "archive_error": "cut short",
+            "archive_type": "tar",
+            "archive_bytes": 123,
+            "unpack_seconds": 1.5,
+            "seconds": 2.5,
+        }
+
+    def arguments(self, asr: str = "large-v2", policy: str = "2026-11") -> dict[str, Any]:
+        paths = {
+            name: self.folder / f"{self.name}.{name}"
+            for name in ("manifest", "transcripts", "classes")
+        }
+        made: Sequence[tuple[str, Any, Rows, dict[str, object]]] = (
+            ("manifest", MANIFEST, self.members, self.facts),
+            ("transcripts", TRANSCRIPTS, self.heard, {"model": "whisper", "seconds": 3.5}),
+            ("classes", CLASSES, self.judged, {"model": "cope", "seconds": 4.5}),
+        )
+        for name, schema, rows, provenance in made:
+            named = [{"archive": self.name, **row} for row in rows]
+            for row in named:
+                if row.get("opus_path"):
+                    row["opus_path"] = row["opus_path"].replace("a.tar", self.name)
+            write_table(paths[name], schema, named, provenance)
+        return {
+            **paths,
+            "receipt": self.folder / "processed" / f"{self.name}.json",
+            "conninfo": self.conninfo,
+            "archive": self.name,
+            "date": "2026-11-02",
+            "asr": asr,
+            "policy": policy,
+        }
+
+    def load(self, **names: str) -> Any:
+        return load_archive(**self.arguments(**names))
+
+
+@pytest.fixture
+def archive(tmp_path: Path, migrated_database: str) -> Archive:
+    return Archive(tmp_path, migrated_database)
+
+
+def statuses(conninfo: str) -> dict[int, str]:
+    return dict(query(conninfo, "SELECT ordinal, status FROM audio_files ORDER BY 1"))
+
+
+def everything(conninfo: str) -> list[tuple[Any, ...]]:
+    """Every row with the transaction that wrote it."""
+    return [
+        row
+        for table in ("archives", "audio_files", "transcripts", "classifications")
+        for row in query(conninfo, f"SELECT xmin::text, ctid::text, t.* FROM {table} t ORDER BY id")
+    ]
+
+
+# --- what is stored ---------------------------------------------------------------------
+
+
+def test_each_member_gets_the_status_that_its_files_give_it(archive):
+    archive.load()
+    assert statuses(archive.conninfo) == {
+        0: "flagged",
+        1: "transcribed",
+        2: "pending",
+        3: "failed",
+        5: "flagged",
+        6: "failed",
+        7: "failed",
+        8: "flagged",
+    }
+    assert query(
+        archive.conninfo,
+        "SELECT error, processed_at IS NULL, opus_path, duplicate_of, file_size_bytes "
+        "FROM audio_files WHERE ordinal IN (2, 3, 7) ORDER BY ordinal",
+    ) == [
+        (None, True, "audio/date=2026-11-02/a.tar/000002.opus", None, 5_000_000_000),
+        ("not audio", False, None, None, None),
+        ("out of memory", False, None, 6, None),
+    ]
+
+
+def test_values_arrive_unchanged(archive):
+    archive.load()
+    assert query(
+        archive.conninfo,
+        "SELECT transcript_text, language, confidence, segments FROM transcripts t "
+        "JOIN audio_files a ON a.id = audio_file_id WHERE ordinal = 0",
+    ) == [("transcript 0", "en", 0.7 + 1e-17, HEARD[0]["segments"])]
+    assert query(
+        archive.conninfo,
+        "SELECT name, date::text, status, reason, bytes, asr, policy FROM archives",
+    ) == [("a.tar", "2026-11-02", "partial", "cut short", 123, "large-v2", "2026-11")]
+    assert query(
+        archive.conninfo,
+        "SELECT members, ok, failed, skipped, duplicates, "
+        "unpack_seconds, encode_seconds, transcribe_seconds, classify_seconds FROM archives",
+    ) == [(9, 7, 1, 1, 2, 1.5, 2.5, 3.5, 4.5)]
+
+
+def test_an_answer_that_could_not_be_read_is_told_apart_from_not_flagged(archive):
+    archive.judged = [
+        judgement(0, "threats", 0.2),
+        judgement(1, "threats", None, status="failed", error="no memory"),
+        judgement(8, "threats", math.nan),
+    ]
+    receipt = archive.load()
+    assert query(
+        archive.conninfo,
+        "SELECT flagged, flag_score, status, error FROM classifications ORDER BY id",
+    ) == [
+        (False, 0.2, "ok", None),
+        (False, None, "failed", "no memory"),
+        (False, None, "failed", "the score nan is not between 0 and 1"),
+    ]
+    assert receipt.undecided == health(archive.conninfo).undecided_count == 2
+
+
+def test_an_archive_that_held_nothing_is_still_recorded(archive):
+    archive.members, archive.heard, archive.judged = [], [], []
+    archive.facts = {"archive_status": "failed", "archive_error": "not a tar"}
+    receipt = archive.load()
+    assert (receipt.status, receipt.reason, receipt.rows["audio_files"]) == (
+        "failed",
+        "not a tar",
+        0,
+    )
+    assert query(archive.conninfo, "SELECT status, reason FROM archives") == [
+        ("failed", "not a tar")
+    ]
+
+
+HOSTILE = [
+    "\\.",
+    "\\N",
+    'a\tb\nc\r\n\\.\n"quoted", \\x41 \\',
+    "'); DROP TABLE audio_files; --",
+    "\u202eright to left\u202c \u200f",
+    "NUL \0 and \x01\x1f\x7f\x85\u2028",
+    "%s %(name)s {} $1 :name",
+    "\U0001f600 e\u0301 \ufeff",
+    "x" * 1_000_000,
+]
+
+
+@settings(
+    max_examples=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@example(HOSTILE)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=9))
+def test_every_text_is_stored_as_it_is(archive, texts):
+    archive.members = [member(i, member=text) for i, text in enumerate(texts)]
+    archive.heard = [
+        transcript(
+            i, text=text, segments=[{"start": 0, "end": 1, "text": text, "avg_logprob": None}]
+        )
+        for i, text in enumerate(texts)
+    ]
+    archive.judged = [judgement(i, "c", 0.5, raw_response=text) for i, text in enumerate(texts)]
+    archive.load()
+    expected = [text.replace("\0", "\ufffd") for text in texts]
+    assert query(
+        archive.conninfo,
+        "SELECT original_filename, transcript_text, segments->0->>'text', raw_response "
+        "FROM audio_files a JOIN transcripts t ON t.audio_file_id = a.id "
+        "JOIN classifications c ON c.audio_file_id = a.id ORDER BY ordinal",
+    ) == [(text,) * 4 for text in expected]
+
+
+# --- once -------------------------------------------------------------------------------
+
+
+def test_loading_twice_touches_no_row(archive):
+    first = archive.load()
+    before = everything(archive.conninfo)
+    second = archive.load()
+    assert everything(archive.conninfo) == before
+    assert first.loaded_at == second.loaded_at
+
+
+def test_only_what_changed_is_written_again(archive):
+    archive.load()
+    before = {row[2:4] for row in everything(archive.conninfo)}
+    transactions = {row[0] for row in everything(archive.conninfo)}
+    archive.heard = [*HEARD[:-1], transcript(8, text="heard better")]
+    archive.load()
+    after = everything(archive.conninfo)
+    assert {row[2:4] for row in after} == before
+    changed = [row for row in after if row[0] not in transactions]
+    assert len(changed) == 1
+    assert "heard better" in changed[0]
+
+
+def test_rows_that_a_later_load_lacks_go(archive):
+    archive.load()
+    archive.members = [member(0), member(1, source_sha256="f" * 64), member(2)]
+    archive.heard = [transcript(0)]
+    archive.judged = [judgement(0, "threats", 0.1)]
+    old = dict(query(archive.conninfo, "SELECT ordinal, id FROM audio_files"))
+    archive.load()
+    new = dict(query(archive.conninfo, "SELECT ordinal, id FROM audio_files"))
+    assert statuses(archive.conninfo) == {0: "transcribed", 1: "pending", 2: "pending"}
+    assert new[0] == old[0]
+    assert new[1] != old[1]  # other content in the same place is another clip
+    assert query(archive.conninfo, "SELECT count(*) FROM transcripts") == [(1,)]
+    assert query(archive.conninfo, "SELECT flag_category FROM classifications") == [("threats",)]
+
+
+def test_a_review_is_never_undone(archive):
+    archive.load()
+    query(archive.conninfo, "UPDATE audio_files SET status = 'reviewed' WHERE ordinal IN (0, 8)")
+    archive.load()
+    assert [ordinal for ordinal, s in statuses(archive.conninfo).items() if s == "reviewed"] == [
+        0,
+        5,  # the duplicate of 0
+        8,
+    ]
+    before = everything(archive.conninfo)
+    archive.load()
+    assert everything(archive.conninfo) == before
+    archive.members = [member(0), member(8, source_sha256="f" * 64)]
+    archive.heard, archive.judged = [], []
+    archive.load()
+    assert query(
+        archive.conninfo,
+        "SELECT ordinal, status, original_filename FROM audio_files ORDER BY ordinal, id",
+    ) == [
+        (0, "reviewed", "clips/0.mp3"),
+        (8, "pending", "clips/8.mp3"),
+        (None, "reviewed", "clips/5.mp3"),
+        (None, "reviewed", "clips/8.mp3"),
+    ]
+
+
+def test_another_policy_set_stands_beside_the_first_and_decides(archive):
+    archive.load()
+    archive.judged = [judgement(0, "threats", 0.1), judgement(1, "threats", 0.8)]
+    archive.load(policy="2026-12")
+    assert query(
+        archive.conninfo, "SELECT policy, count(*) FROM classifications GROUP BY 1 ORDER BY 1"
+    ) == [("2026-11", 6), ("2026-12", 2)]
+    assert [item.original_filename for item in review_queue(archive.conninfo, 10)] == [
+        "clips/1.mp3"
+    ]
+    archive.judged = JUDGED
+    archive.load()
+    assert statuses(archive.conninfo)[0] == "flagged"
+    assert [item.flag_score for item in review_queue(archive.conninfo, 10)] == [0.9, 0.6]
+
+
+# --- the queue and the day's health -----------------------------------------------------
+
+
+def test_the_queue_shows_a_clip_once_by_its_highest_score(archive):
+    archive.load()
+    items = review_queue(archive.conninfo, 10)
+    assert [(i.original_filename, i.flag_score, i.flag_category) for i in items] == [
+        ("clips/0.mp3", 0.9, "harassment"),
+        ("clips/8.mp3", 0.6, "threats"),
+    ]
+    assert items[0].flag_categories == ["harassment", "threats"]
+    assert (items[0].archive, items[0].duration_seconds, items[0].language) == (
+        "a.tar",
+        60.5,
+        "en",
+    )
+    assert len(review_queue(archive.conninfo, 1)) == 1
+    assert [i.flag_score for i in review_queue(archive.conninfo, 9, "threats")] == [0.9, 0.6]
+    assert [i.flag_score for i in review_queue(archive.conninfo, 9, "harassment")] == [0.9]
+    query(archive.conninfo, "UPDATE audio_files SET status = 'reviewed' WHERE ordinal = 0")
+    assert len(review_queue(archive.conninfo, 10)) == 1
+    query(archive.conninfo, "UPDATE audio_files SET created_at = now() - interval '25 hours'")
+    assert review_queue(archive.conninfo, 10) == []
+
+
+def test_health_counts_each_clip_once(archive):
+    assert health(archive.conninfo) == Health(0, 0, 0, 0, 0)
+    archive.load()
+    archive.load(policy="2026-12")
+    assert health(archive.conninfo) == Health(
+        flagged_count=2, total_processed=3, undecided_count=1, pending_count=1, failed_count=3
+    )
+
+
+# --- the receipt ------------------------------------------------------------------------
+
+
+def test_the_receipt_tells_what_was_loaded_and_what_made_it(archive):
+    receipt = archive.load()
+    path = archive.folder / "processed" / "a.tar.json"
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["status"] == "partial"
+    assert written["members"] == {"total": 9, "ok": 7, "failed": 1, "skipped": 1, "duplicates": 2}
+    assert written["clips"] == {"flagged": 3, "transcribed": 1, "pending": 1, "failed": 3}
+    assert written["flagged"] == {"threats": 2, "harassment": 1}
+    assert written["undecided"] == 1
+    assert written["rows"] == {"audio_files": 8, "transcripts": 4, "classifications": 6}
+    assert written["seconds"]["transcribe"] == 3.5
+    assert written["provenance"]["transcripts"]["model"] == "whisper"
+    assert written["loaded_at"] == receipt.loaded_at
+
+
+@pytest.mark.parametrize("what", ["other archive", "other manifest", "no status"])
+def test_files_that_do_not_belong_together_are_refused(archive, what):
+    if what == "other archive":
+        archive.heard = [transcript(0, archive="b.tar")]
+    elif what == "other manifest":
+        archive.judged = [judgement(99, "threats", 0.9)]
+    else:
+        del archive.facts["archive_status"]
+    with pytest.raises(EarmarkError, match="delete it and run again"):
+        archive.load()
+    assert query(archive.conninfo, "SELECT count(*) FROM archives") == [(0,)]
+    assert not (archive.folder / "processed").exists()
+
+
+def test_a_database_without_the_schema_is_reported(tmp_path, empty_database):
+    with pytest.raises(EarmarkError, match="run `earmark migrate`"):
+        Archive(tmp_path, empty_database).load()
+
+
+# --- side by side, and cut off ----------------------------------------------------------
+
+
+def test_loaders_of_the_same_archive_and_of_others_get_along(tmp_path, migrated_database):
+    names = ["a.tar", "b.tar", "c.tar"]
+    every = {name: Archive(tmp_path, migrated_database, name).arguments() for name in names}
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda name: load_archive(**every[name]), names * 4))
+    assert query(
+        migrated_database,
+        "SELECT name, count(*) FROM archives a JOIN audio_files ON archive_id = a.id "
+        "GROUP BY name ORDER BY name",
+    ) == [(name, 8) for name in names]
+    assert query(migrated_database, "SELECT count(*) FROM transcripts") == [(12,)]
+
+
+LOAD = """
+import json, sys
+from pathlib import Path
+from earmark.loading import load_archive
+arguments = json.loads(sys.argv[1])
+for name in ("manifest", "transcripts", "classes", "receipt"):
+    arguments[name] = Path(arguments[name])
+load_archive(**arguments)
+"""
+
+
+def start_load(archive: Archive) -> subprocess.Popen[str]:
+    arguments = json.dumps(archive.arguments(), default=str)
+    return subprocess.Popen(
+        [sys.executable, "-c", LOAD, arguments], stderr=subprocess.PIPE, text=True
+    )
+
+
+def held_in_the_middle(archive: Archive) -> tuple[subprocess.Popen[str], Any]:
+    """A loader that has written clips and waits to write classifications, and what it waits for."""
+    holding = connect(archive.conninfo)
+    connection = holding.__enter__()
+    connection.cursor().execute("LOCK TABLE classifications IN SHARE MODE")
+    process = start_load(archive)
+    deadline = time.monotonic() + 30
+    while not query(
+        archive.conninfo,
+        "SELECT 1 FROM pg_locks WHERE relation = 'classifications'::regclass AND NOT granted",
+    ):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    return process, holding
+
+
+def test_a_killed_loader_leaves_nothing_and_the_next_completes(archive):
+    process, holding = held_in_the_middle(archive)
+    process.kill()
+    process.wait()
+    holding.__exit__(None, None, None)
+    assert query(archive.conninfo, "SELECT count(*) FROM audio_files") == [(0,)]
+    archive.load()
+    assert len(statuses(archive.conninfo)) == 8
+
+
+def test_a_killed_server_leaves_nothing_and_the_next_load_completes(tmp_path, volume):
+    folder = volume / "state" / "postgres"
+    archive = Archive(tmp_path, embedded_server.use(folder))
+    migrate(archive.conninfo)
+    process, holding = held_in_the_middle(archive)
+    pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode != 0
+    assert "EarmarkError" in errors
+    assert not archive.arguments()["receipt"].exists()
+    with pytest.raises(EarmarkError, match="broke off"):
+        holding.__exit__(None, None, None)
+    assert embedded_server.use(folder) == archive.conninfo
+    assert query(archive.conninfo, "SELECT count(*) FROM audio_files") == [(0,)]
+    archive.load()
+    assert len(statuses(archive.conninfo)) == 8
+
+
+def test_a_load_without_its_receipt_is_completed_by_repeating_it(archive):
+    archive.load()
+    receipt = archive.arguments()["receipt"]
+    receipt.unlink()
+    before = everything(archive.conninfo)
+    archive.load()
+    assert everything(archive.conninfo) == before
+    assert receipt.exists()
