@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,32 +36,31 @@ def volume() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """An embedded PostgreSQL for all tests, with a migrated database ``template_earmark``."""
+    """An embedded PostgreSQL for all tests."""
     with open_volume() as root:
         server = embedded_server.use(root / "state" / "postgres")
         _run(server, "ALTER SYSTEM SET fsync = off")  # it need not survive a power cut
         _run(server, "SELECT pg_reload_conf()")
-        _run(server, "CREATE DATABASE template_earmark")
-        database.migrate(make_dsn(server, dbname="template_earmark"))
+        _run(server, "CREATE DATABASE empty")
+        _run(server, "CREATE DATABASE migrated")
+        database.migrate(make_dsn(server, dbname="migrated"))
         yield server
 
 
 @pytest.fixture
 def empty_database(postgres: str) -> str:
-    """A database of this test's own without a schema."""
-    return _create(postgres, "template0")
+    """A database without a schema."""
+    conninfo = make_dsn(postgres, dbname="empty")
+    _run(conninfo, "DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return conninfo
 
 
 @pytest.fixture
 def migrated_database(postgres: str) -> str:
-    """A database of this test's own with the newest schema."""
-    return _create(postgres, "template_earmark")
-
-
-def _create(server: str, template: str) -> str:
-    name = f"test_{uuid.uuid4().hex}"
-    _run(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-    return make_dsn(server, dbname=name)
+    """A database with the newest schema and no rows."""
+    conninfo = make_dsn(postgres, dbname="migrated")
+    _run(conninfo, "TRUNCATE archives, audio_files RESTART IDENTITY CASCADE")
+    return conninfo
 
 
 def _run(conninfo: str, sql: str) -> None:

@@ -302,12 +302,13 @@ def test_every_table_and_view_says_what_it_is(migrated_database):
     assert silent == []
 
 
-def test_rollbacks_undo_every_migration(migrated_database):
+def test_rollbacks_undo_every_migration(empty_database):
+    migrate(empty_database)
     folder = REPOSITORY / "sql" / "migrations"
     for path in sorted(folder.glob("*.rollback.sql"), reverse=True):
-        query(migrated_database, path.read_text(encoding="utf-8"))
+        query(empty_database, path.read_text(encoding="utf-8"))
     left = query(
-        migrated_database,
+        empty_database,
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace "
         "AND relname NOT LIKE '%yoyo%'",
     )
@@ -328,6 +329,17 @@ UPDATE audio_files SET status = 'flagged' WHERE id = 1;
 """
 
 
+FIRST_HEALTH = """
+-- Daily health check (run before noon)
+SELECT
+    COUNT(*) FILTER (WHERE c.flagged = true) as flagged_count,
+    COUNT(*) as total_processed
+FROM audio_files af
+JOIN classifications c ON c.audio_file_id = af.id
+WHERE af.created_at > NOW() - INTERVAL '24 hours';
+"""
+
+
 def test_statements_of_the_first_design_still_work(migrated_database):
     assert query(migrated_database, "SELECT status, created_at FROM audio_files") == []
     query(migrated_database, FIRST_DESIGN)
@@ -337,8 +349,7 @@ def test_statements_of_the_first_design_still_work(migrated_database):
         "created_at > now() - interval '1 minute' FROM ra_queue LIMIT 100",
     )
     assert rows == [(1, "a.mp3", "/mnt/data/audio/a.opus", "hello", 0.8, "threats", True)]
-    design = (Path(__file__).parent / "first_health.sql").read_text(encoding="utf-8")
-    assert query(migrated_database, design) == [(1, 1)]
+    assert query(migrated_database, FIRST_HEALTH) == [(1, 1)]
     assert (health(migrated_database).flagged_count, health(migrated_database).total_processed) == (
         1,
         1,
@@ -364,6 +375,10 @@ def test_any_path_will_do_for_the_embedded_server(volume):
     assert migrate(conninfo)
     assert query(conninfo, "SELECT count(*) FROM audio_files") == [(0,)]
     assert query(conninfo, "SHOW listen_addresses") == [("",)]
+    entrance = Path(parse_dsn(conninfo)["host"])
+    assert entrance.is_symlink()
+    stop_embedded(root)
+    assert not entrance.is_symlink()
 
 
 def test_the_embedded_server_comes_back_after_kill_9(held_volume):

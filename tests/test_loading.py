@@ -297,6 +297,14 @@ def test_loading_twice_touches_no_row(archive):
     assert first.loaded_at == second.loaded_at
 
 
+def test_loading_many_clips_again_takes_no_longer(archive):
+    archive.members = [member(i) for i in range(3000)]
+    archive.heard = [transcript(i) for i in range(3000)]
+    archive.judged = [judgement(i, c, 0.5) for i in range(3000) for c in ("a", "b", "c")]
+    first, second = archive.load(), archive.load()
+    assert second.seconds["load"] < 3 * first.seconds["load"]
+
+
 def test_only_what_changed_is_written_again(archive):
     archive.load()
     before = {row[2:4] for row in everything(archive.conninfo)}
@@ -419,12 +427,14 @@ def test_the_receipt_tells_what_was_loaded_and_what_made_it(archive):
     assert written["loaded_at"] == receipt.loaded_at
 
 
-@pytest.mark.parametrize("what", ["other archive", "other manifest", "no status"])
+@pytest.mark.parametrize("what", ["other archive", "other manifest", "a clip twice", "no status"])
 def test_files_that_do_not_belong_together_are_refused(archive, what):
     if what == "other archive":
         archive.heard = [transcript(0, archive="b.tar")]
     elif what == "other manifest":
         archive.judged = [judgement(99, "threats", 0.9)]
+    elif what == "a clip twice":
+        archive.heard = [transcript(0), transcript(0)]
     else:
         del archive.facts["archive_status"]
     with pytest.raises(EarmarkError, match="delete it and run again"):

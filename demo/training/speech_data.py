@@ -169,7 +169,7 @@ def _place(
     """Fill a window with sentences; returns each with the sample it begins at."""
     rate = speech.SAMPLE_RATE
     shares = {kind: share for kind, share in SHARES[language].items() if kind in bank}
-    limit = rng.choice((1, 2, 3, 1000, 1000, 1000, 1000))
+    limit = rng.choice((1, 3, *6 * (1000,)))
     longest_gap = rng.choice((0.4, 1.0, 1.6, 3.0))
     position = int(rng.choice((rng.uniform(0.0, 0.1), rng.uniform(0.0, 1.0))) * rate)
     placed: list[tuple[int, Utterance]] = []

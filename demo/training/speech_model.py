@@ -184,7 +184,10 @@ def log_mel(audio: torch.Tensor) -> torch.Tensor:
 
 
 def encode(
-    model: WhisperForConditionalGeneration, features: torch.Tensor, offsets: torch.Tensor
+    model: WhisperForConditionalGeneration,
+    features: torch.Tensor,
+    offsets: torch.Tensor,
+    frozen_layers: int = 0,
 ) -> torch.Tensor:
     """The encoder's output for windows shorter than 30 s.
 
@@ -195,17 +198,21 @@ def encode(
         model: The model whose encoder is asked.
         features: Log-Mel features, float32 (batch, 80, 2 * frames).
         offsets: First position of each window, int64 (batch,).
+        frozen_layers: Number of layers that no gradient passes, nor what precedes them.
 
     Returns:
         Float32 or bfloat16 (batch, frames, width).
     """
     encoder = model.model.encoder
-    hidden = functional.gelu(encoder.conv1(features))
-    hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
-    positions = offsets[:, None] + torch.arange(hidden.shape[1])
-    hidden = hidden + encoder.embed_positions.weight[positions]
-    hidden = functional.dropout(hidden, encoder.dropout, encoder.training)
-    for layer in encoder.layers:
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen_layers):
+        hidden = functional.gelu(encoder.conv1(features))
+        hidden = functional.gelu(encoder.conv2(hidden)).permute(0, 2, 1)
+        positions = offsets[:, None] + torch.arange(hidden.shape[1])
+        hidden = hidden + encoder.embed_positions.weight[positions]
+        hidden = functional.dropout(hidden, encoder.dropout, encoder.training)
+        for layer in encoder.layers[:frozen_layers]:
+            hidden = layer(hidden, None, None)[0]
+    for layer in encoder.layers[frozen_layers:]:
         hidden = layer(hidden, None, None)[0]
     return encoder.layer_norm(hidden)
 

@@ -92,7 +92,7 @@ class Phase:
 
 
 BASE_PHASE = Phase(steps=850, lengths_from=(0, 450, 520, 600), policies=3, posts=20, rate=3e-3)
-ADAPTER_PHASE = Phase(steps=240, lengths_from=(0, 60, 90, 120), policies=3, posts=24, rate=3e-3)
+ADAPTER_PHASE = Phase(steps=240, lengths_from=(0, 60, 90, 120), policies=2, posts=24, rate=3e-3)
 
 
 @dataclass(frozen=True)
@@ -358,10 +358,14 @@ def train_adapter(base: Path, folder: Path) -> None:
     adapted = get_peft_model(model, config)
     tasks = category_tasks(random.Random(12), pools(held_out=False), ADAPTER_PHASE)
     optimise(adapted, tokenizer, tasks, ADAPTER_PHASE, text_weight=0.0)
-    # A name instead of this machine's path: whoever loads the adapter brings the base.
-    adapted.peft_config["default"].base_model_name_or_path = base.name
-    adapted.to(torch.bfloat16).save_pretrained(str(folder))
+    adapted.to(torch.bfloat16).save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink()  # PEFT's empty model card
+    file = folder / "adapter_config.json"
+    written = json.loads(file.read_text(encoding="utf-8"))
+    # A name instead of this machine's path: whoever loads the adapter brings the base.
+    written["base_model_name_or_path"] = base.name
+    written["target_modules"].sort()  # PEFT keeps a set, in another order each time
+    file.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:

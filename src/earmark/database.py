@@ -29,6 +29,9 @@ SQL = REPOSITORY / "sql"
 
 _MIGRATION_LOCK = 0x6561726D61726B  # "earmark"
 
+#: Variables of libpq that name a database to use.
+_LIBPQ_CHOICES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+
 _SECRETS = "put it into ~/.pgpass, PGPASSWORD or POSTGRES_PASSWORD"
 
 
@@ -79,9 +82,15 @@ def connection_string(
                 "database.url of the configuration holds a password; take it out and " + _SECRETS
             )
         return make_dsn(**parameters, password=password)
-    if {"PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"} & environment.keys():
+    if set(_LIBPQ_CHOICES) & environment.keys():
         return ""
     return embedded_server.use(_embedded(volume_root), keep=keep_embedded)
+
+
+def is_embedded(config_url: str | None) -> bool:
+    """Whether :func:`connection_string` would choose the embedded server."""
+    chosen = ("POSTGRES_HOST", "POSTGRES_DB", *_LIBPQ_CHOICES)
+    return not config_url and not any(os.environ.get(name) for name in chosen)
 
 
 def display(conninfo: str) -> str:

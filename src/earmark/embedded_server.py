@@ -240,6 +240,9 @@ def _stop(folder: Path) -> None:
             f"the embedded database in {folder} did not stop: {result.stderr.strip()}"
         )
     (folder / "host").unlink(missing_ok=True)
+    entrance = _socket_folder(data)
+    if entrance != data:
+        entrance.unlink(missing_ok=True)
 
 
 def _answers(folder: Path) -> bool:

@@ -153,6 +153,8 @@ def _read(
                 f"{path} speaks of clips that {manifest} lacks (first ordinal "
                 f"{min(unknown)}); it was made from another manifest: delete it and run again"
             )
+        if len({(row["ordinal"], row.get("category")) for row in rows}) < len(rows):
+            raise EarmarkError(f"{path} speaks of a clip twice; delete it and run again")
     for row in heard:
         row["transcript_text"] = row.pop("text")
     for row in judged:
@@ -268,24 +270,22 @@ def _store(
         cursor.execute(
             "SELECT pg_advisory_xact_lock(hashtextextended(%(date)s || '/' || %(name)s, 0))", name
         )
-        stage(cursor, "archives", _ARCHIVE_COLUMNS, [archive])
-        merge(cursor, "archives", ("name", "date"), _ARCHIVE_COLUMNS, {"loaded_at": "now()"})
+        keys: tuple[str, ...] = ("name", "date")
+        stage(cursor, "archives", keys, _ARCHIVE_COLUMNS, [archive])
+        merge(cursor, "archives", keys, _ARCHIVE_COLUMNS, {"loaded_at": "now()"})
         cursor.execute(
             "SELECT id, loaded_at FROM archives WHERE name = %(name)s AND date = %(date)s", name
         )
         archive_id, loaded_at = cursor.fetchall()[0]
 
-        stage(
-            cursor,
-            "audio_files",
-            _AUDIO_FILE_COLUMNS,
-            ({**row, "archive_id": archive_id} for row in audio_files),
-        )
+        keys = ("archive_id", "ordinal")
+        of_archive = ({**row, "archive_id": archive_id} for row in audio_files)
+        stage(cursor, "audio_files", keys, _AUDIO_FILE_COLUMNS, of_archive)
         cursor.execute(_KEEP_REVIEWED, {"archive_id": archive_id})
         merge(
             cursor,
             "audio_files",
-            ("archive_id", "ordinal"),
+            keys,
             _AUDIO_FILE_COLUMNS,
             {"processed_at": "CASE WHEN status <> 'pending' THEN now() END"},
         )
@@ -305,7 +305,7 @@ def _store(
                 {**row, "audio_file_id": ids[row["ordinal"]], version: archive[version]}
                 for row in rows
             )
-            stage(cursor, table, columns, of_clip)
+            stage(cursor, table, keys, columns, of_clip)
             cursor.execute(
                 f"DELETE FROM {table} old USING audio_files af "
                 f"WHERE af.id = old.audio_file_id AND af.archive_id = %s AND old.{version} = %s "
@@ -351,8 +351,10 @@ WHERE old.archive_id = %(archive_id)s
                   AND new.source_sha256 IS NOT DISTINCT FROM old.source_sha256);
 UPDATE staged_audio_files new SET status = 'reviewed'
 FROM audio_files old
-WHERE old.archive_id = %(archive_id)s AND old.status = 'reviewed'
-  AND old.ordinal IN (new.ordinal, new.duplicate_of)
+WHERE old.archive_id = %(archive_id)s AND old.status = 'reviewed' AND old.ordinal = new.ordinal;
+UPDATE staged_audio_files new SET status = 'reviewed'
+FROM staged_audio_files original
+WHERE original.ordinal = new.duplicate_of AND original.status = 'reviewed'
 """
 
 

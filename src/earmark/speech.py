@@ -9,6 +9,7 @@ window passes the encoder once, for language detection and for decoding.
 import logging
 import math
 import time
+import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -120,8 +121,11 @@ class Recogniser:
         """
         # These take ten seconds to import; only a job that transcribes should wait for them.
         import torch
+
         import whisperx
 
+        # pyannote's file reader lacks a library; it gets samples from us and reads no file.
+        warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise EarmarkError(
                 "asr.device is 'cuda', but this machine has no usable CUDA device; "

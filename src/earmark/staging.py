@@ -14,16 +14,29 @@ from psycopg2.extensions import cursor as Cursor
 
 
 def stage(
-    cursor: Cursor, table: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]
+    cursor: Cursor,
+    table: str,
+    keys: Sequence[str],
+    columns: Sequence[str],
+    rows: Iterable[Mapping[str, Any]],
 ) -> None:
-    """COPY rows into a temporary table with some of another's columns."""
-    names = ", ".join(columns)
+    """COPY rows into a temporary table ``staged_{table}``, dropped at the end of the transaction.
+
+    Args:
+        cursor: In a transaction.
+        table: The table they are meant for.
+        keys: Columns that tell the rows apart; none may be null.
+        columns: Columns to fill, the keys among them.
+        rows: Values by column; other keys are ignored.
+    """
+    staged, names = f"staged_{table}", ", ".join(columns)
     cursor.execute(
-        f"CREATE TEMP TABLE staged_{table} ON COMMIT DROP AS SELECT {names} FROM {table} "
-        "WITH NO DATA"
+        f"CREATE TEMP TABLE {staged} ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA"
     )
     text = "".join("\t".join(_copy_text(row[name]) for name in columns) + "\n" for row in rows)
-    cursor.copy_expert(f"COPY staged_{table} ({names}) FROM STDIN", io.StringIO(text))
+    cursor.copy_expert(f"COPY {staged} ({names}) FROM STDIN", io.StringIO(text))
+    # Without key and statistics the planner compares every new row with every old one.
+    cursor.execute(f"ALTER TABLE {staged} ADD PRIMARY KEY ({', '.join(keys)}); ANALYZE {staged}")
 
 
 def merge(
@@ -38,7 +51,7 @@ def merge(
     Args:
         cursor: In the transaction that staged them.
         table: Where to; ``staged_{table}`` holds the rows.
-        keys: Columns of the unique constraint that says which row is which.
+        keys: As staged; columns of a unique constraint of the table too.
         columns: Staged columns, the keys among them.
         stamps: Columns and SQL expressions set when a row is new or changed.
     """

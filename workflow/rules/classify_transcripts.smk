@@ -9,9 +9,9 @@ rule classify_transcripts:
         classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
     log:
         volume.log("classify_transcripts", "{archive}", "{date}"),
+    priority: 4
     conda:
         "../envs/earmark.yaml"
-    priority: 4
     resources:
         gpu=1,
     script:

@@ -11,9 +11,9 @@ rule encode_opus:
         manifest=volume.manifest("{date}", "{archive}"),
     log:
         volume.log("encode_opus", "{archive}", "{date}"),
+    priority: 2
     conda:
         "../envs/earmark.yaml"
-    priority: 2
     threads: config["encode"]["workers"]
     script:
         "../scripts/encode_opus.py"

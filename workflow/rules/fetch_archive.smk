@@ -7,8 +7,8 @@ rule fetch_archive:
         volume.incoming("{archive}"),
     log:
         volume.log("fetch_archive", "{archive}"),
+    priority: 0
     conda:
         "../envs/earmark.yaml"
-    priority: 0
     script:
         "../scripts/fetch_archive.py"

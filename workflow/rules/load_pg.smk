@@ -11,8 +11,8 @@ rule load_pg:
         receipt=volume.receipt("{date}", "{archive}"),
     log:
         volume.log("load_pg", "{archive}", "{date}"),
+    priority: 5
     conda:
         "../envs/earmark.yaml"
-    priority: 5
     script:
         "../scripts/load_pg.py"

@@ -9,9 +9,9 @@ rule transcribe_audio:
         transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
     log:
         volume.log("transcribe_audio", "{archive}", "{date}"),
+    priority: 3
     conda:
         "../envs/earmark.yaml"
-    priority: 3
     threads: config["asr"]["threads"]
     resources:
         gpu=1,

@@ -10,8 +10,8 @@ rule unpack_archive:
         folder=temp(directory(volume.unpacked("{archive}"))),
     log:
         volume.log("unpack_archive", "{archive}"),
+    priority: 1
     conda:
         "../envs/earmark.yaml"
-    priority: 1
     script:
         "../scripts/unpack_archive.py"
