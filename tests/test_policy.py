@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ from earmark.policy import (
     load_policies,
     render_prompt,
     set_sha256,
-    write_policy_record,
 )
 
 OURS = REPOSITORY / "config" / "policies"
@@ -184,54 +182,3 @@ def test_the_digest_of_a_set_changes_with_its_members_but_not_their_order(folder
     assert set_sha256([noise, silence]) != set_sha256([noise])
     renamed = Policy("quiet", silence.title, silence.text, silence.sha256)
     assert set_sha256([noise, silence]) != set_sha256([noise, renamed])
-
-
-def test_the_first_use_of_a_name_records_the_texts(folder: Path, tmp_path: Path) -> None:
-    path = write_policy_record(tmp_path, "2026-11", load_policies(folder))
-    assert path == tmp_path / "state" / "policies" / "2026-11.json"
-    record = json.loads(path.read_text(encoding="utf-8"))
-    assert record["noise"]["text"] == NOISE.strip()
-    assert record.keys() == {"noise", "silence"}
-
-
-def test_the_same_set_may_use_its_name_again(folder: Path, tmp_path: Path) -> None:
-    policies = load_policies(folder)
-    first = write_policy_record(tmp_path, "2026-11", policies)
-    assert write_policy_record(tmp_path, "2026-11", policies[::-1]) == first
-
-
-def test_a_policy_edited_under_an_old_name_is_refused(folder: Path, tmp_path: Path) -> None:
-    path = write_policy_record(tmp_path, "2026-11", load_policies(folder))
-    recorded = path.read_bytes()
-    (folder / "noise.md").write_text(NOISE.replace("boom", "bang"), encoding="utf-8")
-    with pytest.raises(EarmarkError, match=r"with another noise .*give the edited set a new name"):
-        write_policy_record(tmp_path, "2026-11", load_policies(folder))
-    assert path.read_bytes() == recorded
-    write_policy_record(tmp_path, "2026-12", load_policies(folder))
-
-
-def test_a_category_added_or_dropped_under_an_old_name_is_refused(
-    folder: Path, tmp_path: Path
-) -> None:
-    noise, silence = load_policies(folder)
-    write_policy_record(tmp_path, "both", [noise, silence])
-    write_policy_record(tmp_path, "one", [noise])
-    with pytest.raises(EarmarkError, match="with another silence"):
-        write_policy_record(tmp_path, "both", [noise])
-    with pytest.raises(EarmarkError, match="with another silence"):
-        write_policy_record(tmp_path, "one", [noise, silence])
-
-
-def test_a_damaged_record_is_refused(folder: Path, tmp_path: Path) -> None:
-    path = write_policy_record(tmp_path, "2026-11", load_policies(folder))
-    path.write_text(path.read_text(encoding="utf-8")[:40], encoding="utf-8")
-    with pytest.raises(EarmarkError, match="is damaged"):
-        write_policy_record(tmp_path, "2026-11", load_policies(folder))
-
-
-@pytest.mark.parametrize("name", ["", "../2026", "a b", ".hidden", "a/b"])
-def test_a_name_that_cannot_name_a_folder_is_refused(
-    folder: Path, tmp_path: Path, name: str
-) -> None:
-    with pytest.raises(EarmarkError, match="can't name a folder"):
-        write_policy_record(tmp_path, name, load_policies(folder))

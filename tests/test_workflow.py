@@ -8,11 +8,13 @@ import signal
 import subprocess
 import tarfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jiwer
 import pytest
 import yaml
+from conftest import open_volume
 
 from earmark import REPOSITORY
 from earmark.catalogue import discover
@@ -31,23 +33,23 @@ STAGES = [
 ]
 
 ROWS = """
-    SELECT a.archive, af.ordinal, af.original_filename, af.opus_path, af.status, af.error,
+    SELECT a.name, af.ordinal, af.original_filename, af.opus_path, af.status, af.error,
            af.duplicate_of, t.transcript_text, t.language, t.confidence,
            c.flag_category, c.flagged, c.flag_score
     FROM audio_files af
     JOIN archives a ON a.id = af.archive_id
     LEFT JOIN transcripts t ON t.audio_file_id = af.id
     LEFT JOIN classifications c ON c.audio_file_id = af.id
-    ORDER BY a.archive, af.ordinal, c.flag_category
+    ORDER BY a.name, af.ordinal, c.flag_category
 """
 
 
 class Run:
     """A place to run the workflow in: a volume, a source folder and a configuration."""
 
-    def __init__(self, folder: Path, **changes: dict) -> None:
+    def __init__(self, folder: Path, volume: Path, **changes: dict) -> None:
         self.folder = folder
-        self.volume = Volume(folder / "volume")
+        self.volume = Volume(volume)
         self.configfile = folder / "config.yaml"
         config = yaml.safe_load((DEMO / "config.yaml").read_text(encoding="utf-8"))
         config["volume"]["root"] = str(self.volume.root)
@@ -97,12 +99,13 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The demo, run once to its end."""
-    run = Run(tmp_path_factory.mktemp("demo"))
-    code, said = run.finish()
-    assert code == 0, said
-    return run
+    with open_volume() as volume:
+        run = Run(tmp_path_factory.mktemp("demo"), volume)
+        code, said = run.finish()
+        assert code == 0, said
+        yield run
 
 
 @pytest.fixture(scope="session")
@@ -122,10 +125,12 @@ def small_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, small_source: Path) -> list[tuple]:
     """The rows of a run over the small archive that nobody disturbed."""
-    run = Run(tmp_path_factory.mktemp("undisturbed"), source={"directory": str(small_source)})
-    code, said = run.finish()
-    assert code == 0, said
-    return run.query(ROWS)
+    with open_volume() as volume:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        run = Run(folder, volume, source={"directory": str(small_source)})
+        code, said = run.finish()
+        assert code == 0, said
+        return run.query(ROWS)
 
 
 def test_every_member_of_the_demo_ends_as_expected(demo: Run) -> None:
@@ -254,8 +259,10 @@ def test_loading_again_changes_no_row(demo: Run) -> None:
     assert sorted(demo.query(everything)) == before
 
 
-def test_a_dry_run_previews_the_pending_archives_and_does_nothing(tmp_path: Path) -> None:
-    run = Run(tmp_path)
+def test_a_dry_run_previews_the_pending_archives_and_does_nothing(
+    tmp_path: Path, volume: Path
+) -> None:
+    run = Run(tmp_path, volume)
     code, said = run.finish("--dry-run")
     assert code == 0
     for archive in (DEMO / "archives").iterdir():
@@ -279,9 +286,9 @@ def wait_for(path: Path, text: str, process: subprocess.Popen[str]) -> str:
 
 @pytest.mark.parametrize("victim", ["driver", "worker", "all"])
 def test_a_run_that_is_killed_at_every_stage_ends_as_an_undisturbed_one(
-    tmp_path: Path, small_source: Path, undisturbed: list[tuple], victim: str
+    tmp_path: Path, volume: Path, small_source: Path, undisturbed: list[tuple], victim: str
 ) -> None:
-    run = Run(tmp_path, source={"directory": str(small_source)})
+    run = Run(tmp_path, volume, source={"directory": str(small_source)})
     date = discover(small_source, run.volume)[0].date
     for stage in STAGES:
         dated = date if stage not in ("fetch_archive", "unpack_archive") else ""
@@ -307,9 +314,9 @@ def test_a_run_that_is_killed_at_every_stage_ends_as_an_undisturbed_one(
 
 
 def test_a_worker_that_dies_is_tried_again_in_the_same_run(
-    tmp_path: Path, small_source: Path, undisturbed: list[tuple]
+    tmp_path: Path, volume: Path, small_source: Path, undisturbed: list[tuple]
 ) -> None:
-    run = Run(tmp_path, source={"directory": str(small_source)})
+    run = Run(tmp_path, volume, source={"directory": str(small_source)})
     date = discover(small_source, run.volume)[0].date
     log = run.volume.log("transcribe_audio", "small.tar", date)
     with run.start() as process:
@@ -321,9 +328,9 @@ def test_a_worker_that_dies_is_tried_again_in_the_same_run(
 
 
 def test_a_second_driver_leaves_at_once_and_names_the_first(
-    tmp_path: Path, small_source: Path
+    tmp_path: Path, volume: Path, small_source: Path
 ) -> None:
-    run = Run(tmp_path, source={"directory": str(small_source)})
+    run = Run(tmp_path, volume, source={"directory": str(small_source)})
     with run.start() as first:
         wait_for(run.volume.log("unpack_archive", "small.tar"), "started", first)
         code, said = run.finish()
@@ -377,9 +384,9 @@ def _policy_without_labels(folder: Path) -> dict:
     ],
 )  # fmt: skip
 def test_a_mistake_is_explained_in_one_sentence_without_a_traceback(
-    tmp_path: Path, changes: dict, variables: dict, message: str
+    tmp_path: Path, volume: Path, changes: dict, variables: dict, message: str
 ) -> None:
-    run = Run(tmp_path, **(changes if isinstance(changes, dict) else changes(tmp_path)))
+    run = Run(tmp_path, volume, **(changes if isinstance(changes, dict) else changes(tmp_path)))
     code, said = run.finish(**variables)
     assert code != 0
     explained = [line for line in said.splitlines() if line.startswith("earmark: ")]
@@ -388,11 +395,16 @@ def test_a_mistake_is_explained_in_one_sentence_without_a_traceback(
     assert "Traceback" not in said
 
 
-def test_editing_a_policy_under_its_old_name_is_refused(tmp_path: Path, small_source: Path) -> None:
+def test_editing_a_policy_under_its_old_name_is_refused(
+    tmp_path: Path, volume: Path, small_source: Path
+) -> None:
     policies = tmp_path / "policies"
     shutil.copytree(REPOSITORY / "config/policies", policies)
     run = Run(
-        tmp_path, classify={"policies": str(policies)}, source={"directory": str(small_source)}
+        tmp_path,
+        volume,
+        classify={"policies": str(policies)},
+        source={"directory": str(small_source)},
     )
     code, said = run.finish("--until", "fetch_archive")
     assert code == 0, said
@@ -403,12 +415,14 @@ def test_editing_a_policy_under_its_old_name_is_refused(tmp_path: Path, small_so
     assert re.search(r"^earmark: .*'?demo'?.*scams", said, re.MULTILINE), said
 
 
-def test_another_model_under_its_old_name_is_refused(tmp_path: Path, small_source: Path) -> None:
-    run = Run(tmp_path, source={"directory": str(small_source)})
+def test_another_model_under_its_old_name_is_refused(
+    tmp_path: Path, volume: Path, small_source: Path
+) -> None:
+    run = Run(tmp_path, volume, source={"directory": str(small_source)})
     code, said = run.finish("--until", "fetch_archive")
     assert code == 0, said
     code, said = Run(
-        tmp_path, source={"directory": str(small_source)}, asr={"compute_type": "int8"}
+        tmp_path, volume, source={"directory": str(small_source)}, asr={"compute_type": "int8"}
     ).finish()
     assert code != 0
     assert re.search(r"^earmark: .*asr\.name.*compute_type", said, re.MULTILINE), said

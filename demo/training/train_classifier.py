@@ -92,7 +92,7 @@ class Phase:
 
 
 BASE_PHASE = Phase(steps=850, lengths_from=(0, 450, 520, 600), policies=3, posts=20, rate=3e-3)
-ADAPTER_PHASE = Phase(steps=240, lengths_from=(0, 60, 90, 120), policies=2, posts=24, rate=3e-3)
+ADAPTER_PHASE = Phase(steps=200, lengths_from=(0, 60, 80, 100), policies=2, posts=24, rate=3e-3)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from earmark.configuration import is_folder
 from earmark.errors import EarmarkError
+from earmark.models import check_model
 from earmark.policy import PROMPT_SHA256, Policy, one_line, prompt_around, set_sha256
+from earmark.progress import track
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 logger = logging.getLogger(__name__)
@@ -86,9 +87,9 @@ class Classifier:
             EarmarkError: the device, a model or an option is not there, or the tokenizer
                 has no single tokens for the two answers.
         """
-        _require(settings.model, "model", "config.json")
+        check_model("classify.model", settings.model, "config.json")
         if settings.adapter is not None:
-            _require(settings.adapter, "adapter", "adapter_config.json")
+            check_model("classify.adapter", settings.adapter, "adapter_config.json")
         self.settings = settings
         self.device = choose_device(settings.device)
         try:
@@ -133,12 +134,7 @@ class Classifier:
                 total / 1e9,
             )
 
-    def scores(
-        self,
-        policy: Policy,
-        contents: Sequence[str],
-        progress: Callable[[int], None] | None = None,
-    ) -> list[Score]:
+    def scores(self, policy: Policy, contents: Sequence[str]) -> list[Score]:
         """Score contents against one policy.
 
         A content that the model has no finite answer for gets an error instead of a score.
@@ -147,7 +143,6 @@ class Classifier:
         Args:
             policy: The policy.
             contents: Any texts; line breaks become spaces (:func:`earmark.policy.one_line`).
-            progress: Called after each batch with the number of contents in it.
 
         Returns:
             One score per content, in their order.
@@ -177,8 +172,6 @@ class Classifier:
                     scores[index] = Score(None, truncated, "the model's answer is not a number")
                 else:
                     scores[index] = Score(probability, truncated)
-            if progress is not None:
-                progress(len(batch))
         return [score for score in scores if score is not None]
 
     @torch.inference_mode()
@@ -227,15 +220,6 @@ class Classifier:
                 "prompt needs a model whose tokenizer does, such as Gemma-2"
             )
         return tokens[0]
-
-
-def _require(name: str, what: str, file: str) -> None:
-    """Refuse a folder that isn't there before a library takes it for a name on the hub."""
-    if is_folder(name) and not (Path(name) / file).is_file():
-        raise EarmarkError(
-            f"there is no {what} at {name} ({file} is missing); download it there, or correct "
-            f"classify.{what} in the config"
-        )
 
 
 def choose_device(wanted: str) -> str:
@@ -313,7 +297,6 @@ def classify_archive(
     policies: Sequence[Policy],
     settings: ClassifySettings,
     policy_name: str,
-    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Classify all transcripts of an archive against all policies.
 
@@ -328,7 +311,6 @@ def classify_archive(
         policies: The policies, at least one.
         settings: Model and thresholds.
         policy_name: Name of the policy set, for the provenance.
-        progress: Called with the number of prompts done and in all.
 
     Raises:
         EarmarkError: the transcripts or the model can't be read.
@@ -341,19 +323,11 @@ def classify_archive(
     spoken = [index for index, text in enumerate(texts) if text.strip()]
     classifier = Classifier(settings) if spoken else None
 
-    total, done = len(spoken) * len(policies), 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total)
-
     rows = []
-    for policy in policies:
+    for policy in track(policies, f"classify {output.stem}", "policies"):
         scores = [Score(0.0, truncated=False)] * len(clips)
         if classifier is not None:
-            asked = classifier.scores(policy, [texts[index] for index in spoken], advance)
+            asked = classifier.scores(policy, [texts[index] for index in spoken])
             for index, score in zip(spoken, asked, strict=True):
                 scores[index] = score
         threshold = settings.threshold_of(policy.category)

@@ -7,14 +7,12 @@ knows nothing of tokens, models and thresholds (see :mod:`earmark.classify`).
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from earmark.errors import EarmarkError
-from earmark.files import whole
 
 #: CoPE-A's prompt, letter for letter as on its model card
 #: (https://huggingface.co/zentropi-ai/cope-a-9b); there is no chat template.
@@ -45,7 +43,6 @@ ANSWER
 PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
 
 _CATEGORY = re.compile(r"[a-z0-9-]+")
-_SET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 _LABELS_SECTION = re.compile(
     r"^## +Definition of Labels *\n(?P<labels>.*?)(?=^##? |\Z)", re.MULTILINE | re.DOTALL
@@ -171,54 +168,3 @@ def render_prompt(policy_text: str, content: str) -> str:
     """The prompt that asks whether ``content`` falls under a policy."""
     before, after = prompt_around(policy_text)
     return before + one_line(content) + after
-
-
-def write_policy_record(root: Path, name: str, policies: Sequence[Policy]) -> Path:
-    """Bind a policy set's name to its texts; refuse a name that is bound to others.
-
-    Results made under one name must be comparable, so the first use of a name records the
-    set in ``{root}/state/policies/{name}.json`` as ``{category: {sha256, text}}``, and
-    every later use must bring the same.  Thresholds may change: scores stay comparable.
-
-    Args:
-        root: ``volume.root``.
-        name: The set's name, as in ``classes/policy={name}``.
-        policies: The whole set.
-
-    Returns:
-        The record's path.
-
-    Raises:
-        EarmarkError: the name was used before with other texts or categories, can't name a
-            file, or its record is damaged.
-    """
-    if not _SET_NAME.fullmatch(name):
-        raise EarmarkError(
-            f"policy set {name!r} can't name a folder; use letters, digits, '.', '_' and '-'"
-        )
-    path = root / "state" / "policies" / f"{name}.json"
-    record = {
-        policy.category: {"sha256": policy.sha256, "text": policy.text}
-        for policy in sorted(policies, key=lambda policy: policy.category)
-    }
-    if not path.exists():
-        with whole(path) as partial:
-            partial.write_text(json.dumps(record, indent=2, ensure_ascii=False), encoding="utf-8")
-        return path
-    try:
-        recorded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise EarmarkError(
-            f"{path} is damaged ({error}); restore it, or name the policy set anew"
-        ) from error
-    if recorded != record:
-        changed = sorted(
-            category
-            for category in recorded.keys() | record.keys()
-            if recorded.get(category) != record.get(category)
-        )
-        raise EarmarkError(
-            f"policy set {name!r} was used before with another {', '.join(changed)} ({path}); "
-            "give the edited set a new name"
-        )
-    return path

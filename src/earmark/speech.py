@@ -121,7 +121,6 @@ class Recogniser:
         """
         # These take ten seconds to import; only a job that transcribes should wait for them.
         import torch
-
         import whisperx
 
         # pyannote's file reader lacks a library; it gets samples from us and reads no file.

@@ -1,0 +1,55 @@
+"""A name in the configuration never stands for two different settings."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from earmark.errors import EarmarkError
+from earmark.names import bind
+
+FACTS = {"model": "large-v2", "language": None, "scams.md": "# Scams"}
+
+
+@pytest.fixture
+def record(tmp_path: Path) -> Path:
+    path = tmp_path / "state/asr/first.json"
+    bind(path, "asr.name", "first", FACTS)
+    return path
+
+
+def test_the_first_use_of_a_name_records_what_it_stands_for(record: Path) -> None:
+    assert json.loads(record.read_text(encoding="utf-8")) == FACTS
+
+
+def test_the_same_settings_may_use_their_name_again(record: Path) -> None:
+    bind(record, "asr.name", "first", dict(reversed(FACTS.items())))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"model": "large-v3"}, "another model"),
+        ({"language": "en", "model": "x"}, "another language, model"),
+        ({"hate.md": "# Hate"}, "another hate.md"),
+    ],
+)
+def test_other_settings_under_an_old_name_are_refused(
+    record: Path, change: dict, named: str
+) -> None:
+    before = record.read_bytes()
+    with pytest.raises(EarmarkError, match=rf"asr\.name 'first' was used before with {named}"):
+        bind(record, "asr.name", "first", FACTS | change)
+    assert record.read_bytes() == before
+
+
+def test_settings_that_lack_something_are_refused_too(record: Path) -> None:
+    with pytest.raises(EarmarkError, match=r"another scams\.md .*choose a new asr\.name"):
+        bind(record, "asr.name", "first", {"model": "large-v2", "language": None})
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
+def test_a_damaged_record_is_refused(record: Path, content: str) -> None:
+    record.write_text(content)
+    with pytest.raises(EarmarkError, match=r"first\.json.* is damaged"):
+        bind(record, "asr.name", "first", FACTS)
