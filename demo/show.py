@@ -3,9 +3,14 @@
 import sys
 from pathlib import Path
 
-from earmark import cli
+from rich.console import Console
+from rich.table import Table
+
+from earmark import cli, configuration
+from earmark.database import connect, connection_string
 
 CONFIG = Path(__file__).parent / "config.yaml"
+STATUSES = ("flagged", "transcribed", "pending", "failed", "skipped")
 
 NEXT = """
 Where things are (below demo/volume)
@@ -26,12 +31,33 @@ What to try next
 """
 
 
+COUNTS = """
+    SELECT a.name, a.status, a.members,
+           COUNT(*) FILTER (WHERE af.status = 'flagged'),
+           COUNT(*) FILTER (WHERE af.status = 'transcribed'),
+           COUNT(*) FILTER (WHERE af.status = 'pending'),
+           COUNT(*) FILTER (WHERE af.status = 'failed'),
+           a.skipped, a.reason
+    FROM archives a LEFT JOIN audio_files af ON af.archive_id = a.id
+    GROUP BY a.id ORDER BY a.name
+"""
+
+
 def main() -> int:
     """Show the demo's results; returns an exit status."""
-    file = ["--configfile", str(CONFIG)]
-    for command in (["queue", *file, "--limit", "8"], ["status", *file], ["health", *file]):
-        if status := cli.main(command):
+    for command in (["queue", "--limit", "10"], ["health"]):
+        if status := cli.main([*command, "--configfile", str(CONFIG)]):
             return status
+    print("What became of the archives' members")
+    table = Table()
+    for column in ("archive", "status", "members", *STATUSES, "reason"):
+        table.add_column(column, justify="right" if column in ("members", *STATUSES) else "left")
+    root = Path(configuration.read(CONFIG)["volume"]["root"])
+    with connect(connection_string(None, root)) as connection, connection.cursor() as cursor:
+        cursor.execute(COUNTS)
+        for row in cursor:
+            table.add_row(*("" if value is None else str(value) for value in row))
+    Console().print(table)
     print(NEXT)
     return 0
 

@@ -189,8 +189,11 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
     if as_json:
         print(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
         return
-    table = Table(title=title, title_justify="left")
-    for column in rows[0] if rows else ():
+    print(title)
+    if not rows:
+        return
+    table = Table()
+    for column in rows[0]:
         numeric = all(isinstance(row[column], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:

@@ -151,12 +151,11 @@ def _preview(
     if waiting:
         console.print(f"{len(waiting)} archives changed too recently and are left for later.")
     if not pending:
-        console.print(f"Nothing to do: all archives in {source} are done.", markup=False)
+        console.print(f"Nothing to do: no archive in {source} is pending.", markup=False)
         return
     total = decimal(sum(archive.bytes for archive in pending))
-    table = Table(
-        title=f"{len(pending)} archives pending in {source}, {total}", title_justify="left"
-    )
+    console.print(f"{len(pending)} archives pending in {source}, {total}:", markup=False)
+    table = Table()
     table.add_column("archive")
     table.add_column("size", justify="right")
     table.add_column("age", justify="right")
