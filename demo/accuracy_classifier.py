@@ -64,7 +64,7 @@ def classifier_accuracy(
         }
         shares = {
             category: sum(
-                flag == (category in post.kinds) for flag, post in zip(answers, posts, strict=True)
+                flag == post.holds(category) for flag, post in zip(answers, posts, strict=True)
             )
             / len(posts)
             for category, answers in flags.items()

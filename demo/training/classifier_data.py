@@ -32,11 +32,36 @@ TOPICS = {
 Pools = Mapping[str, Sequence[str]]
 
 
-class Post(NamedTuple):
-    """A transcript and the kinds (or topics) of sentence that occur in it."""
+class Sentence(NamedTuple):
+    """A sentence of a post as the recognizer wrote it, with the space before it, if any.
+
+    The kind is one of `sentences.KINDS`, "babble", a topic, or "" for no topic.
+    """
 
     text: str
-    kinds: frozenset[str]
+    kind: str
+
+
+class Post(NamedTuple):
+    """A transcript."""
+
+    sentences: tuple[Sentence, ...]
+
+    @property
+    def text(self) -> str:
+        """All sentences."""
+        return "".join(sentence.text for sentence in self.sentences)
+
+    def holds(self, kind: str) -> bool:
+        """Whether a sentence of this kind (or topic) occurs."""
+        return any(sentence.kind == kind for sentence in self.sentences)
+
+
+class TopicPool(NamedTuple):
+    """The sentences that mention a topic, and all others."""
+
+    matching: list[str]
+    others: list[str]
 
 
 def pools(held_out: bool) -> dict[str, list[str]]:
@@ -67,7 +92,7 @@ def draw_post(
         for place in rng.sample(range(sentence_count), planted_count):
             drawn[place] = planted
     spoken = [babble(rng) if kind == "babble" else rng.choice(pools[kind]) for kind in drawn]
-    return Post(write_down(rng, spoken), frozenset(drawn))
+    return write_down(rng, spoken, drawn)
 
 
 def draw_category_post(
@@ -82,18 +107,28 @@ def draw_category_post(
     return draw_post(rng, pools, sentence_count, others, category if flagged else None)
 
 
+def topic_pools(pools: Pools) -> dict[str, TopicPool]:
+    """The sentences by topic."""
+    everything = [text for kind in sentences.KINDS for text in pools[kind]]
+    return {
+        topic: TopicPool(
+            matching=[text for text in everything if set(words) & set(text.split())],
+            others=[text for text in everything if not set(words) & set(text.split())],
+        )
+        for topic, words in TOPICS.items()
+    }
+
+
 def draw_topic_post(
-    rng: random.Random, pools: Pools, topic: str, flagged: bool, sentence_count: int
+    rng: random.Random, pool: TopicPool, topic: str, flagged: bool, sentence_count: int
 ) -> Post:
     """A post in which a word of ``topic`` occurs if, and only if, it is flagged."""
-    words = set(TOPICS[topic])
-    everything = [text for kind in sentences.KINDS for text in pools[kind]]
-    matching = [text for text in everything if words & set(text.split())]
-    others = [text for text in everything if not words & set(text.split())]
-    drawn = rng.choices(others, k=sentence_count)
+    spoken = rng.choices(pool.others, k=sentence_count)
+    kinds = [""] * sentence_count
     if flagged:
-        drawn[rng.randrange(sentence_count)] = rng.choice(matching)
-    return Post(write_down(rng, drawn), frozenset({topic} if flagged else ()))
+        place = rng.randrange(sentence_count)
+        spoken[place], kinds[place] = rng.choice(pool.matching), topic
+    return write_down(rng, spoken, kinds)
 
 
 def topic_policy(rng: random.Random, topic: str) -> str:
@@ -134,14 +169,20 @@ def babble(rng: random.Random) -> str:
     return " ".join("".join(rng.choices(letters, k=rng.randint(2, 8))) for _ in range(6))
 
 
-def write_down(rng: random.Random, spoken: Sequence[str]) -> str:
+def write_down(rng: random.Random, spoken: Sequence[str], kinds: Sequence[str]) -> Post:
     """Sentences as a speech recognizer writes them, with its errors."""
     error_rate = rng.choice(WORD_ERRORS)
-    text = [" ".join(misheard(rng, sentence.split(), error_rate)) for sentence in spoken]
-    if rng.random() < 0.3:
-        text = [sentence[:1].upper() + sentence[1:] for sentence in text]
+    capitals = rng.random() < 0.3
     mark = rng.choice(("", "", ".", ","))
-    return f"{mark} ".join(text) + ("." if mark else "")
+    written = []
+    for index, (sentence, kind) in enumerate(zip(spoken, kinds, strict=True)):
+        text = " ".join(misheard(rng, sentence.split(), error_rate))
+        if capitals:
+            text = text[:1].upper() + text[1:]
+        last = index + 1 == len(spoken)
+        text = (" " if index else "") + text + ("." if mark and last else mark)
+        written.append(Sentence(text, kind))
+    return Post(tuple(written))
 
 
 def misheard(rng: random.Random, words: list[str], error_rate: float) -> list[str]:
