@@ -14,7 +14,7 @@ help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
 	@echo "make demo-clean     remove what the demo made (demo/volume)"
 	@echo "make demo-accuracy  word error rates and classification accuracy of the demo's models"
-	@echo "make demo-models    train the demo's models again (about two hours on two cores; espeak-ng)"
+	@echo "make demo-models    train the demo's models again (about an hour on two cores; espeak-ng)"
 	@echo "make demo-archives  make the demo's archives again (espeak-ng)"
 	@echo "make test           run all tests"
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"

@@ -12,10 +12,12 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import whisperx
+from av.audio.stream import AudioStream
 
 from demo.training import sentences, speech
 
@@ -27,6 +29,8 @@ LONG_CLIP_SECONDS = 60.0
 SPANISH_SHARE = 0.3
 #: Silence before and after a single sentence.
 MARGIN_SECONDS = 0.5
+#: A sustained chord, which is no speech.
+CHORD_HERTZ = (220.0, 277.2, 329.6)
 #: What an archive's audio typically went through: container, encoder, rate, bits per second.
 CODECS = (("mp3", "libmp3lame", 24_000, 64_000), ("ogg", "libopus", 48_000, 48_000))
 
@@ -98,7 +102,7 @@ def speech_accuracy(
         audio, reference = speech.compose(rng, texts, "en", LONG_CLIP_SECONDS)
         long_pairs.append((reference, transcribe(audio)[0]))
     time = np.arange(10 * speech.SAMPLE_RATE, dtype=np.float32) / speech.SAMPLE_RATE
-    chord = sum(0.1 * np.sin(2 * np.pi * pitch * time) for pitch in (220.0, 277.2, 329.6))
+    chord = np.sum([0.1 * np.sin(2 * np.pi * pitch * time) for pitch in CHORD_HERTZ], axis=0)
     return {
         "wer_single": word_error_rate([pair for each in pairs.values() for pair in each]),
         "wer_single_en": word_error_rate(pairs["en"]),
@@ -142,7 +146,7 @@ def through_codecs(audio: np.ndarray) -> np.ndarray:
 def _encode(audio: np.ndarray, container: str, encoder: str, rate: int, bits: int) -> io.BytesIO:
     encoded = io.BytesIO()
     with av.open(encoded, "w", format=container) as output:
-        stream = output.add_stream(encoder, rate=rate, layout="mono")
+        stream = cast(AudioStream, output.add_stream(encoder, rate=rate, layout="mono"))
         stream.bit_rate = bits
         samples = np.clip(audio * 32767, -32768, 32767).astype(np.int16)
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
@@ -160,7 +164,7 @@ def _encode(audio: np.ndarray, container: str, encoder: str, rate: int, bits: in
 
 def _decode(encoded: io.BytesIO) -> np.ndarray:
     resampler = av.AudioResampler("flt", "mono", speech.SAMPLE_RATE)
-    with av.open(encoded) as source:
+    with av.open(encoded, "r") as source:
         parts = [part for frame in source.decode(audio=0) for part in resampler.resample(frame)]
     parts += resampler.resample(None)
     return np.concatenate([part.to_ndarray()[0] for part in parts])

@@ -21,7 +21,14 @@ from earmark.classify import (
     classify_archive,
 )
 from earmark.errors import EarmarkError
-from earmark.policy import PROMPT_SHA256, Policy, load_policies, render_prompt, set_sha256
+from earmark.policy import (
+    PROMPT_SHA256,
+    Policy,
+    load_policies,
+    prompt_around,
+    render_prompt,
+    set_sha256,
+)
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
@@ -165,10 +172,10 @@ def test_a_prompt_in_parts_has_the_tokens_of_the_whole_prompt(
 
 def test_content_that_is_too_long_loses_its_end_only(classifier: Classifier) -> None:
     sentence = "the park is very quiet this morning "
-    policy_tokens = len(classifier._encode(render_prompt(SCAMS.text, "")))
-    short = Classifier(replace(SETTINGS, max_tokens=policy_tokens + 1 + 14))
-    room = len(short._encode(" ".join([sentence.strip()] * 2)))
-    assert room == 14
+    parts = prompt_around(SCAMS.text)
+    policy_tokens = 1 + sum(len(classifier._encode(part)) for part in parts)
+    room = len(classifier._encode(" ".join([sentence.strip()] * 2)))
+    short = Classifier(replace(SETTINGS, max_tokens=policy_tokens + room))
     exact, over, cut = short.scores(
         SCAMS, [sentence * 2, sentence * 2 + SCAM, sentence * 3000 + "\0" * 5000]
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from demo.training import sentences
 
 #: Sentences per post, and how often; a sentence takes two to three seconds to say.
-LENGTHS = {(1, 1): 0.3, (2, 4): 0.3, (5, 10): 0.25, (11, 25): 0.15}
+LENGTHS = {(1, 1): 0.2, (2, 4): 0.25, (5, 10): 0.25, (11, 25): 0.3}
 #: How often a sentence is of each kind; "babble" is words nobody knows.
 HARMLESS = {"benign": 0.8, "spanish": 0.15, "babble": 0.05}
 MIXED = {"benign": 0.5, "spanish": 0.12, "babble": 0.05} | dict.fromkeys(sentences.CATEGORIES, 0.11)

@@ -12,9 +12,10 @@ A policy is ten times as long as most posts.  So each step runs a policy once, r
 keys and values for a whole batch of posts, and runs only what follows: the gradient flows
 back through the shared part, and a step costs a fraction of what whole prompts would.
 
-One sentence among 25 leaves hardly a trace in the answer's loss.  So a second loss, whose
-head is thrown away, tags in front of the last layer which tokens are of a sentence that is
-to be found; the last layer need only gather the tags.
+One sentence among 25 leaves hardly a trace in the loss of a single answer.  So two more
+losses speak at every sentence: in front of the last layer, tokens of a sentence that is to
+be found are tagged (by a head that is thrown away), and at the end of each sentence the
+model has to answer for the post so far.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -96,8 +97,8 @@ class Phase:
     rate: float
 
 
-BASE_PHASE = Phase(steps=550, lengths_from=(0, 250, 300, 350), policies=3, posts=20, rate=3e-3)
-ADAPTER_PHASE = Phase(steps=200, lengths_from=(0, 60, 80, 100), policies=2, posts=24, rate=3e-3)
+BASE_PHASE = Phase(steps=600, lengths_from=(0, 200, 240, 280), policies=3, posts=20, rate=3e-3)
+ADAPTER_PHASE = Phase(steps=260, lengths_from=(0, 40, 60, 80), policies=2, posts=24, rate=3e-3)
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,20 @@ class Task:
 def posts_per_task(phase: Phase, longest: int) -> int:
     """Fewer posts when they are long, so that all steps take about as long."""
     return max(8, min(phase.posts, 4 * phase.posts // longest))
+
+
+class Losses(NamedTuple):
+    """Cross-entropies of a task, scalars.
+
+    Attributes:
+        answer: Of the answers to the whole prompts.
+        tags: Of the tags of all tokens of the posts.
+        so_far: Of the answers at the end of each sentence.
+    """
+
+    answer: torch.Tensor
+    tags: torch.Tensor
+    so_far: torch.Tensor
 
 
 def topic_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
@@ -234,7 +249,7 @@ def task_losses(
     tag_head: torch.nn.Linear,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[Losses, float]:
     """Run one policy once and all its posts behind it.
 
     Args:
@@ -245,27 +260,30 @@ def task_losses(
         task: Policy and posts.
 
     Returns:
-        Cross-entropy of the answers, cross-entropy of the tags, and the share of right
-        answers; scalars.
+        The losses and the share of right answers.
     """
     before, after = prompt_around(task.policy)
     prefix = torch.tensor([[tokenizer.bos_token_id, *_encode(tokenizer, before)]])
     tail = _encode(tokenizer, after)
-    suffixes, tags = [], []
-    for post in task.posts:
-        # The tokenizer splits at spaces, so sentences can be tokenized one by one.
-        parts = [(_encode(tokenizer, each.text), each.kind) for each in post.sentences]
-        suffixes.append([token for part, _ in parts for token in part] + tail)
-        tags.append([float(kind == task.kind) for part, kind in parts for _ in part])
+    suffixes, tags, ends, answers_so_far = [], [], [], []
+    for row, post in enumerate(task.posts):
+        suffix: list[int] = []
+        found = False
+        for sentence in post.sentences:
+            # The tokenizer splits at spaces, so sentences can be tokenized one by one.
+            part = _encode(tokenizer, sentence.text)
+            suffix += part
+            found = found or sentence.kind == task.kind
+            tags += [float(sentence.kind == task.kind)] * len(part)
+            ends.append((row, len(suffix) - 1))
+            answers_so_far.append(float(found))
+        suffixes.append(suffix + tail)
     last = torch.tensor([len(suffix) - 1 for suffix in suffixes])
     width = int(last.max()) + 1
     tokens = torch.full((len(suffixes), width), tokenizer.pad_token_id)
-    targets = torch.zeros(len(suffixes), width)
-    counted = torch.zeros(len(suffixes), width, dtype=torch.bool)
-    for row, (suffix, tag) in enumerate(zip(suffixes, tags, strict=True)):
-        tokens[row, : len(suffix)] = torch.tensor(suffix)
-        targets[row, : len(tag)] = torch.tensor(tag)
-        counted[row, : len(tag)] = True
+    for row, suffix in zip(tokens, suffixes, strict=True):
+        row[: len(suffix)] = torch.tensor(suffix)
+    in_content = torch.arange(width) <= (last - len(tail))[:, None]
 
     cache = DynamicCache()
     model(prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -284,12 +302,17 @@ def task_losses(
     flagged = torch.tensor([post.holds(task.kind) for post in task.posts])
     answer_loss = functional.cross_entropy(answers, torch.where(flagged, one, zero))
     tag_loss = functional.binary_cross_entropy_with_logits(
-        tag_head(output.hidden_states[-2]).squeeze(-1)[counted],
-        targets[counted],
+        tag_head(output.hidden_states[-2])[in_content].squeeze(-1),
+        torch.tensor(tags),
         pos_weight=torch.tensor(TAG_WEIGHT),
     )
+    words = model.get_input_embeddings().weight  # also those of the language model's head
+    ended = output.hidden_states[-1][tuple(torch.tensor(ends).T)]
+    so_far_loss = functional.binary_cross_entropy_with_logits(
+        ended @ (words[one] - words[zero]), torch.tensor(answers_so_far)
+    )
     hits = ((answers[:, one] > answers[:, zero]) == flagged).float().mean()
-    return answer_loss, tag_loss, hits
+    return Losses(answer_loss, tag_loss, so_far_loss), float(hits)
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -316,17 +339,17 @@ def optimise(
             group["lr"] = phase.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * fall
         optimizer.zero_grad(set_to_none=True)
         for task in tasks:
-            answer_loss, tag_loss, hits = task_losses(model, tag_head, tokenizer, task)
-            loss = (answer_loss + tag_loss) / len(tasks)
+            losses, hits = task_losses(model, tag_head, tokenizer, task)
+            loss = torch.stack(losses).sum() / len(tasks)
             loss.backward()  # type: ignore[no-untyped-call]
-            reports.append((answer_loss.item(), tag_loss.item(), hits.item()))
+            reports.append([*(each.item() for each in losses), hits])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         if (step + 1) % REPORT_STEPS == 0:
             means = [sum(each) / len(each) for each in zip(*reports, strict=True)]
             seconds = time.monotonic() - begun
-            figures = "answer %.3f, tags %.3f, right %.3f"
-            logger.info(f"step %d, %.0f s: {figures}", step + 1, seconds, *means)
+            figures = "answer {:.3f}, tags {:.3f}, so far {:.3f}, right {:.3f}".format(*means)
+            logger.info("step %d, %.0f s: %s", step + 1, seconds, figures)
             reports.clear()
     model.eval()
 

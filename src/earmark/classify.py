@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from earmark.errors import EarmarkError
@@ -44,6 +43,7 @@ class ClassifySettings:
             ``auto`` takes the checkpoint's own.
         batch_size: Most prompts per forward pass; long prompts go in smaller batches.
         max_tokens: Longest prompt, policy included.  CoPE-A was trained on up to 8,192.
+        threads: CPU threads.
         threshold: Lowest score that is flagged, 0..1.
         thresholds: The same for single categories.
     """
@@ -55,6 +55,7 @@ class ClassifySettings:
     dtype: str = "auto"
     batch_size: int = 32
     max_tokens: int = 8192
+    threads: int = 4
     threshold: float = 0.5
     thresholds: Mapping[str, float] = field(default_factory=dict)
 
@@ -91,6 +92,7 @@ class Classifier:
         if settings.adapter is not None:
             check_model("classify.adapter", settings.adapter, "adapter_config.json")
         self.settings = settings
+        torch.set_num_threads(settings.threads)
         self.device = choose_device(settings.device)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
@@ -105,6 +107,8 @@ class Classifier:
                 attn_implementation="eager",
             )
             if settings.adapter is not None:
+                from peft import PeftModel  # slow, and talkative until logging is set up
+
                 model = PeftModel.from_pretrained(
                     model, settings.adapter, torch_device=self.device
                 ).get_base_model()

@@ -15,6 +15,9 @@ from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+#: Libraries whose information and warnings are about themselves, not about our data.
+_TALKATIVE = ("whisperx", "lightning", "pytorch_lightning", "bitsandbytes")
+
 
 def configure(worker: str, log_file: Path | None = None) -> None:
     """Log as ``timestamp | level | worker | message``, in UTC.
@@ -35,6 +38,10 @@ def configure(worker: str, log_file: Path | None = None) -> None:
         handler.setFormatter(formatter)
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
     logging.captureWarnings(True)
+    # A handler of its own keeps WhisperX from adding one that prints every message again.
+    logging.getLogger("whisperx").addHandler(logging.NullHandler())
+    for library in _TALKATIVE:
+        logging.getLogger(library).setLevel(logging.ERROR)
 
 
 @contextmanager

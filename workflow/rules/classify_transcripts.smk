@@ -12,7 +12,8 @@ rule classify_transcripts:
     priority: 4
     conda:
         "../envs/earmark.yaml"
+    threads: config["classify"]["threads"]
     resources:
-        gpu=1,
+        gpu=int(config["classify"]["device"] == "cuda"),
     script:
         "../scripts/classify_transcripts.py"

@@ -14,6 +14,6 @@ rule transcribe_audio:
         "../envs/earmark.yaml"
     threads: config["asr"]["threads"]
     resources:
-        gpu=1,
+        gpu=int(config["asr"]["device"] == "cuda"),
     script:
         "../scripts/transcribe_audio.py"
