@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -49,7 +50,7 @@ def main() -> int:
         if status := cli.main([*command, "--configfile", str(CONFIG)]):
             return status
     print("What became of the archives' members")
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("archive", "status", "members", *STATUSES, "reason"):
         table.add_column(column, justify="right" if column in ("members", *STATUSES) else "left")
     root = Path(configuration.read(CONFIG)["volume"]["root"])
@@ -57,7 +58,7 @@ def main() -> int:
         cursor.execute(COUNTS)
         for row in cursor:
             table.add_row(*("" if value is None else str(value) for value in row))
-    Console().print(table)
+    Console(width=200, highlight=False).print(table)
     print(NEXT)
     return 0
 

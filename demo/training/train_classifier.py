@@ -97,8 +97,8 @@ class Phase:
     rate: float
 
 
-BASE_PHASE = Phase(steps=600, lengths_from=(0, 200, 240, 280), policies=3, posts=20, rate=3e-3)
-ADAPTER_PHASE = Phase(steps=260, lengths_from=(0, 40, 60, 80), policies=2, posts=24, rate=3e-3)
+BASE_PHASE = Phase(steps=1000, lengths_from=(0, 500, 560, 620), policies=3, posts=20, rate=3e-3)
+ADAPTER_PHASE = Phase(steps=300, lengths_from=(0, 40, 60, 80), policies=2, posts=24, rate=3e-3)
 
 
 @dataclass(frozen=True)

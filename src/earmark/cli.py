@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -192,13 +193,15 @@ def _show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
     print(title)
     if not rows:
         return
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in rows[0]:
-        numeric = all(isinstance(row[column], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        numeric = all(isinstance(row[column], int | float | None) for row in rows)
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        table.add_column(column, justify=justify, max_width=60, overflow="fold")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    Console(highlight=False, markup=False).print(table)
+    # As wide as it is: a table of many columns squeezed into a terminal can't be read.
+    Console(width=1000, highlight=False, markup=False).print(table)
 
 
 def _cell(value: object) -> str:

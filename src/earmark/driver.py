@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
@@ -155,7 +156,7 @@ def _preview(
         return
     total = decimal(sum(archive.bytes for archive in pending))
     console.print(f"{len(pending)} archives pending in {source}, {total}:", markup=False)
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("archive")
     table.add_column("size", justify="right")
     table.add_column("age", justify="right")
