@@ -289,7 +289,7 @@ def batches(lengths: Sequence[int], batch_size: int, max_tokens: int) -> Iterato
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
     while order:
-        fitting = (max_tokens // lengths[order[0]]) ** 2
+        fitting = max_tokens**2 // lengths[order[0]] ** 2
         size = max(1, min(batch_size, fitting))
         yield order[:size]
         order = order[size:]
