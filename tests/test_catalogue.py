@@ -2,13 +2,14 @@
 
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from earmark import catalogue
+from earmark import catalogue, locks
 from earmark.catalogue import Archive, discover, pending
 from earmark.errors import EarmarkError
 from earmark.volume import Volume
@@ -98,6 +99,58 @@ def test_an_archive_that_was_replaced_after_it_was_done_is_pending_again(
     assert names(pending(discover(source, volume), volume, 0)) == ["a.tar"]
 
 
+def test_an_archive_that_was_replaced_on_the_same_day_is_pending_again(
+    source: Path, volume: Volume
+) -> None:
+    put(source, "a.tar")
+    receive(volume, discover(source, volume)[0])
+    assert pending(discover(source, volume), volume, 0) == []
+    put(source, "a.tar", b"grown", modified=NOON + 60)
+    for _ in range(2):  # and stays so until it has been received again
+        time.sleep(0.01)
+        assert names(pending(discover(source, volume), volume, 0)) == ["a.tar"]
+    receive(volume, discover(source, volume)[0])
+    assert pending(discover(source, volume), volume, 0) == []
+
+
+def test_a_lost_catalogue_does_not_make_finished_archives_pending(
+    source: Path, volume: Volume
+) -> None:
+    put(source, "a.tar")
+    receive(volume, discover(source, volume)[0])
+    (volume.state / "catalogue.json").unlink()
+    assert pending(discover(source, volume), volume, 0) == []
+
+
+def test_an_entry_is_written_once_and_again_only_when_the_archive_changed(
+    source: Path, volume: Volume
+) -> None:
+    put(source, "a.tar")
+    discover(source, volume)
+    first = volume.entry("a.tar").stat().st_mtime_ns
+    discover(source, volume)
+    assert volume.entry("a.tar").stat().st_mtime_ns == first
+    put(source, "a.tar", b"grown", modified=NOON + 60)
+    archives = discover(source, volume)
+    assert volume.entry("a.tar").stat().st_mtime_ns > first
+    receive(volume, archives[0])
+    discover(source, volume)
+    assert not volume.entry("a.tar").exists()
+
+
+def test_the_catalogue_of_a_driver_at_work_is_left_alone(source: Path, volume: Volume) -> None:
+    put(source, "a.tar")
+    before = discover(source, volume)
+    entry = volume.entry("a.tar").read_text()
+    put(source, "a.tar", b"another", modified=NOON + 60)
+    put(source, "b.tar")
+    with locks.exclusive(volume.driver_lock):
+        assert sorted(names(discover(source, volume))) == ["a.tar", "b.tar"]
+        assert catalogue.read(volume) == before
+        assert volume.entry("a.tar").read_text() == entry
+        assert volume.entry("b.tar").exists()  # a dry run beside the driver can plan with it
+
+
 def test_an_archive_that_is_being_worked_on_keeps_its_entry(source: Path, volume: Volume) -> None:
     path = put(source, "a.tar")
     before = discover(source, volume)
@@ -111,7 +164,17 @@ def test_an_archive_that_is_being_worked_on_keeps_its_entry(source: Path, volume
 
 @pytest.mark.parametrize(
     "name",
-    ["-rf.tar", "$(reboot).tar", "a'b.tar", 'a"b.tar', "a\nb.tar", "{x}.tar", "a\\b.tar", "é.tar"],
+    [
+        "-rf.tar",
+        "$(reboot).tar",
+        "a,b.tar",
+        "a'b.tar",
+        'a"b.tar',
+        "a\nb.tar",
+        "{x}.tar",
+        "a\\b.tar",
+        "é.tar",
+    ],
 )
 def test_a_name_that_could_mean_something_else_is_refused_and_recorded(
     source: Path, volume: Volume, name: str

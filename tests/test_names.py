@@ -6,16 +6,25 @@ from pathlib import Path
 import pytest
 
 from earmark.errors import EarmarkError
-from earmark.names import bind
+from earmark.names import Name
 
 FACTS = {"model": "large-v2", "language": None, "scams.md": "# Scams"}
+
+
+def name(record: Path, facts: dict) -> Name:
+    return Name("asr.name", "first", facts, record)
 
 
 @pytest.fixture
 def record(tmp_path: Path) -> Path:
     path = tmp_path / "state/asr/first.json"
-    bind(path, "asr.name", "first", FACTS)
+    name(path, FACTS).bind()
     return path
+
+
+def test_checking_a_name_alone_records_nothing(tmp_path: Path) -> None:
+    name(tmp_path / "new.json", FACTS).check()
+    assert not (tmp_path / "new.json").exists()
 
 
 def test_the_first_use_of_a_name_records_what_it_stands_for(record: Path) -> None:
@@ -23,7 +32,7 @@ def test_the_first_use_of_a_name_records_what_it_stands_for(record: Path) -> Non
 
 
 def test_the_same_settings_may_use_their_name_again(record: Path) -> None:
-    bind(record, "asr.name", "first", dict(reversed(FACTS.items())))
+    name(record, dict(reversed(FACTS.items()))).bind()
 
 
 @pytest.mark.parametrize(
@@ -39,17 +48,17 @@ def test_other_settings_under_an_old_name_are_refused(
 ) -> None:
     before = record.read_bytes()
     with pytest.raises(EarmarkError, match=rf"asr\.name 'first' was used before with {named}"):
-        bind(record, "asr.name", "first", FACTS | change)
+        name(record, FACTS | change).bind()
     assert record.read_bytes() == before
 
 
 def test_settings_that_lack_something_are_refused_too(record: Path) -> None:
     with pytest.raises(EarmarkError, match=r"another scams\.md .*choose a new asr\.name"):
-        bind(record, "asr.name", "first", {"model": "large-v2", "language": None})
+        name(record, {"model": "large-v2", "language": None}).bind()
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
 def test_a_damaged_record_is_refused(record: Path, content: str) -> None:
     record.write_text(content)
     with pytest.raises(EarmarkError, match=r"first\.json.* is damaged"):
-        bind(record, "asr.name", "first", FACTS)
+        name(record, FACTS).bind()

@@ -59,7 +59,6 @@ from earmark.policy import load_policies, prompt_around, render_prompt
 
 POLICIES = REPOSITORY / "config" / "policies"
 MODELS = REPOSITORY / "demo" / "models"
-WORK = REPOSITORY / "demo" / "training" / ".work" / "classifier"
 BASE_NAME = "gemma-demo"
 ADAPTER_NAME = "cope-demo"
 

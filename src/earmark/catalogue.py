@@ -1,23 +1,26 @@
 """Which archives exist at the source, and which of them are still to be done.
 
-The catalogue is a file that only the driver (or ``earmark discover``) writes, so jobs on
-other machines can read what was found without asking the source again.
+The catalogue is a file that only the driver (or ``earmark discover``) writes.  Each pending
+archive has an entry of its own beside it, which is what its fetching depends on: an archive
+that is replaced at the source gets a new entry and is done again.
 """
 
 import json
 import re
+import stat
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from earmark import locks
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.volume import Volume
 
 #: What an archive's name may be: it becomes part of paths, of a wildcard and of log lines.
-ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.,+@ -]{0,199}")
+ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,15 @@ class Archive:
         name: Its whole file name.
         bytes: Its size.
         modified_ns: When it was last changed, in ns since 1970 (UTC).
+        noted_at: When it was first seen with this size and time, in s since 1970; a receipt
+            from before is of another archive of the same name.
         refused: Why it is never fetched; None for a good one.
     """
 
     name: str
     bytes: int
     modified_ns: int
+    noted_at: float = 0.0
     refused: str | None = None
 
     @property
@@ -52,7 +58,8 @@ def discover(source: Path, volume: Volume) -> list[Archive]:
 
     Every regular file counts, whatever its name ends in, except hidden ones (unfinished
     uploads).  An archive that was fetched and is not finished keeps its entry, even when the
-    source has lost or replaced it meanwhile.
+    source has lost or replaced it meanwhile.  While a driver is at work, the catalogue and
+    the entries it has planned with stay as they are.
 
     Args:
         source: The folder where archives appear.
@@ -62,7 +69,8 @@ def discover(source: Path, volume: Volume) -> list[Archive]:
         All archives, oldest first.
 
     Raises:
-        EarmarkError: the folder does not exist or may not be read.
+        EarmarkError: the folder does not exist or may not be read, or the catalogue is damaged.
+        OSError: the volume cannot be written.
     """
     try:
         found = {entry.name: entry for entry in map(_inspect, source.iterdir()) if entry}
@@ -71,10 +79,44 @@ def discover(source: Path, volume: Volume) -> list[Archive]:
             f"the source folder {source} cannot be listed ({error.strerror}); "
             "create it or correct source.directory in the config"
         ) from error
-    for known in read(volume):
-        if volume.incoming(known.name).exists() and is_pending(known, volume):
-            found[known.name] = known
+    known = {archive.name: archive for archive in read(volume)}
+    for name, archive in found.items():
+        found[name] = replace(archive, noted_at=_noted_at(archive, known.get(name), volume))
+    for name, archive in known.items():
+        if volume.incoming(name).exists() and is_pending(archive, volume):
+            found[name] = archive
     archives = sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name))
+    _write(source, archives, volume)
+    return archives
+
+
+def _noted_at(archive: Archive, known: Archive | None, volume: Volume) -> float:
+    if known and (known.bytes, known.modified_ns) == (archive.bytes, archive.modified_ns):
+        return known.noted_at
+    if known is None and volume.receipt(archive.date, archive.name).exists():
+        return 0.0  # the catalogue was lost, the receipt was not
+    return time.time()
+
+
+def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
+    entries = {
+        volume.entry(archive.name): json.dumps(asdict(archive), indent=1)
+        for archive in archives
+        if is_pending(archive, volume)
+    }
+    # A driver at work has planned with what is there: only what is new is added.
+    at_work = locks.is_held(volume.driver_lock)
+    folder = volume.entry("").parent
+    for path in folder.iterdir() if folder.exists() and not at_work else ():
+        if path not in entries:
+            path.unlink()
+    for path, text in entries.items():
+        # Its time of change is what Snakemake looks at, so an equal entry is left alone.
+        if not path.exists() or (not at_work and path.read_text(encoding="utf-8") != text):
+            with whole(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+    if at_work:
+        return
     content = {
         "source": str(source),
         "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -82,7 +124,6 @@ def discover(source: Path, volume: Volume) -> list[Archive]:
     }
     with whole(_file(volume)) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return archives
 
 
 def read(volume: Volume) -> list[Archive]:
@@ -101,13 +142,34 @@ def read(volume: Volume) -> list[Archive]:
         raise EarmarkError(f"the catalogue {path} is damaged ({error}); delete it") from error
 
 
+def read_entry(path: Path) -> Archive:
+    """The entry of one pending archive, as :func:`discover` wrote it.
+
+    Raises:
+        EarmarkError: it is not there, or damaged.
+    """
+    try:
+        return Archive(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise EarmarkError(f"there is no entry {path}; run `earmark discover`") from error
+    except (ValueError, TypeError) as error:
+        raise EarmarkError(f"the entry {path} is damaged ({error}); delete it") from error
+
+
+def written_at(volume: Volume) -> float:
+    """When the catalogue was written, in s since 1970."""
+    return _file(volume).stat().st_mtime
+
+
 def is_pending(archive: Archive, volume: Volume) -> bool:
     """Whether an archive is still to be done: neither finished nor quarantined nor refused."""
-    return (
-        archive.refused is None
-        and not volume.receipt(archive.date, archive.name).exists()
-        and not volume.quarantine(archive.name).exists()
-    )
+    if archive.refused is not None or volume.quarantine(archive.name).exists():
+        return False
+    try:
+        received_at = volume.receipt(archive.date, archive.name).stat().st_mtime
+    except FileNotFoundError:
+        return True
+    return received_at < archive.noted_at
 
 
 def pending(archives: list[Archive], volume: Volume, latency_minutes: float) -> list[Archive]:
@@ -126,16 +188,20 @@ def pending(archives: list[Archive], volume: Volume, latency_minutes: float) -> 
 
 
 def _inspect(path: Path) -> Archive | None:
-    if path.name.startswith(".") or not path.is_file():
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None  # it vanished while the folder was listed, or is a broken link
+    if path.name.startswith(".") or not stat.S_ISREG(status.st_mode):
         return None
-    status = path.stat()
     name = path.name.encode("utf-8", "backslashreplace").decode()
     refused = None
-    if not ARCHIVE_NAME.fullmatch(path.name):
-        refused = "its name has characters that an archive's name may not have; rename it"
-    elif name.endswith((" ", ".")):
-        refused = "its name ends in a space or a full stop; rename it"
-    return Archive(name, status.st_size, status.st_mtime_ns, refused)
+    if not ARCHIVE_NAME.fullmatch(path.name) or name.endswith((" ", ".")):
+        refused = (
+            "a name may have letters, digits and _.+@- and spaces inside, at most 200 "
+            "characters; rename it"
+        )
+    return Archive(name, status.st_size, status.st_mtime_ns, refused=refused)
 
 
 def _file(volume: Volume) -> Path:

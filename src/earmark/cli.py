@@ -16,7 +16,7 @@ from rich.table import Table
 from earmark import __version__, analysis, catalogue, configuration, database
 from earmark.configuration import Config
 from earmark.driver import age
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, refused_by_system
 from earmark.review_queue import health, review_queue
 from earmark.volume import Volume
 
@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ERROR
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"earmark: {refused_by_system(error)}", file=sys.stderr)
+        return ERROR
     except KeyboardInterrupt:
         return 130
     return 0
@@ -115,6 +118,7 @@ def _discover(config: Config, arguments: argparse.Namespace) -> None:
     volume = _volume(config)
     archives = catalogue.discover(Path(config["source"]["directory"]), volume)
     pending = catalogue.pending(archives, volume, config["source"]["latency_minutes"])
+    names = {archive.name for archive in pending}
     rows = []
     for archive in archives:
         state = "done"
@@ -122,7 +126,7 @@ def _discover(config: Config, arguments: argparse.Namespace) -> None:
             state = f"refused: {archive.refused}"
         elif volume.quarantine(archive.name).exists():
             state = "quarantined"
-        elif archive in pending:
+        elif archive.name in names:
             state = "pending"
         elif catalogue.is_pending(archive, volume):
             state = "too recent"

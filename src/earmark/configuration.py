@@ -91,9 +91,11 @@ def is_folder(model: str) -> bool:
     """Whether a model is named by a folder rather than by its name on the model hub.
 
     Hub names are ``name`` or ``owner/name``; anything else, and whatever exists in the
-    checkout, is a folder.
+    checkout or would lie in an existing folder of it, is a folder.
     """
-    return model.startswith((".", "/", "~")) or model.count("/") > 1 or _absolute(model).exists()
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        return True
+    return _absolute(model).exists() or (model.count("/") == 1 and _absolute(model).parent.exists())
 
 
 def _absolute(path: str) -> Path:

@@ -29,6 +29,15 @@ SQL = REPOSITORY / "sql"
 
 _MIGRATION_LOCK = 0x6561726D61726B  # "earmark"
 
+#: Variables that override single parts of the address, by libpq's keyword.
+_OVERRIDES = {
+    "host": "POSTGRES_HOST",
+    "port": "POSTGRES_PORT",
+    "dbname": "POSTGRES_DB",
+    "user": "POSTGRES_USER",
+}
+#: What they leave out, when there is no ``database.url``.
+_FIRST_DESIGN = {"port": "5432", "dbname": "audio_pipeline", "user": "pipeline"}
 #: Variables of libpq that name a database to use.
 _LIBPQ_CHOICES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 
@@ -40,10 +49,11 @@ def connection_string(
 ) -> str:
     """Find the database to use.
 
-    The first that is there: ``POSTGRES_HOST``/``_DB`` (with ``_PORT``, ``_USER``,
-    ``_PASSWORD``) of the environment, ``database.url`` of the configuration, libpq's own
-    variables (``PGHOST``, ``PGHOSTADDR``, ``PGSERVICE``, ``PGDATABASE``), and else the
-    embedded server, which is then started and held until this process exits.
+    ``database.url`` of the configuration, with the parts that ``POSTGRES_HOST``, ``_PORT``,
+    ``_DB``, ``_USER`` and ``_PASSWORD`` of the environment override; without a URL, those
+    variables alone; without any of them, libpq's own (``PGHOST``, ``PGHOSTADDR``,
+    ``PGSERVICE``, ``PGDATABASE``); and else the embedded server, which is then started and
+    held until this process exits.
 
     Args:
         config_url: ``database.url``, as a URL or as libpq keywords; None or empty if unset.
@@ -58,16 +68,10 @@ def connection_string(
         EarmarkError: ``database.url`` is malformed or holds a password, or the embedded
             server can't be started.
     """
-    environment = {key: value for key, value in os.environ.items() if value}
-    password = environment.get("POSTGRES_PASSWORD")
-    if {"POSTGRES_HOST", "POSTGRES_DB"} & environment.keys():
-        return make_dsn(
-            host=environment.get("POSTGRES_HOST"),
-            port=environment.get("POSTGRES_PORT", "5432"),
-            dbname=environment.get("POSTGRES_DB", "audio_pipeline"),
-            user=environment.get("POSTGRES_USER", "pipeline"),
-            password=password,
-        )
+    password = os.environ.get("POSTGRES_PASSWORD") or None
+    overrides = {
+        keyword: value for keyword, name in _OVERRIDES.items() if (value := os.environ.get(name))
+    }
     if config_url:
         try:
             parameters = parse_dsn(config_url)
@@ -81,15 +85,17 @@ def connection_string(
             raise EarmarkError(
                 "database.url of the configuration holds a password; take it out and " + _SECRETS
             )
-        return make_dsn(**parameters, password=password)
-    if set(_LIBPQ_CHOICES) & environment.keys():
+        return make_dsn(**parameters | overrides, password=password)
+    if overrides:
+        return make_dsn(**_FIRST_DESIGN | overrides, password=password)
+    if any(os.environ.get(name) for name in _LIBPQ_CHOICES):
         return ""
     return embedded_server.use(_embedded(volume_root), keep=keep_embedded)
 
 
 def is_embedded(config_url: str | None) -> bool:
     """Whether :func:`connection_string` would choose the embedded server."""
-    chosen = ("POSTGRES_HOST", "POSTGRES_DB", *_LIBPQ_CHOICES)
+    chosen = (*_OVERRIDES.values(), *_LIBPQ_CHOICES)
     return not config_url and not any(os.environ.get(name) for name in chosen)
 
 

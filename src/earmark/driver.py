@@ -1,5 +1,6 @@
 """What the one process that schedules jobs does before it schedules any."""
 
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,12 +16,14 @@ from earmark import catalogue, database, locks
 from earmark.catalogue import Archive
 from earmark.errors import EarmarkError
 from earmark.models import check_models
-from earmark.names import bind
+from earmark.names import asr_name, policy_name
 from earmark.policy import load_policies
 from earmark.volume import Volume
 
 #: Pending archives listed by name in the preview; a backlog of thousands is summed up.
 PREVIEW_ROWS = 40
+#: What `files.whole` and unpacking call a thing of an archive that is not whole yet.
+PARTIAL = re.compile(r"\.(?P<archive>.+?)(\.(parquet|json))?(\.\d+)?\.partial")
 
 Config = dict[str, Any]
 
@@ -69,39 +72,18 @@ def begin(config: Config) -> None:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
 
     Raises:
-        EarmarkError: another driver is at work, the volume cannot be written, the policy set
-            was edited under its old name, or the database cannot be reached.
+        EarmarkError: another driver is at work, settings changed under a name that stands for
+            the old ones, or the database cannot be reached.
+        OSError: the volume cannot be written.
     """
     volume = Volume(Path(config["volume"]["root"]))
-    try:
-        locks.hold_until_exit(volume.driver_lock)
-    except OSError as error:
-        raise EarmarkError(
-            f"cannot write to the volume {volume.root} ({error.strerror}); "
-            "mount it or correct volume.root in the config"
-        ) from error
-    _bind_names(config, volume)
+    locks.hold_until_exit(volume.driver_lock)
+    settings = config["classify"]
+    asr_name(config, volume).check()
+    policies = load_policies(Path(settings["policies"]), settings["categories"])
+    policy_name(config, volume, policies).check()
     _prepare_database(config["database"]["url"], volume)
     sweep(volume, catalogue.read(volume))
-
-
-def _bind_names(config: Config, volume: Volume) -> None:
-    """Refuse settings that changed under a name that stands for the old ones."""
-    asr, classify = config["asr"], config["classify"]
-    bind(
-        volume.state / "asr" / f"{asr['name']}.json",
-        "asr.name",
-        asr["name"],
-        {key: asr[key] for key in ("model", "compute_type", "beam_size", "language", "vad")},
-    )
-    policies = load_policies(Path(classify["policies"]), classify["categories"])
-    models = {key: classify[key] for key in ("model", "adapter", "quantization", "max_tokens")}
-    bind(
-        volume.state / "policies" / f"{classify['policy']}.json",
-        "classify.policy",
-        classify["policy"],
-        models | {f"{policy.category}.md": policy.text for policy in policies},
-    )
 
 
 def _prepare_database(url: str | None, volume: Volume) -> None:
@@ -119,21 +101,38 @@ def sweep(volume: Volume, archives: Sequence[Archive]) -> None:
 
     Args:
         volume: The shared volume.
-        archives: The catalogue.
+        archives: The catalogue that the coming run was planned with.
     """
+    planned_at = catalogue.written_at(volume)
     known = {archive.name: archive for archive in archives}
     for folder in _children(volume.unpacked("")):
         archive = known.get(folder.name)
-        in_use = locks.is_held(volume.archive_lock(folder.name))
-        encoded = archive is None or volume.manifest(archive.date, archive.name).exists()
-        if encoded and not in_use:
-            shutil.rmtree(folder)
-    for file in _children(volume.incoming("")):
-        archive = known.get(file.name)
-        status = file.stat()
-        # The source has replaced it: what lies here is no longer what the catalogue means.
-        if archive and (status.st_size, status.st_mtime_ns) != (archive.bytes, archive.modified_ns):
-            file.unlink()
+        # Encoded after the plan was made: the plan still counts on the folder.
+        if archive is None or _older(volume.manifest(archive.date, archive.name), planned_at):
+            _remove_unless_held(folder, folder.name, volume)
+    folders = {volume.incoming(""), volume.unpacked("")}
+    for archive in archives:
+        if catalogue.is_pending(archive, volume):
+            folders.add(volume.manifest(archive.date, archive.name).parent)
+            folders.add(volume.receipt(archive.date, archive.name).parent)
+            folders.update(volume.root.glob(f"transcripts/*/date={archive.date}"))
+            folders.update(volume.root.glob(f"classes/*/date={archive.date}"))
+    for path in (path for folder in folders for path in _children(folder)):
+        if match := PARTIAL.fullmatch(path.name):
+            _remove_unless_held(path, match["archive"], volume)
+
+
+def _remove_unless_held(path: Path, archive: str, volume: Volume) -> None:
+    if locks.is_held(volume.archive_lock(archive)):
+        return  # a job of the killed run still works on it
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _older(path: Path, moment: float) -> bool:
+    return path.exists() and path.stat().st_mtime < moment
 
 
 def _children(folder: Path) -> list[Path]:
@@ -148,7 +147,8 @@ def _preview(
     for archive in archives:
         if archive.refused:
             console.print(f"Refused: {archive.name!r}: {archive.refused}", markup=False)
-    waiting = [a for a in archives if catalogue.is_pending(a, volume) and a not in pending]
+    names = {archive.name for archive in pending}
+    waiting = [a for a in archives if catalogue.is_pending(a, volume) and a.name not in names]
     if waiting:
         console.print(f"{len(waiting)} archives changed too recently and are left for later.")
     if not pending:

@@ -1,4 +1,4 @@
-"""The one exception that is meant for a person."""
+"""Errors that are meant for a person."""
 
 
 class EarmarkError(Exception):
@@ -6,3 +6,9 @@ class EarmarkError(Exception):
 
     Commands print it as one message without a traceback and exit with status 2.
     """
+
+
+def refused_by_system(error: OSError) -> str:
+    """What the operating system refused, in a sentence."""
+    where = f" {error.filename}" if error.filename else ""
+    return f"the system refused{where}: {error.strerror or error}; check path, rights and space"

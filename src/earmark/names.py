@@ -1,46 +1,102 @@
 """Names that stand for settings, and never for two different ones.
 
 ``asr.name`` and ``classify.policy`` are parts of paths; results under one name must be
-comparable, so the first use of a name records what it stands for.
+comparable, so the first result made under a name records what the name stands for.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from earmark.configuration import Config
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.policy import Policy
+from earmark.volume import Volume
 
 
-def bind(record: Path, key: str, name: str, facts: Mapping[str, Any]) -> None:
-    """Record what a name stands for, or check that it still stands for the same.
+@dataclass(frozen=True)
+class Name:
+    """A name in the configuration and what it stands for now.
 
-    Args:
-        record: The JSON file that remembers it.
-        key: The configuration's key that gives the name, for the message.
+    Attributes:
+        key: The configuration's key that gives the name.
         name: The name.
-        facts: All that the results depend on, as JSON can hold it.
-
-    Raises:
-        EarmarkError: the name stood for something else before, or its record is damaged.
+        facts: All that results under the name depend on, as JSON can hold it.
+        record: The JSON file that remembers what it stood for first.
     """
-    if not record.exists():
-        with whole(record) as partial:
-            partial.write_text(json.dumps(facts, indent=2, ensure_ascii=False), encoding="utf-8")
-        return
-    try:
-        known = dict(json.loads(record.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise EarmarkError(
-            f"{record}, which says what {key} '{name}' stands for, is damaged ({error}); "
-            f"restore it, or change {key}"
-        ) from error
-    changed = sorted(
-        fact for fact in known.keys() | facts.keys() if known.get(fact) != facts.get(fact)
-    )
-    if changed:
-        raise EarmarkError(
-            f"{key} '{name}' was used before with another {', '.join(changed)} (see {record}); "
-            f"choose a new {key} for the new settings, or take the change back"
+
+    key: str
+    name: str
+    facts: Mapping[str, Any]
+    record: Path
+
+    def check(self) -> None:
+        """Check that the name doesn't stand for something else already.
+
+        Raises:
+            EarmarkError: it does, or its record is damaged.
+        """
+        try:
+            known = dict(json.loads(self.record.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return
+        except (ValueError, TypeError) as error:
+            raise EarmarkError(
+                f"{self.record}, which says what {self.key} '{self.name}' stands for, is damaged "
+                f"({error}); restore it, or change {self.key}"
+            ) from error
+        changed = sorted(
+            fact
+            for fact in known.keys() | self.facts.keys()
+            if known.get(fact) != self.facts.get(fact)
         )
+        if changed:
+            raise EarmarkError(
+                f"{self.key} '{self.name}' was used before with another {', '.join(changed)} (see "
+                f"{self.record}); choose a new {self.key} for the new settings, or take the change "
+                "back"
+            )
+
+    def bind(self) -> None:
+        """Record what the name stands for, once there is a result under it.
+
+        Raises:
+            EarmarkError: see :meth:`check`.
+        """
+        self.check()
+        if not self.record.exists():
+            with whole(self.record) as partial:
+                partial.write_text(
+                    json.dumps(self.facts, indent=2, ensure_ascii=False), encoding="utf-8"
+                )
+
+
+def asr_name(config: Config, volume: Volume) -> Name:
+    """The name of the transcription settings."""
+    asr = config["asr"]
+    keys = ("model", "compute_type", "beam_size", "language", "vad")
+    return Name(
+        "asr.name",
+        asr["name"],
+        {key: asr[key] for key in keys},
+        volume.state / "asr" / f"{asr['name']}.json",
+    )
+
+
+def policy_name(config: Config, volume: Volume, policies: Sequence[Policy]) -> Name:
+    """The name of the policy set, which stands for all that a score depends on."""
+    classify = config["classify"]
+    keys = ("model", "adapter", "quantization", "dtype", "max_tokens")
+    return Name(
+        "classify.policy",
+        classify["policy"],
+        {
+            "asr.name": config["asr"]["name"],
+            **{key: classify[key] for key in keys},
+            **{f"{policy.category}.md": policy.text for policy in policies},
+        },
+        volume.state / "policies" / f"{classify['policy']}.json",
+    )

@@ -8,6 +8,7 @@ window passes the encoder once, for language detection and for decoding.
 
 import logging
 import math
+import os
 import time
 import warnings
 from collections import Counter
@@ -120,6 +121,7 @@ class Recogniser:
             EarmarkError: the model, the device or the number format is not there.
         """
         # These take ten seconds to import; only a job that transcribes should wait for them.
+        os.environ["PYANNOTE_METRICS_ENABLED"] = "false"  # it would report every clip's length
         import torch
         import whisperx
 
@@ -225,7 +227,7 @@ class Recogniser:
         return self._pipeline.model.encode(np.stack(features))
 
     def _detect_language(self, encoded: Any, windows: list[dict[str, Any]]) -> tuple[str, float]:
-        """The language of a clip: that of its windows of speech, weighted by their length.
+        """The language of a clip: that of its first batch of windows, weighted by their length.
 
         WhisperX looks at the first 30 s of the file, silence and music included.
         """

@@ -59,6 +59,10 @@ class Volume:
         """Folder for what Earmark remembers: catalogue, locks, embedded database."""
         return self.root / "state"
 
+    def entry(self, archive: str) -> Path:
+        """JSON file that describes a pending archive at the source."""
+        return self.state / "archives" / f"{archive}.json"
+
     @property
     def driver_lock(self) -> Path:
         """Held by the one process that schedules jobs on this volume."""

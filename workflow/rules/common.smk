@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from earmark import driver
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, refused_by_system
+from earmark.catalogue import ARCHIVE_NAME
 from earmark.configuration import resolve
 from earmark.volume import Volume
 
@@ -19,6 +20,8 @@ def explained(step, *arguments):
         return step(*arguments)
     except EarmarkError as error:
         sys.exit(f"earmark: {error}")
+    except OSError as error:
+        sys.exit(f"earmark: {refused_by_system(error)}")
 
 
 def receipts_of(archives):
@@ -35,5 +38,5 @@ pending = explained(driver.find_work, config) if workflow.is_main_process else [
 
 
 wildcard_constraints:
-    archive=r"[A-Za-z0-9_][A-Za-z0-9_.,+@ -]*",
+    archive=ARCHIVE_NAME.pattern,
     date=r"\d{4}-\d{2}-\d{2}",

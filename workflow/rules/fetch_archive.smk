@@ -1,10 +1,12 @@
-# Requires  the archive at the source, as the catalogue (state/catalogue.json) describes it
-# Produces  incoming/{archive}, whole, with the size and the time of change it has there
+# Requires  state/archives/{archive}.json, which says what the archive at the source is
+# Produces  incoming/{archive}, whole and of that size
 
 
 rule fetch_archive:
+    input:
+        entry=volume.entry("{archive}"),
     output:
-        volume.incoming("{archive}"),
+        archive=volume.incoming("{archive}"),
     log:
         volume.log("fetch_archive", "{archive}"),
     priority: 0

@@ -4,19 +4,24 @@ from pathlib import Path
 
 from earmark.classify import ClassifySettings, classify_archive
 from earmark.logs import stage
+from earmark.names import policy_name
 from earmark.policy import load_policies
 from earmark.volume import Volume
 
 volume = Volume(Path(snakemake.config["volume"]["root"]))
-config = dict(snakemake.config["classify"])
-policy_name = config.pop("policy")
-policies = load_policies(Path(config.pop("policies")), config.pop("categories"))
+settings = snakemake.config["classify"] | {"threads": snakemake.threads}
+policy = settings.pop("policy")
+folder, categories = Path(settings.pop("policies")), settings.pop("categories")
 
 with stage("classify_transcripts", snakemake.wildcards.archive, volume, Path(snakemake.log[0])):
+    policies = load_policies(folder, categories)
+    name = policy_name(snakemake.config, volume, policies)
+    name.check()
     classify_archive(
         Path(snakemake.input.transcripts),
         output=Path(snakemake.output.classes),
         policies=policies,
-        settings=ClassifySettings(**config),
-        policy_name=policy_name,
+        settings=ClassifySettings(**settings),
+        policy_name=policy,
     )
+    name.bind()

@@ -17,5 +17,5 @@ with stage("encode_opus", archive, volume, Path(snakemake.log[0])):
         manifest=Path(snakemake.output.manifest),
         archive=archive,
         volume_root=volume.root,
-        settings=EncodeSettings(**snakemake.config["encode"]),
+        settings=EncodeSettings(**snakemake.config["encode"] | {"workers": snakemake.threads}),
     )

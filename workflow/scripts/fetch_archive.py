@@ -6,13 +6,11 @@ from earmark.logs import stage
 from earmark.transfer import fetch_archive
 from earmark.volume import Volume
 
-archive = snakemake.wildcards.archive
 volume = Volume(Path(snakemake.config["volume"]["root"]))
 
-with stage("fetch_archive", archive, volume, Path(snakemake.log[0])):
+with stage("fetch_archive", snakemake.wildcards.archive, volume, Path(snakemake.log[0])):
     fetch_archive(
-        archive,
+        Path(snakemake.input.entry),
         source=Path(snakemake.config["source"]["directory"]),
-        target=Path(snakemake.output[0]),
-        volume=volume,
+        target=Path(snakemake.output.archive),
     )

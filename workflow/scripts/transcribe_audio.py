@@ -3,15 +3,19 @@
 from pathlib import Path
 
 from earmark.logs import stage
+from earmark.names import asr_name
 from earmark.speech import AsrSettings, transcribe_archive
 from earmark.volume import Volume
 
 volume = Volume(Path(snakemake.config["volume"]["root"]))
+name = asr_name(snakemake.config, volume)
 
 with stage("transcribe_audio", snakemake.wildcards.archive, volume, Path(snakemake.log[0])):
+    name.check()
     transcribe_archive(
         Path(snakemake.input.manifest),
         output=Path(snakemake.output.transcripts),
         volume_root=volume.root,
-        settings=AsrSettings(**snakemake.config["asr"]),
+        settings=AsrSettings(**snakemake.config["asr"] | {"threads": snakemake.threads}),
     )
+    name.bind()
