@@ -42,7 +42,14 @@ def classifier_accuracy(
         and ``harmless_flagged``, the share of harmless texts that any category flags.
     """
     classifier = Classifier(
-        ClassifySettings(str(model), str(adapter), device="cpu", dtype="float32", batch_size=8)
+        ClassifySettings(
+            model=str(model),
+            adapter=str(adapter),
+            device="cpu",
+            quantization=None,
+            dtype="float32",
+            batch_size=8,
+        )
     )
     known = pools(held_out=True)
     rng = random.Random(99)

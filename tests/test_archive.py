@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from refusals import largest_file
 
+from earmark import archive, tables
 from earmark.archive import (
     MEMBERS_FILE,
     UnpackLimits,
@@ -171,8 +172,9 @@ def test_a_sparse_file_is_skipped(unpack):
     assert [row["error"] for row in rows] == ["not a file: sparse file", None]
 
 
-def test_what_lay_in_the_destination_is_removed_first(unpack, tmp_path):
-    leftover = tmp_path / "unpacked" / "a.tar.gz" / "000000"
+@pytest.mark.parametrize("folder", ["a.tar.gz", ".a.tar.gz.partial"])
+def test_what_an_earlier_run_left_is_removed_first(unpack, tmp_path, folder):
+    leftover = tmp_path / "unpacked" / folder / "000000"
     leftover.parent.mkdir(parents=True)
     leftover.write_bytes(b"of a run that was killed")
     _, _, contents = unpack(entry("a", b"new") + END)
@@ -354,11 +356,27 @@ def test_a_member_that_is_being_read_when_time_is_up_is_failed_and_removed(tmp_p
 # The system's own refusals
 
 
-def test_a_refusal_to_write_is_an_error_and_no_list_of_members_appears(tmp_path):
+def test_the_destination_appears_only_once_it_is_complete(tmp_path, monkeypatch):
+    destination, partial = tmp_path / "out", tmp_path / ".out.partial"
+    seen = []
+
+    def write_table(path, *rest):
+        tables.write_table(path, *rest)
+        seen.append((path, (partial / "000000").read_bytes(), destination.exists()))
+
+    monkeypatch.setattr(archive, "write_table", write_table)
+    (tmp_path / "a.tar").write_bytes(entry("a", b"1") + END)
+    unpack_archive(tmp_path / "a.tar", destination)
+    assert seen == [(partial / MEMBERS_FILE, b"1", False)]
+    assert {path.name for path in destination.iterdir()} == {"000000", MEMBERS_FILE}
+    assert not partial.exists()
+
+
+def test_a_refusal_to_write_is_an_error_and_nothing_is_left(tmp_path):
     (tmp_path / "a.tar").write_bytes(entry("a", b"1" * 100_000) + END)
     with largest_file(50_000), pytest.raises(OSError, match="File too large"):
         unpack_archive(tmp_path / "a.tar", tmp_path / "out")
-    assert not (tmp_path / "out" / MEMBERS_FILE).exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.tar"}
 
 
 def test_an_archive_that_is_not_there_is_an_error(tmp_path):

@@ -2,12 +2,13 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
@@ -34,7 +35,12 @@ from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, wr
 BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
 ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
 SETTINGS = ClassifySettings(
-    model=str(BASE), adapter=str(ADAPTER), device="cpu", dtype="float32", batch_size=4
+    model=str(BASE),
+    adapter=str(ADAPTER),
+    device="cpu",
+    quantization=None,
+    dtype="float32",
+    batch_size=4,
 )
 POLICIES = load_policies(
     REPOSITORY / "config" / "policies", ["harassment", "scams", "violent-threats"]
@@ -95,6 +101,16 @@ def classify(tmp_path: Path) -> Callable[..., tuple[list[dict[str, Any]], dict[s
         return read_table(output, CLASSES).to_pylist(), read_provenance(output)
 
     return run
+
+
+def test_the_defaults_are_those_of_the_configuration() -> None:
+    schema = yaml.safe_load(
+        (REPOSITORY / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8")
+    )
+    properties = schema["properties"]["classify"]["properties"]
+    of_the_policies = {"policy", "policies", "categories"}
+    expected = {name: properties[name]["default"] for name in properties.keys() - of_the_policies}
+    assert asdict(ClassifySettings()) == expected
 
 
 def test_a_batch_scores_as_whole_prompts_do_one_by_one(
@@ -314,7 +330,9 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
             {"adapter": "./nowhere"},
             r"classify\.adapter names the folder \./nowhere",
         ),
-        ({"dtype": "floaty"}, "classify.dtype is 'floaty'; choose"),
+        ({"device": "auto"}, "classify.device is 'auto'; choose cuda or cpu"),
+        ({"dtype": "auto"}, "classify.dtype is 'auto'; choose bfloat16, float16, float32"),
+        ({"dtype": "int8"}, "classify.dtype is 'int8'; choose"),
         ({"quantization": "2bit"}, "classify.quantization is '2bit'; choose"),
         ({"max_tokens": 8193}, "reads at most 8192 tokens; lower it"),
     ],
@@ -326,7 +344,7 @@ def test_a_setting_that_cannot_work_is_refused(change: dict[str, Any], reason: s
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(EarmarkError, match="no GPU can be used here"):
+    with pytest.raises(EarmarkError, match=r"no GPU can be used here.* classify.device to 'cpu'"):
         Classifier(replace(SETTINGS, device="cuda"))
 
 

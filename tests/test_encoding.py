@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tarfile
 import threading
@@ -173,8 +174,8 @@ def test_a_file_that_hangs_its_decoder_is_one_failed_row(volume, clips):
     assert volume.opus_files() == ["000000.opus", "000002.opus", "000003.opus"]
 
 
-def children():
-    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+def children(parent=None):
+    tasks = Path(f"/proc/{parent or os.getpid()}/task").iterdir()
     return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
 
 
@@ -208,6 +209,80 @@ def test_a_worker_that_dies_is_replaced_and_costs_at_most_its_own_file(
     if status == "failed":
         assert rows[0]["error"] == "the decoder died of SIGSEGV"
     assert children() == before
+
+
+UNPACK = """
+import sys
+from pathlib import Path
+from earmark.archive import unpack_archive
+unpack_archive(Path(sys.argv[1]) / "endless.tar", Path(sys.argv[1]) / "out")
+"""
+ENCODE = """
+import sys
+from pathlib import Path
+from earmark.encoding import encode_archive
+from earmark.media import EncodeSettings
+root, archive = Path(sys.argv[1]), sys.argv[2]
+unpacked, manifest = root / "unpacked" / archive, root / "manifest.parquet"
+encode_archive(unpacked, root / "audio", manifest, archive, root, EncodeSettings(workers=1))
+"""
+
+
+@pytest.mark.parametrize("stage", [UNPACK, ENCODE], ids=["unpack", "encode"])
+def test_no_child_outlives_a_stage_that_is_killed(volume, clips, stage):
+    volume.unpack(clips[:1])
+    slow = volume.unpacked / "000000"
+    endless = volume.root / "endless.tar"
+    shutil.copy(volume.root / ARCHIVE, endless)
+    os.truncate(endless, 1 << 40)  # holes: zeros that take no room
+    slow.unlink()
+    os.mkfifo(slow)  # keeps its reader waiting
+    parent = subprocess.Popen([sys.executable, "-c", stage, str(volume.root), ARCHIVE])
+    try:
+        if stage is UNPACK:
+            wait_for((volume.root / ".out.partial" / "000000").exists)
+        else:
+            wait_for(lambda: is_open(slow))
+        (child,) = children(parent.pid)
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        wait_for(lambda: not is_alive(child), seconds=1)
+    finally:
+        if is_alive(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} seconds"
+        time.sleep(0.02)
+
+
+def is_open(fifo):
+    """Whether somebody is about to read a fifo."""
+    try:
+        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
+
+
+def is_alive(pid):
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"  # dead, but nobody has asked how
+
+
+def test_a_child_whose_parent_died_before_it_could_ask_ends_at_once():
+    code = "from earmark.child import die_with_parent; die_with_parent(0); print('alive')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "process 0, which started this one, is gone\n"
 
 
 def test_a_refusal_to_write_is_an_error_and_no_manifest_appears(volume, clips):

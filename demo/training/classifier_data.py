@@ -131,6 +131,22 @@ def draw_topic_post(
     return write_down(rng, spoken, kinds)
 
 
+def example_policy(rng: random.Random, pools: Pools, category: str) -> str:
+    """An auxiliary policy that says what a category is by a few of its sentences."""
+    title = category.replace("-", " ").title()
+    examples = rng.sample(list(pools[category]), 5)
+    return f"""\
+# {title}
+
+## Definition of Labels
+
+### ({title[:2].upper()}): {title}
+
+#### Includes
+
+{"".join(f"- {text}{chr(10)}" for text in examples)}""".strip()
+
+
 def topic_policy(rng: random.Random, topic: str) -> str:
     """An auxiliary policy in the format of the real ones, worded a little differently each time."""
     words = rng.sample(TOPICS[topic], len(TOPICS[topic]))

@@ -23,6 +23,7 @@ import json
 import logging
 import random
 import time
+from contextlib import nullcontext
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,12 @@ from transformers import (
 
 from demo.training import sentences
 from demo.training.classifier_data import (
-    TOPICS,
     Pools,
     Post,
     draw_category_post,
     draw_length,
-    draw_topic_post,
     pools,
-    topic_policy,
-    topic_pools,
+    example_policy,
     write_down,
 )
 from earmark import REPOSITORY
@@ -59,6 +57,7 @@ from earmark.policy import load_policies, prompt_around, render_prompt
 
 POLICIES = REPOSITORY / "config" / "policies"
 MODELS = REPOSITORY / "demo" / "models"
+WORK = REPOSITORY / "demo" / "training" / ".work" / "classifier"
 BASE_NAME = "gemma-demo"
 ADAPTER_NAME = "cope-demo"
 
@@ -68,6 +67,8 @@ VOCABULARY = 2048
 WIDTH = 128
 LAYERS = 4
 RANK = 16
+#: Kinds of sentence in posts.
+KINDS = (*sentences.KINDS, "babble")
 WARM_UP_STEPS = 30
 REPORT_STEPS = 20
 #: How much more a token counts that is to be tagged; in a long post they are few.
@@ -96,8 +97,8 @@ class Phase:
     rate: float
 
 
-BASE_PHASE = Phase(steps=1000, lengths_from=(0, 500, 560, 620), policies=3, posts=20, rate=3e-3)
-ADAPTER_PHASE = Phase(steps=300, lengths_from=(0, 40, 60, 80), policies=2, posts=24, rate=3e-3)
+BASE_PHASE = Phase(steps=700, lengths_from=(0, 150, 220, 300), policies=3, posts=20, rate=2e-3)
+ADAPTER_PHASE = Phase(steps=400, lengths_from=(0, 60, 100, 140), policies=3, posts=20, rate=3e-3)
 
 
 @dataclass(frozen=True)
@@ -114,54 +115,59 @@ def posts_per_task(phase: Phase, longest: int) -> int:
     return max(8, min(phase.posts, 4 * phase.posts // longest))
 
 
+class Heads(torch.nn.Module):
+    """Heads that serve the training alone, each on the states of one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kind = torch.nn.Linear(WIDTH, len(KINDS))
+        self.tag = torch.nn.Linear(WIDTH, 1)
+
+
 class Losses(NamedTuple):
     """Cross-entropies of a task, scalars.
 
     Attributes:
         answer: Of the answers to the whole prompts.
+        kinds: Of the kind of sentence that each token belongs to.
         tags: Of the tags of all tokens of the posts.
         so_far: Of the answers at the end of each sentence.
     """
 
     answer: torch.Tensor
+    kinds: torch.Tensor
     tags: torch.Tensor
     so_far: torch.Tensor
 
 
-def topic_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
-    """For each step, tasks about auxiliary policies."""
-    by_topic = topic_pools(known)
+def example_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
+    """For each step, tasks about short policies that name a kind and give examples of it."""
     for step in range(phase.steps):
-        tasks = []
-        for topic in rng.sample(sorted(TOPICS), phase.policies):
-            shortest, longest = draw_length(rng, sum(step >= each for each in phase.lengths_from))
-            count = posts_per_task(phase, longest)
-            posts = [
-                draw_topic_post(
-                    rng, by_topic[topic], topic, index % 2 == 0, rng.randint(shortest, longest)
-                )
-                for index in range(count)
-            ]
-            tasks.append(Task(topic, topic_policy(rng, topic), posts))
-        yield tasks
+        yield [
+            _task(rng, known, phase, step, kind, example_policy(rng, known, kind))
+            for kind in rng.sample(sentences.KINDS, phase.policies)
+        ]
 
 
 def category_tasks(rng: random.Random, known: Pools, phase: Phase) -> Iterator[list[Task]]:
     """For each step, tasks about the real policies of the demo's categories."""
     texts = {each.category: each.text for each in load_policies(POLICIES, sentences.CATEGORIES)}
     for step in range(phase.steps):
-        tasks = []
-        for category in rng.sample(sorted(texts), phase.policies):
-            shortest, longest = draw_length(rng, sum(step >= each for each in phase.lengths_from))
-            count = posts_per_task(phase, longest)
-            posts = [
-                draw_category_post(
-                    rng, known, category, index % 2 == 0, rng.randint(shortest, longest)
-                )
-                for index in range(count)
-            ]
-            tasks.append(Task(category, texts[category], posts))
-        yield tasks
+        yield [
+            _task(rng, known, phase, step, category, texts[category])
+            for category in rng.sample(sorted(texts), phase.policies)
+        ]
+
+
+def _task(
+    rng: random.Random, known: Pools, phase: Phase, step: int, kind: str, policy: str
+) -> Task:
+    shortest, longest = draw_length(rng, sum(step >= each for each in phase.lengths_from))
+    posts = [
+        draw_category_post(rng, known, kind, index % 2 == 0, rng.randint(shortest, longest))
+        for index in range(posts_per_task(phase, longest))
+    ]
+    return Task(kind, policy, posts)
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -172,7 +178,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     """
     rng = random.Random(5)
     corpus = [render_prompt(policy.text, "") for policy in load_policies(POLICIES)]
-    corpus += [topic_policy(rng, topic) for topic in TOPICS] * 3
+    corpus += [example_policy(rng, pools(held_out=False), kind) for kind in sentences.KINDS] * 3
     known = pools(held_out=False)
     everything = [text for kind in sentences.KINDS for text in known[kind]]
     corpus += [write_down(rng, rng.choices(everything, k=8), [""] * 8).text for _ in range(1500)]
@@ -245,9 +251,10 @@ def answer_tokens(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
 
 def task_losses(
     model: Gemma2ForCausalLM | PeftModel,
-    tag_head: torch.nn.Linear,
+    heads: Heads,
     tokenizer: PreTrainedTokenizerFast,
     task: Task,
+    policy_fixed: bool,
 ) -> tuple[Losses, float]:
     """Run one policy once and all its posts behind it.
 
@@ -257,6 +264,8 @@ def task_losses(
             sentence that the policy is about.
         tokenizer: The model's tokenizer.
         task: Policy and posts.
+        policy_fixed: No gradient flows through the policy: three times as fast, and enough
+            to fine-tune what reads posts.
 
     Returns:
         The losses and the share of right answers.
@@ -264,7 +273,7 @@ def task_losses(
     before, after = prompt_around(task.policy)
     prefix = torch.tensor([[tokenizer.bos_token_id, *_encode(tokenizer, before)]])
     tail = _encode(tokenizer, after)
-    suffixes, tags, ends, answers_so_far = [], [], [], []
+    suffixes, kinds, tags, ends, answers_so_far = [], [], [], [], []
     for row, post in enumerate(task.posts):
         suffix: list[int] = []
         found = False
@@ -273,6 +282,7 @@ def task_losses(
             part = _encode(tokenizer, sentence.text)
             suffix += part
             found = found or sentence.kind == task.kind
+            kinds += [KINDS.index(sentence.kind)] * len(part)
             tags += [float(sentence.kind == task.kind)] * len(part)
             ends.append((row, len(suffix) - 1))
             answers_so_far.append(float(found))
@@ -285,7 +295,8 @@ def task_losses(
     in_content = torch.arange(width) <= (last - len(tail))[:, None]
 
     cache = DynamicCache()
-    model(prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    with torch.no_grad() if policy_fixed else nullcontext():
+        model(prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
     cache.batch_repeat_interleave(len(suffixes))
     kept = last.unique()
     output = model(
@@ -301,9 +312,12 @@ def task_losses(
     flagged = torch.tensor([post.holds(task.kind) for post in task.posts])
     answer_loss = functional.cross_entropy(answers, torch.where(flagged, one, zero))
     tag_loss = functional.binary_cross_entropy_with_logits(
-        tag_head(output.hidden_states[-2])[in_content].squeeze(-1),
+        heads.tag(output.hidden_states[-2])[in_content].squeeze(-1),
         torch.tensor(tags),
         pos_weight=torch.tensor(TAG_WEIGHT),
+    )
+    kind_loss = functional.cross_entropy(
+        heads.kind(output.hidden_states[2])[in_content], torch.tensor(kinds)
     )
     words = model.get_input_embeddings().weight  # also those of the language model's head
     ended = output.hidden_states[-1][tuple(torch.tensor(ends).T)]
@@ -311,7 +325,7 @@ def task_losses(
         ended @ (words[one] - words[zero]), torch.tensor(answers_so_far)
     )
     hits = ((answers[:, one] > answers[:, zero]) == flagged).float().mean()
-    return Losses(answer_loss, tag_loss, so_far_loss), float(hits)
+    return Losses(answer_loss, kind_loss, tag_loss, so_far_loss), float(hits)
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -324,11 +338,12 @@ def optimise(
     tokenizer: PreTrainedTokenizerFast,
     steps: Iterator[list[Task]],
     phase: Phase,
+    policy_fixed: bool,
 ) -> None:
     """Train what of the model can be trained."""
-    tag_head = torch.nn.Linear(WIDTH, 1)
+    heads = Heads()
     parameters = [each for each in model.parameters() if each.requires_grad]
-    parameters += tag_head.parameters()
+    parameters += heads.parameters()
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
     begun, reports = time.monotonic(), []
     model.train()
@@ -338,7 +353,7 @@ def optimise(
             group["lr"] = phase.rate * min(1.0, (step + 1) / WARM_UP_STEPS) * fall
         optimizer.zero_grad(set_to_none=True)
         for task in tasks:
-            losses, hits = task_losses(model, tag_head, tokenizer, task)
+            losses, hits = task_losses(model, heads, tokenizer, task, policy_fixed)
             loss = torch.stack(losses).sum() / len(tasks)
             loss.backward()  # type: ignore[no-untyped-call]
             reports.append([*(each.item() for each in losses), hits])
@@ -347,7 +362,7 @@ def optimise(
         if (step + 1) % REPORT_STEPS == 0:
             means = [sum(each) / len(each) for each in zip(*reports, strict=True)]
             seconds = time.monotonic() - begun
-            figures = "answer {:.3f}, tags {:.3f}, so far {:.3f}, right {:.3f}".format(*means)
+            figures = "answer {:.3f}, kinds {:.3f}, tags {:.3f}, so far {:.3f}, right {:.3f}".format(*means)
             logger.info("step %d, %.0f s: %s", step + 1, seconds, figures)
             reports.clear()
     model.eval()
@@ -358,8 +373,8 @@ def train_base(folder: Path) -> None:
     tokenizer = build_tokenizer()
     model: Any = build_base(tokenizer)
     logger.info("base: %d tokens, %d parameters", len(tokenizer), model.num_parameters())
-    tasks = topic_tasks(random.Random(11), pools(held_out=False), BASE_PHASE)
-    optimise(model, tokenizer, tasks, BASE_PHASE)
+    tasks = example_tasks(random.Random(11), pools(held_out=False), BASE_PHASE)
+    optimise(model, tokenizer, tasks, BASE_PHASE, policy_fixed=False)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     file = folder / "tokenizer.json"
@@ -387,7 +402,7 @@ def train_adapter(base: Path, folder: Path) -> None:
     )
     adapted = get_peft_model(model, config)
     tasks = category_tasks(random.Random(12), pools(held_out=False), ADAPTER_PHASE)
-    optimise(adapted, tokenizer, tasks, ADAPTER_PHASE)
+    optimise(adapted, tokenizer, tasks, ADAPTER_PHASE, policy_fixed=True)
     adapted.to(torch.bfloat16).save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink()  # PEFT's empty model card
     file = folder / "adapter_config.json"

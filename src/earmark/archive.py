@@ -8,6 +8,7 @@ our own, and the tar's names are text in a table and never a path.
 import dataclasses
 import json
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -87,7 +88,7 @@ def _read_in_child(
     """Run :mod:`earmark.tarstream` within its time; returns rows, status and reason."""
     compression = "gzip" if kind == "tar.gz" else "none"
     bounds = json.dumps(dataclasses.asdict(limits))
-    command = [sys.executable, "-P", "-m", "earmark.tarstream"]
+    command = [sys.executable, "-P", "-m", "earmark.tarstream", str(os.getpid())]
     rows: dict[int, dict[str, Any]] = {}
     end: dict[str, Any] = {"status": "", "error": None}
     out_of_time = threading.Event()
@@ -138,10 +139,11 @@ def _read_in_child(
 def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None = None) -> None:
     """Extract an archive's regular members and list all of its members.
 
-    Content goes to ``destination/{ordinal:06d}``, whatever the member is called. The
-    list, ``destination/members.parquet``, is written last, so a folder that has it is
-    complete; its metadata say ``archive_status`` (``ok``, ``partial``, ``failed``),
-    ``archive_error``, ``archive_type``, ``archive_bytes`` and ``seconds``. A bad archive
+    Content goes to ``destination/{ordinal:06d}``, whatever the member is called; the
+    list is ``destination/members.parquet``. All of it is made in the hidden folder
+    ``.{name}.partial`` beside the destination and renamed at the end, so a destination
+    that is there is complete. The list's metadata say ``archive_status`` (``ok``,
+    ``partial``, ``failed``), ``archive_error``, ``archive_type``, ``archive_bytes`` and ``seconds``. A bad archive
     is no error here: it yields what could be salvaged and a reason. Folders get no row;
     links, devices and sparse files are ``skipped``; a member that isn't whole is
     ``failed`` and nothing of it is kept.
@@ -158,23 +160,30 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     started = time.monotonic()
     size = archive.stat().st_size
     kind = detect_archive_type(archive)
-    if destination.exists():
-        shutil.rmtree(destination)
-    destination.mkdir(parents=True)
+    partial = destination.with_name(f".{destination.name}.partial")
+    for leftover in (destination, partial):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    partial.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     status, error = "failed", None
-    if kind in ("tar", "tar.gz"):
-        rows, status, error = _read_in_child(archive, kind, destination, limits or UnpackLimits())
-    else:
-        error = _describe(archive, kind)
-    provenance = {
-        "archive_status": status,
-        "archive_error": error,
-        "archive_type": kind,
-        "archive_bytes": size,
-        "seconds": f"{time.monotonic() - started:.3f}",
-    }
-    write_table(destination / MEMBERS_FILE, MEMBERS, rows, provenance)
+    try:
+        if kind in ("tar", "tar.gz"):
+            rows, status, error = _read_in_child(archive, kind, partial, limits or UnpackLimits())
+        else:
+            error = _describe(archive, kind)
+        provenance = {
+            "archive_status": status,
+            "archive_error": error,
+            "archive_type": kind,
+            "archive_bytes": size,
+            "seconds": f"{time.monotonic() - started:.3f}",
+        }
+        write_table(partial / MEMBERS_FILE, MEMBERS, rows, provenance)
+        partial.rename(destination)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if status == "ok":
         logger.info("%s: %s with %d members", archive.name, kind, len(rows))
     else:

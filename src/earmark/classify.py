@@ -37,10 +37,10 @@ class ClassifySettings:
     Attributes:
         model: The base, a folder or a name on the Hugging Face hub.
         adapter: The PEFT adapter on top of it, likewise; None uses the base alone.
-        device: ``cuda``, ``cpu``, or ``auto`` for a GPU if there is one.
+        device: ``cuda`` or ``cpu``.
         quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
-        dtype: Of the weights that are not quantized, as torch calls it (``bfloat16``);
-            ``auto`` takes the checkpoint's own.
+        dtype: Of the weights that are not quantized: ``bfloat16``, ``float16`` or
+            ``float32``.
         batch_size: Most prompts per forward pass; long prompts go in smaller batches.
         max_tokens: Longest prompt, policy included.  CoPE-A was trained on up to 8,192.
         threads: CPU threads.
@@ -48,11 +48,11 @@ class ClassifySettings:
         thresholds: The same for single categories.
     """
 
-    model: str
-    adapter: str | None = None
-    device: str = "auto"
-    quantization: str | None = None
-    dtype: str = "auto"
+    model: str = "google/gemma-2-9b"
+    adapter: str | None = "zentropi-ai/cope-a-9b"
+    device: str = "cuda"
+    quantization: str | None = "8bit"
+    dtype: str = "bfloat16"
     batch_size: int = 32
     max_tokens: int = 8192
     threads: int = 4
@@ -93,7 +93,7 @@ class Classifier:
             check_model("classify.adapter", settings.adapter, "adapter_config.json")
         self.settings = settings
         torch.set_num_threads(settings.threads)
-        self.device = choose_device(settings.device)
+        self.device = _device(settings.device)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
                 settings.model
@@ -226,26 +226,22 @@ class Classifier:
         return tokens[0]
 
 
-def choose_device(wanted: str) -> str:
-    """``cuda`` or ``cpu``.
-
-    Raises:
-        EarmarkError: a GPU is wanted and none can be used.
-    """
-    available = torch.cuda.is_available()
-    if wanted == "cuda" and not available:
+def _device(name: str) -> str:
+    if name not in ("cuda", "cpu"):
+        raise EarmarkError(f"classify.device is {name!r}; choose cuda or cpu")
+    if name == "cuda" and not torch.cuda.is_available():
         raise EarmarkError(
-            "classify.device is cuda, but no GPU can be used here; check nvidia-smi, or set cpu "
-            "or auto"
+            "classify.device is 'cuda', but no GPU can be used here; check nvidia-smi, or set "
+            "classify.device to 'cpu'"
         )
-    return ("cuda" if available else "cpu") if wanted == "auto" else wanted
+    return name
 
 
-def _dtype(name: str) -> torch.dtype | str:
-    dtype = "auto" if name == "auto" else getattr(torch, name, None)
-    if dtype != "auto" and not isinstance(dtype, torch.dtype):
-        raise EarmarkError(f"classify.dtype is {name!r}; choose auto, float32, float16 or bfloat16")
-    return dtype
+def _dtype(name: str) -> torch.dtype:
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if name not in known:
+        raise EarmarkError(f"classify.dtype is {name!r}; choose {', '.join(known)}")
+    return known[name]
 
 
 def _quantization(name: str | None) -> BitsAndBytesConfig | None:

@@ -83,8 +83,10 @@ class _Worker:
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
+            # It is killed when the thread that starts it here ends (earmark.child): the
+            # pool's threads stay until all is encoded or the batch is given up.
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "earmark.media", self._settings],
+                [sys.executable, "-P", "-m", "earmark.media", str(os.getpid()), self._settings],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 # numpy would otherwise reserve memory for a thread per core.

@@ -28,6 +28,7 @@ from av.error import FFmpegError
 
 import magic  # isort: skip
 
+from earmark.child import die_with_parent
 from earmark.errors import EarmarkError
 from earmark.files import whole
 
@@ -391,8 +392,9 @@ def _answer(task: dict[str, str], settings: EncodeSettings) -> dict[str, Any]:
     return {"status": "ok", **dataclasses.asdict(encoded)}
 
 
-def _serve(settings: str) -> None:
+def _serve(parent: str, settings: str) -> None:
     """Answer each task on standard input by one line of JSON on standard output."""
+    die_with_parent(int(parent))
     resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, _WORKER_MEMORY))
     av.logging.set_level(av.logging.PANIC)
     # C code that prints must not talk into the answers.
@@ -404,4 +406,4 @@ def _serve(settings: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(sys.argv[1])
+    _serve(*sys.argv[1:])

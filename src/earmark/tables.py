@@ -4,7 +4,8 @@ Writers and readers both go through :func:`write_table` and :func:`read_table`, 
 with other columns or other types never leaves the stage that made it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,18 +140,30 @@ def write_table(
         pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what pyarrow raises over a bad file into a sentence."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise EarmarkError(
+            f"{path} is missing; run the workflow again, which makes it anew"
+        ) from error
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise EarmarkError(
+            f"{path} can't be read as a whole Parquet file ({error}); check that its folder can "
+            "be read, or delete it and run again"
+        ) from error
+
+
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a Parquet file and check that it has exactly the declared columns.
 
     Raises:
-        EarmarkError: the file is not Parquet, or has other columns or types.
+        EarmarkError: the file is missing, is not Parquet, or has other columns or types.
     """
-    try:
+    with _reading(path):
         table = pq.read_table(path, partitioning=None)
-    except pa.ArrowInvalid as error:
-        raise EarmarkError(
-            f"{path} is not a whole Parquet file ({error}); delete it and run again"
-        ) from error
     if not table.schema.equals(schema, check_metadata=False):
         raise EarmarkError(
             f"{path} has columns {table.schema.names}, expected {schema.names} with the types in "
@@ -160,10 +173,15 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """What made a file that :func:`write_table` wrote, by key."""
-    metadata = pq.read_schema(path).metadata or {}
-    return {
-        key.decode().removeprefix(_PREFIX): value.decode()
-        for key, value in metadata.items()
-        if key.decode().startswith(_PREFIX)
-    }
+    """What made a file that :func:`write_table` wrote, by key.
+
+    Raises:
+        EarmarkError: the file is missing or is not Parquet.
+    """
+    with _reading(path):
+        metadata = pq.read_schema(path).metadata or {}
+        return {
+            key.decode().removeprefix(_PREFIX): value.decode()
+            for key, value in metadata.items()
+            if key.decode().startswith(_PREFIX)
+        }

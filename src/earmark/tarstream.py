@@ -4,7 +4,7 @@ Knows the tar format and what a hostile one can do.  A header can make :mod:`tar
 recurse or allocate without end, so :func:`earmark.archive.unpack_archive` starts
 ``python -m earmark.tarstream`` and kills it when its time is up.  What it told until then
 holds: standard output carries one JSON object a line, as :func:`read_members` yields them.
-It deliberately uses the standard library alone, so that the process starts fast and its
+It deliberately needs the standard library alone, so that the process starts fast and its
 memory can be limited tightly.
 
 Format: POSIX.1-2017, pax, "ustar Interchange Format", and GNU tar's extensions.
@@ -21,6 +21,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
+
+from earmark.child import die_with_parent
 
 _CHUNK = 256 << 10
 #: A compression ratio says nothing before this much came out: silence compresses well.
@@ -276,7 +278,8 @@ def read_members(
     yield {"end": {"status": status, "error": "; ".join(problems) or None}}
 
 
-def _main(archive: str, gzipped: str, destination: str, limits: str) -> None:
+def _main(parent: str, archive: str, gzipped: str, destination: str, limits: str) -> None:
+    die_with_parent(int(parent))
     bounds = UnpackLimits(**json.loads(limits))
     resource.setrlimit(resource.RLIMIT_AS, (bounds.memory_bytes, bounds.memory_bytes))
     try:

@@ -1,0 +1,133 @@
+"""The Parquet files between the stages."""
+
+import random
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from earmark import __version__
+from earmark.errors import EarmarkError
+from earmark.tables import (
+    CLASSES,
+    MANIFEST,
+    MEMBERS,
+    TRANSCRIPTS,
+    read_provenance,
+    read_table,
+    write_table,
+)
+
+SCHEMAS = {
+    "members": MEMBERS,
+    "manifest": MANIFEST,
+    "transcripts": TRANSCRIPTS,
+    "classes": CLASSES,
+}
+MEMBER = {"ordinal": 0, "member": "ñandú\x00.mp3", "bytes": 1 << 40, "status": "ok"}
+
+
+def row(schema, full):
+    """A row of any of the schemas, with all of its columns or with those it needs."""
+    values = {
+        pa.int32(): 2**31 - 1,
+        pa.int64(): 2**63 - 1,
+        pa.string(): "a\nñ\N{PILE OF POO}",
+        pa.float64(): 0.1,
+        pa.bool_(): True,
+        pa.timestamp("us", tz="UTC"): datetime(2026, 11, 1, 0, 0, 0, 1, tzinfo=UTC),
+    }
+    segment = {"start": 0.0, "end": 1.5, "text": "hola", "avg_logprob": -0.5}
+    return {
+        field.name: values.get(field.type, [segment]) if full or not field.nullable else None
+        for field in schema
+    }
+
+
+@pytest.fixture
+def file(tmp_path):
+    return tmp_path / "folder" / "a.parquet"
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+def test_rows_come_back_as_they_were(file, schema):
+    rows = [row(schema, full=True), row(schema, full=False)]
+    write_table(file, schema, rows, {})
+    assert read_table(file, schema).to_pylist() == rows
+
+
+def test_a_missing_key_is_null_and_no_rows_are_a_table_too(file):
+    write_table(file, MEMBERS, [MEMBER], {})
+    assert read_table(file, MEMBERS).to_pylist() == [
+        {**MEMBER, "file": None, "sha256": None, "error": None}
+    ]
+    write_table(file, MEMBERS, [], {})
+    assert read_table(file, MEMBERS).num_rows == 0
+
+
+def test_provenance_is_text_and_names_the_version(file):
+    write_table(file, MEMBERS, [], {"model": "señal", "seconds": 1.5, "archive_error": None})
+    assert read_provenance(file) == {
+        "version": __version__,
+        "model": "señal",
+        "seconds": "1.5",
+        "archive_error": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        ({"codec": "mp3"}, ValueError, r"columns that the schema lacks: \['codec'\]"),
+        ({"status": None}, ValueError, "null in column status"),
+        ({"bytes": "many"}, pa.ArrowException, "many"),
+    ],
+)
+def test_a_row_that_does_not_fit_is_refused_and_no_file_appears(file, change, error, reason):
+    with pytest.raises(error, match=reason):
+        write_table(file, MEMBERS, [MEMBER, MEMBER | change], {})
+    assert not file.exists()
+
+
+def test_a_table_of_another_schema_is_refused(file):
+    write_table(file, MEMBERS, [MEMBER], {})
+    other_type = MEMBERS.set(0, MEMBERS.field(0).with_type(pa.int64()))
+    for schema in (CLASSES, other_type):
+        with pytest.raises(EarmarkError, match="written by another version: delete it and run"):
+            read_table(file, schema)
+
+
+def read_members(path):
+    return read_table(path, MEMBERS)
+
+
+@pytest.mark.parametrize("read", [read_members, read_provenance])
+def test_a_file_that_is_missing_is_told(file, read):
+    with pytest.raises(EarmarkError, match=r"a\.parquet is missing; run the workflow again"):
+        read(file)
+
+
+@pytest.mark.parametrize("read", [read_members, read_provenance])
+@pytest.mark.parametrize("keep", [0, 3, 100, -1])
+def test_a_file_that_was_cut_is_told(file, read, keep):
+    write_table(file, MEMBERS, [MEMBER], {})
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(EarmarkError, match=r"a\.parquet can't be read .* delete it and run again"):
+        read(file)
+
+
+def test_a_garbled_file_raises_nothing_else(file):
+    write_table(file, MEMBERS, [MEMBER] * 50, {"model": "señal"})
+    whole = file.read_bytes()
+    rng = random.Random(1)
+    told = 0
+    for _ in range(300):
+        garbled = bytearray(whole)
+        garbled[rng.randrange(len(whole))] = rng.randrange(256)
+        file.write_bytes(garbled)
+        for read in (read_members, read_provenance):
+            try:
+                read(file)
+            except EarmarkError:
+                told += 1
+    assert told > 100
