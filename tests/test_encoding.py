@@ -1,5 +1,6 @@
 """Encoding an unpacked archive, and its manifest."""
 
+import contextlib
 import json
 import logging
 import os
@@ -215,43 +216,42 @@ UNPACK = """
 import sys
 from pathlib import Path
 from earmark.archive import unpack_archive
-unpack_archive(Path(sys.argv[1]) / "endless.tar", Path(sys.argv[1]) / "out")
+root, slow = Path(sys.argv[1]), Path(sys.argv[2])
+unpack_archive(slow, root / "out")
 """
 ENCODE = """
 import sys
 from pathlib import Path
 from earmark.encoding import encode_archive
 from earmark.media import EncodeSettings
-root, archive = Path(sys.argv[1]), sys.argv[2]
-unpacked, manifest = root / "unpacked" / archive, root / "manifest.parquet"
-encode_archive(unpacked, root / "audio", manifest, archive, root, EncodeSettings(workers=1))
+root, slow = Path(sys.argv[1]), Path(sys.argv[2])
+encode_archive(slow.parent, root / "out", root / "out.parquet", "a", root, EncodeSettings())
 """
 
 
 @pytest.mark.parametrize("stage", [UNPACK, ENCODE], ids=["unpack", "encode"])
 def test_no_child_outlives_a_stage_that_is_killed(volume, clips, stage):
     volume.unpack(clips[:1])
-    slow = volume.unpacked / "000000"
-    endless = volume.root / "endless.tar"
-    shutil.copy(volume.root / ARCHIVE, endless)
-    os.truncate(endless, 1 << 40)  # holes: zeros that take no room
-    slow.unlink()
-    os.mkfifo(slow)  # keeps its reader waiting
-    parent = subprocess.Popen([sys.executable, "-c", stage, str(volume.root), ARCHIVE])
-    try:
-        if stage is UNPACK:
-            wait_for((volume.root / ".out.partial" / "000000").exists)
-        else:
-            wait_for(lambda: is_open(slow))
-        (child,) = children(parent.pid)
-    finally:
-        parent.kill()
-        parent.wait()
-    try:
-        wait_for(lambda: not is_alive(child), seconds=1)
-    finally:
-        if is_alive(child):
-            os.kill(child, signal.SIGKILL)
+    if stage is UNPACK:
+        slow = volume.root / ARCHIVE
+        os.truncate(slow, 1 << 40)  # holes: zeros that take no room
+    else:
+        slow = volume.unpacked / "000000"
+        slow.unlink()
+        os.mkfifo(slow)
+    with slow.open("r+b", buffering=0):  # a fifo's reader now waits for ever
+        parent = subprocess.Popen([sys.executable, "-c", stage, volume.root, slow])
+        try:
+            wait_for(lambda: readers(slow, parent.pid))
+            (child,) = readers(slow, parent.pid)
+        finally:
+            parent.kill()
+            parent.wait()
+        try:
+            wait_for(lambda: not is_alive(child), seconds=1)
+        finally:
+            if is_alive(child):
+                os.kill(child, signal.SIGKILL)
 
 
 def wait_for(condition, seconds=60):
@@ -261,13 +261,14 @@ def wait_for(condition, seconds=60):
         time.sleep(0.02)
 
 
-def is_open(fifo):
-    """Whether somebody is about to read a fifo."""
-    try:
-        os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
-    except OSError:
-        return False
-    return True
+def readers(file, parent):
+    """The children of a process that have a file open."""
+    found = set()
+    for pid in children(parent):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            if any(fd.samefile(file) for fd in Path(f"/proc/{pid}/fd").iterdir()):
+                found.add(pid)
+    return found
 
 
 def is_alive(pid):

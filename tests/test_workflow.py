@@ -361,6 +361,27 @@ def test_a_second_driver_leaves_at_once_and_names_the_first(
     assert first.returncode == 0
 
 
+def test_an_archive_that_was_replaced_at_the_source_is_fetched_again(
+    tmp_path: Path, volume: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    run = Run(tmp_path, volume, source={"directory": str(source)})
+    for content in (b"one", b"another"):
+        (source / "a.tar").write_bytes(content)
+        for _ in range(2):  # what is fetched is left alone by the next run
+            code, said = run.finish("--until", "fetch_archive")
+            assert code == 0, said
+            assert run.volume.incoming("a.tar").read_bytes() == content
+        run.volume.receipt(discover(source, run.volume)[0].date, "a.tar").parent.mkdir(
+            parents=True, exist_ok=True
+        )
+        run.volume.receipt(discover(source, run.volume)[0].date, "a.tar").write_text("{}")
+    code, said = run.finish()
+    assert code == 0
+    assert "Nothing to do" in said
+
+
 def _policy_without_labels(folder: Path) -> dict:
     (folder / "policies").mkdir(parents=True)
     (folder / "policies/scams.md").write_text("# Scams\n\nNo scams, please.\n")

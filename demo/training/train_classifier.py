@@ -23,8 +23,8 @@ import json
 import logging
 import random
 import time
-from contextlib import nullcontext
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,8 +48,8 @@ from demo.training.classifier_data import (
     Post,
     draw_category_post,
     draw_length,
-    pools,
     example_policy,
+    pools,
     write_down,
 )
 from earmark import REPOSITORY
@@ -362,7 +362,11 @@ def optimise(
         if (step + 1) % REPORT_STEPS == 0:
             means = [sum(each) / len(each) for each in zip(*reports, strict=True)]
             seconds = time.monotonic() - begun
-            figures = "answer {:.3f}, kinds {:.3f}, tags {:.3f}, so far {:.3f}, right {:.3f}".format(*means)
+            figures = (
+                "answer {:.3f}, kinds {:.3f}, tags {:.3f}, so far {:.3f}, right {:.3f}".format(
+                    *means
+                )
+            )
             logger.info("step %d, %.0f s: %s", step + 1, seconds, figures)
             reports.clear()
     model.eval()

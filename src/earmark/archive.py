@@ -143,10 +143,10 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     list is ``destination/members.parquet``. All of it is made in the hidden folder
     ``.{name}.partial`` beside the destination and renamed at the end, so a destination
     that is there is complete. The list's metadata say ``archive_status`` (``ok``,
-    ``partial``, ``failed``), ``archive_error``, ``archive_type``, ``archive_bytes`` and ``seconds``. A bad archive
-    is no error here: it yields what could be salvaged and a reason. Folders get no row;
-    links, devices and sparse files are ``skipped``; a member that isn't whole is
-    ``failed`` and nothing of it is kept.
+    ``partial``, ``failed``), ``archive_error``, ``archive_type``, ``archive_bytes`` and
+    ``seconds``. A bad archive is no error here: it yields what could be salvaged and a
+    reason. Folders get no row; links, devices and sparse files are ``skipped``; a member
+    that isn't whole is ``failed`` and nothing of it is kept.
 
     Args:
         archive: The archive, of any name.

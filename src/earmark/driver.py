@@ -106,6 +106,8 @@ def sweep(volume: Volume, archives: Sequence[Archive]) -> None:
     planned_at = catalogue.written_at(volume)
     known = {archive.name: archive for archive in archives}
     for folder in _children(volume.unpacked("")):
+        if PARTIAL.fullmatch(folder.name):
+            continue  # see below
         archive = known.get(folder.name)
         # Encoded after the plan was made: the plan still counts on the folder.
         if archive is None or _older(volume.manifest(archive.date, archive.name), planned_at):

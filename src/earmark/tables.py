@@ -164,11 +164,11 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """
     with _reading(path):
         table = pq.read_table(path, partitioning=None)
-    if not table.schema.equals(schema, check_metadata=False):
-        raise EarmarkError(
-            f"{path} has columns {table.schema.names}, expected {schema.names} with the types in "
-            "earmark/tables.py; it was written by another version: delete it and run again"
-        )
+        if not table.schema.equals(schema, check_metadata=False):
+            raise EarmarkError(
+                f"{path} has columns {table.schema.names}, expected {schema.names} with the types "
+                "in earmark/tables.py; it was written by another version: delete it and run again"
+            )
     return table
 
 
