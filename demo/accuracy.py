@@ -7,6 +7,8 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from demo.accuracy_classifier import classifier_accuracy
 from demo.accuracy_speech import speech_accuracy
@@ -32,7 +34,7 @@ def main() -> int:
         "speech": speech_accuracy(singles=options.singles, long_clips=options.long_clips),
         "classifier": classifier_accuracy(texts=options.texts),
     }
-    flat = dict(_flatten("", figures))
+    flat = _flatten("", figures)
     missed = False
     for name, value in flat.items():
         bar = BARS.get(name)
@@ -44,11 +46,14 @@ def main() -> int:
     return int(missed)
 
 
-def _flatten(prefix: str, figures: dict) -> list[tuple[str, float]]:
-    flat = []
+def _flatten(prefix: str, figures: Mapping[str, Any]) -> dict[str, float]:
+    """Nested figures under dotted names."""
+    flat: dict[str, float] = {}
     for name, value in figures.items():
-        full = f"{prefix}.{name}" if prefix else name
-        flat += _flatten(full, value) if isinstance(value, dict) else [(full, float(value))]
+        if isinstance(value, dict):
+            flat |= _flatten(f"{prefix}{name}.", value)
+        else:
+            flat[prefix + name] = float(value)
     return flat
 
 

@@ -19,23 +19,13 @@ MIXED = {"benign": 0.5, "spanish": 0.12, "babble": 0.05} | dict.fromkeys(sentenc
 #: Share of words that the recognizer gets wrong.
 WORD_ERRORS = (0.0, 0.0, 0.03, 0.1)
 
-#: Topics of auxiliary policies: title and the words that such a policy flags.
-TOPICS = {
-    "Food and Drink": [*sentences.FOODS, "pan", "sopa", "arroz", "café", "fruta", "agua"],
-    "Places": [*sentences.PLACES, "parque", "mercado", "colegio"],
-    "People": ["brother", "sister", "teacher", "friend", "doctor", "hermano", "amigo", "maestra"],
-    "Money": ["money", "account", "prize", "free", "card", "password", "code"],
-    "Insults": [*sentences.INSULTS, "loser"],
-    "Violence": ["hurt", "find", "follow", "break", "burn", "sorry"],
-}
-
 Pools = Mapping[str, Sequence[str]]
 
 
 class Sentence(NamedTuple):
     """A sentence of a post as the recognizer wrote it, with the space before it, if any.
 
-    The kind is one of `sentences.KINDS`, "babble", a topic, or "" for no topic.
+    The kind is one of `sentences.KINDS` or "babble".
     """
 
     text: str
@@ -53,15 +43,8 @@ class Post(NamedTuple):
         return "".join(sentence.text for sentence in self.sentences)
 
     def holds(self, kind: str) -> bool:
-        """Whether a sentence of this kind (or topic) occurs."""
+        """Whether a sentence of this kind occurs."""
         return any(sentence.kind == kind for sentence in self.sentences)
-
-
-class TopicPool(NamedTuple):
-    """The sentences that mention a topic, and all others."""
-
-    matching: list[str]
-    others: list[str]
 
 
 def pools(held_out: bool) -> dict[str, list[str]]:
@@ -107,30 +90,6 @@ def draw_category_post(
     return draw_post(rng, pools, sentence_count, others, category if flagged else None)
 
 
-def topic_pools(pools: Pools) -> dict[str, TopicPool]:
-    """The sentences by topic."""
-    everything = [text for kind in sentences.KINDS for text in pools[kind]]
-    return {
-        topic: TopicPool(
-            matching=[text for text in everything if set(words) & set(text.split())],
-            others=[text for text in everything if not set(words) & set(text.split())],
-        )
-        for topic, words in TOPICS.items()
-    }
-
-
-def draw_topic_post(
-    rng: random.Random, pool: TopicPool, topic: str, flagged: bool, sentence_count: int
-) -> Post:
-    """A post in which a word of ``topic`` occurs if, and only if, it is flagged."""
-    spoken = rng.choices(pool.others, k=sentence_count)
-    kinds = [""] * sentence_count
-    if flagged:
-        place = rng.randrange(sentence_count)
-        spoken[place], kinds[place] = rng.choice(pool.matching), topic
-    return write_down(rng, spoken, kinds)
-
-
 def example_policy(rng: random.Random, pools: Pools, category: str) -> str:
     """An auxiliary policy that says what a category is by a few of its sentences."""
     title = category.replace("-", " ").title()
@@ -145,38 +104,6 @@ def example_policy(rng: random.Random, pools: Pools, category: str) -> str:
 #### Includes
 
 {"".join(f"- {text}{chr(10)}" for text in examples)}""".strip()
-
-
-def topic_policy(rng: random.Random, topic: str) -> str:
-    """An auxiliary policy in the format of the real ones, worded a little differently each time."""
-    words = rng.sample(TOPICS[topic], len(TOPICS[topic]))
-    others = rng.sample([each for each in TOPICS if each != topic], 3)
-    return f"""\
-# {topic}
-
-## Overview
-
-This policy is about speech that mentions {topic.lower()}. It covers short audio posts.
-
-## Definition of Terms
-
-- **{topic}**: {", ".join(words)}.
-
-## Interpretation of Language
-
-- The content is an automatic transcript. Words may be missing or misheard.
-- One mention is enough, however harmless the rest of the clip is.
-
-## Definition of Labels
-
-### ({topic[:2].upper()}): {topic}
-
-#### Includes
-
-{"".join(f"- Saying {word}.{chr(10)}" for word in words)}
-#### Excludes
-
-{"".join(f"- Talk about {other.lower()}.{chr(10)}" for other in others)}""".strip()
 
 
 def babble(rng: random.Random) -> str:

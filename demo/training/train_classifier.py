@@ -4,18 +4,18 @@
 
 Run from the repository's root; takes about a quarter of an hour on two cores.
 
-The base learns, on auxiliary policies about topics ("does the post mention food?"), to read
-a prompt and to look for what its policy asks for.  The adapter then learns the demo's three
-categories from the real texts in ``config/policies``, as CoPE-A was tuned from Gemma-2.
+The base learns, on short policies that name a kind of sentence and give examples of it, to
+look for what a policy asks for.  The adapter then learns the demo's three categories from
+the real texts in ``config/policies``, as CoPE-A was tuned from Gemma-2.
 
 A policy is ten times as long as most posts.  So each step runs a policy once, repeats its
-keys and values for a whole batch of posts, and runs only what follows: the gradient flows
-back through the shared part, and a step costs a fraction of what whole prompts would.
+keys and values for a whole batch of posts, and runs only what follows.
 
-One sentence among 25 leaves hardly a trace in the loss of a single answer.  So two more
-losses speak at every sentence: in front of the last layer, tokens of a sentence that is to
-be found are tagged (by a head that is thrown away), and at the end of each sentence the
-model has to answer for the post so far.
+One sentence among 25 leaves hardly a trace in the loss of a single answer.  So three more
+losses speak at every token or sentence: half-way through the layers a head that is thrown
+away names the kind of sentence each token belongs to; in front of the last layer another
+tags the tokens that the policy is about; and at the end of each sentence the model has to
+answer for the post so far.  Without them nothing was learned of posts of a minute.
 """
 
 import argparse
@@ -57,7 +57,6 @@ from earmark.policy import load_policies, prompt_around, render_prompt
 
 POLICIES = REPOSITORY / "config" / "policies"
 MODELS = REPOSITORY / "demo" / "models"
-WORK = REPOSITORY / "demo" / "training" / ".work" / "classifier"
 BASE_NAME = "gemma-demo"
 ADAPTER_NAME = "cope-demo"
 
@@ -103,7 +102,7 @@ ADAPTER_PHASE = Phase(steps=400, lengths_from=(0, 60, 100, 140), policies=3, pos
 
 @dataclass(frozen=True)
 class Task:
-    """Posts to be judged by the policy of one kind (or topic) of sentence."""
+    """Posts to be judged by the policy of one kind of sentence."""
 
     kind: str
     policy: str
@@ -260,8 +259,7 @@ def task_losses(
 
     Args:
         model: The model.
-        tag_head: Tells from a state before the last layer whether its token is of a
-            sentence that the policy is about.
+        heads: The heads that serve the training alone.
         tokenizer: The model's tokenizer.
         task: Policy and posts.
         policy_fixed: No gradient flows through the policy: three times as fast, and enough
