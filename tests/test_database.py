@@ -64,11 +64,28 @@ def query(conninfo: str, sql: str) -> list[tuple[object, ...]]:
 # --- which database ---------------------------------------------------------------------
 
 
-def test_the_first_designs_variables_come_first(monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("HOST", "10.0.0.1", "postgresql://someone@10.0.0.1:5433/audio"),
+        ("PORT", "6000", "postgresql://someone@third:6000/audio"),
+        ("DB", "other", "postgresql://someone@third:5433/other"),
+        ("USER", "pipeline", "postgresql://pipeline@third:5433/audio"),
+    ],
+)
+def test_each_of_the_first_designs_variables_overrides_its_part_of_the_url(
+    monkeypatch, tmp_path, name, value, expected
+):
+    monkeypatch.setenv(f"POSTGRES_{name}", value)
+    found = connection_string("postgresql://someone@third:5433/audio", tmp_path)
+    assert display(found) == expected
+
+
+def test_the_first_designs_variables_serve_without_a_url(monkeypatch, tmp_path):
     monkeypatch.setenv("POSTGRES_HOST", "10.0.0.1")
     monkeypatch.setenv("POSTGRES_PASSWORD", SECRET)
     monkeypatch.setenv("PGHOST", "elsewhere")
-    found = connection_string("postgresql://someone@third/other", tmp_path)
+    found = connection_string(None, tmp_path)
     assert parse_dsn(found) == {
         "host": "10.0.0.1",
         "port": "5432",

@@ -6,6 +6,7 @@ that is replaced at the source gets a new entry and is done again.
 """
 
 import json
+import os
 import re
 import stat
 import time
@@ -100,7 +101,7 @@ def _noted_at(archive: Archive, known: Archive | None, volume: Volume) -> float:
 
 def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
     entries = {
-        volume.entry(archive.name): json.dumps(asdict(archive), indent=1)
+        volume.entry(archive.name): archive
         for archive in archives
         if is_pending(archive, volume)
     }
@@ -110,11 +111,13 @@ def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
     for path in folder.iterdir() if folder.exists() and not at_work else ():
         if path not in entries:
             path.unlink()
-    for path, text in entries.items():
-        # Its time of change is what Snakemake looks at, so an equal entry is left alone.
+    for path, archive in entries.items():
+        text = json.dumps(asdict(archive), indent=1)
         if not path.exists() or (not at_work and path.read_text(encoding="utf-8") != text):
             with whole(path) as partial:
                 partial.write_text(text, encoding="utf-8")
+                # Snakemake compares times: an entry is as old as what it tells.
+                os.utime(partial, (archive.noted_at, archive.noted_at))
     if at_work:
         return
     content = {
