@@ -1,12 +1,8 @@
 """How often the demo's classifier is right, on sentences it was never trained on.
 
-    python -m demo.accuracy_classifier
-
 The texts go through `earmark.classify.Classifier`, as in the workflow.
 """
 
-import argparse
-import json
 import random
 from pathlib import Path
 
@@ -81,18 +77,3 @@ def classifier_accuracy(
         shares["harmless_flagged"] = sum(flagged) / texts
         figures[length] = {name: round(share, 4) for name, share in shares.items()}
     return figures
-
-
-def main() -> None:
-    """Parse the command line, measure, print JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, default=MODEL, help="folder of the base")
-    parser.add_argument("--adapter", type=Path, default=ADAPTER, help="folder of the adapter")
-    parser.add_argument("--texts", type=int, default=30, help="texts per category and length")
-    options = parser.parse_args()
-    figures = classifier_accuracy(options.model, options.adapter, options.texts)
-    print(json.dumps(figures, indent=2))
-
-
-if __name__ == "__main__":
-    main()

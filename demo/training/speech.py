@@ -13,6 +13,7 @@ import ctypes.util
 import functools
 import random
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -74,7 +75,7 @@ class _Espeak:
     def __init__(self) -> None:
         name = ctypes.util.find_library("espeak-ng")
         if name is None:
-            raise RuntimeError("libespeak-ng was not found: install the package espeak-ng")
+            sys.exit("libespeak-ng is missing; on Debian: apt install espeak-ng")
         self._library = ctypes.CDLL(name)
         self._library.espeak_Synth.argtypes = [
             ctypes.c_char_p,
@@ -88,9 +89,7 @@ class _Espeak:
         ]
         self.rate: int = self._library.espeak_Initialize(_OUTPUT_SYNCHRONOUS, 0, None, 0)
         if self.rate <= 0:
-            raise RuntimeError(
-                "libespeak-ng could not be initialised: is espeak-ng-data installed?"
-            )
+            sys.exit("libespeak-ng finds no voices; on Debian: apt install espeak-ng-data")
         self._pieces: list[np.ndarray] = []
         self._word_starts: dict[int, int] = {}
         self._callback = _Callback(self._collect)  # ctypes needs it kept alive
