@@ -101,9 +101,7 @@ def _noted_at(archive: Archive, known: Archive | None, volume: Volume) -> float:
 
 def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
     entries = {
-        volume.entry(archive.name): archive
-        for archive in archives
-        if is_pending(archive, volume)
+        volume.entry(archive.name): archive for archive in archives if is_pending(archive, volume)
     }
     # A driver at work has planned with what is there: only what is new is added.
     at_work = locks.is_held(volume.driver_lock)
@@ -157,11 +155,6 @@ def read_entry(path: Path) -> Archive:
         raise EarmarkError(f"there is no entry {path}; run `earmark discover`") from error
     except (ValueError, TypeError) as error:
         raise EarmarkError(f"the entry {path} is damaged ({error}); delete it") from error
-
-
-def written_at(volume: Volume) -> float:
-    """When the catalogue was written, in s since 1970."""
-    return _file(volume).stat().st_mtime
 
 
 def is_pending(archive: Archive, volume: Volume) -> bool:

@@ -86,6 +86,12 @@ def begin(config: Config) -> None:
     sweep(volume, catalogue.read(volume))
 
 
+def end(config: Config) -> None:
+    """Tidy up after the last job."""
+    volume = Volume(Path(config["volume"]["root"]))
+    sweep(volume, catalogue.read(volume))
+
+
 def _prepare_database(url: str | None, volume: Volume) -> None:
     """Start the embedded server and bring its schema up to date, or check another one's."""
     conninfo = database.connection_string(url, volume.root)
@@ -97,24 +103,21 @@ def _prepare_database(url: str | None, volume: Volume) -> None:
 
 
 def sweep(volume: Volume, archives: Sequence[Archive]) -> None:
-    """Remove what a run that was killed left half-done and the next one would not replace.
+    """Remove what runs that were killed left half-done and nothing needs any more.
+
+    What is unpacked of a pending archive stays: the coming run may have planned with it.
 
     Args:
         volume: The shared volume.
-        archives: The catalogue that the coming run was planned with.
+        archives: The catalogue.
     """
-    planned_at = catalogue.written_at(volume)
-    known = {archive.name: archive for archive in archives}
+    pending = {archive.name for archive in archives if catalogue.is_pending(archive, volume)}
     for folder in _children(volume.unpacked("")):
-        if PARTIAL.fullmatch(folder.name):
-            continue  # see below
-        archive = known.get(folder.name)
-        # Encoded after the plan was made: the plan still counts on the folder.
-        if archive is None or _older(volume.manifest(archive.date, archive.name), planned_at):
+        if folder.name not in pending and not PARTIAL.fullmatch(folder.name):
             _remove_unless_held(folder, folder.name, volume)
     folders = {volume.incoming(""), volume.unpacked("")}
     for archive in archives:
-        if catalogue.is_pending(archive, volume):
+        if archive.name in pending:
             folders.add(volume.manifest(archive.date, archive.name).parent)
             folders.add(volume.receipt(archive.date, archive.name).parent)
             folders.update(volume.root.glob(f"transcripts/*/date={archive.date}"))
@@ -131,10 +134,6 @@ def _remove_unless_held(path: Path, archive: str, volume: Volume) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _older(path: Path, moment: float) -> bool:
-    return path.exists() and path.stat().st_mtime < moment
 
 
 def _children(folder: Path) -> list[Path]:

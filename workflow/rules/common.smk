@@ -32,6 +32,10 @@ def begin():
     explained(driver.begin, config)
 
 
+def end():
+    explained(driver.end, config)
+
+
 config.update(explained(resolve, config))
 volume = Volume(Path(config["volume"]["root"]))
 pending = explained(driver.find_work, config) if workflow.is_main_process else []
