@@ -11,7 +11,7 @@ from earmark import cli, configuration
 from earmark.database import connect, connection_string
 
 CONFIG = Path(__file__).parent / "config.yaml"
-STATUSES = ("flagged", "transcribed", "pending", "failed", "skipped")
+STATUSES = ("flagged", "transcribed", "pending", "failed", "skipped", "duplicates")
 
 NEXT = """
 Where things are (below demo/volume)
@@ -34,11 +34,11 @@ What to try next
 
 COUNTS = """
     SELECT a.name, a.status, a.members,
-           COUNT(*) FILTER (WHERE af.status = 'flagged'),
-           COUNT(*) FILTER (WHERE af.status = 'transcribed'),
-           COUNT(*) FILTER (WHERE af.status = 'pending'),
-           COUNT(*) FILTER (WHERE af.status = 'failed'),
-           a.skipped, a.reason
+           COUNT(*) FILTER (WHERE af.status = 'flagged' AND af.duplicate_of IS NULL),
+           COUNT(*) FILTER (WHERE af.status = 'transcribed' AND af.duplicate_of IS NULL),
+           COUNT(*) FILTER (WHERE af.status = 'pending' AND af.duplicate_of IS NULL),
+           COUNT(*) FILTER (WHERE af.status = 'failed' AND af.duplicate_of IS NULL),
+           a.skipped, a.duplicates, a.reason
     FROM archives a LEFT JOIN audio_files af ON af.archive_id = a.id
     GROUP BY a.id ORDER BY a.name
 """

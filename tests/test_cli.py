@@ -77,6 +77,10 @@ def test_a_database_without_tables_says_to_migrate_and_migrating_twice_is_harmle
 ) -> None:
     file = ["--configfile", configfile]
     assert cli.main(["queue", *file]) == 2
+    assert "run the workflow first" in capsys.readouterr().err
+    assert cli.main(["database", *file]) == 0
+    capsys.readouterr()
+    assert cli.main(["queue", *file]) == 2
     assert "run `earmark migrate`" in capsys.readouterr().err
     assert cli.main(["migrate", *file]) == 0
     assert "0001-tables" in capsys.readouterr().out
@@ -108,6 +112,13 @@ def test_analyse_lists_its_queries_and_refuses_others(
     assert "flag_rate" in [row["query"] for row in json.loads(capsys.readouterr().out)]
     assert cli.main(["analyse", "--configfile", configfile, "nonsense"]) == 2
     assert "no query nonsense; known are" in capsys.readouterr().err
+
+
+def test_a_category_that_no_policy_has_is_refused(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["queue", "--configfile", configfile, "--category", "spam"]) == 2
+    assert "no category 'spam'; known are " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many"])

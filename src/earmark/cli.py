@@ -17,6 +17,7 @@ from earmark import __version__, analysis, catalogue, configuration, database
 from earmark.configuration import Config
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
+from earmark.policy import load_policies
 from earmark.review_queue import health, review_queue
 from earmark.volume import Volume
 
@@ -114,6 +115,14 @@ def _connection(config: Config) -> str:
     return database.connection_string(config["database"]["url"], _volume(config).root)
 
 
+def _existing(config: Config) -> str:
+    """The connection, for commands that only read: they make no database."""
+    root = _volume(config).root
+    if database.is_embedded(config["database"]["url"]) and not database.embedded_exists(root):
+        raise EarmarkError(f"no run has left results in {root} yet; run the workflow first")
+    return _connection(config)
+
+
 def _discover(config: Config, arguments: argparse.Namespace) -> None:
     volume = _volume(config)
     archives = catalogue.discover(Path(config["source"]["directory"]), volume)
@@ -148,7 +157,17 @@ def _migrate(config: Config, _: argparse.Namespace) -> None:
 
 
 def _queue(config: Config, arguments: argparse.Namespace) -> None:
-    items = review_queue(_connection(config), arguments.limit, arguments.category)
+    known = [
+        policy.category
+        for policy in load_policies(
+            Path(config["classify"]["policies"]), config["classify"]["categories"]
+        )
+    ]
+    if arguments.category not in (None, *known):
+        raise EarmarkError(
+            f"there is no category '{arguments.category}'; known are {', '.join(known)}"
+        )
+    items = review_queue(_existing(config), arguments.limit, arguments.category)
     if arguments.json:
         _show([dataclasses.asdict(item) for item in items], True, "")
         return
@@ -166,7 +185,7 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _health(config: Config, arguments: argparse.Namespace) -> None:
-    counts = dataclasses.asdict(health(_connection(config)))
+    counts = dataclasses.asdict(health(_existing(config)))
     _show([counts], arguments.json, "Clips of the last 24 hours")
 
 

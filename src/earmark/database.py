@@ -120,6 +120,11 @@ def _libpq_environment() -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
+def embedded_exists(volume_root: Path) -> bool:
+    """Whether an embedded server has ever run in a volume."""
+    return (_embedded(volume_root) / "data").exists()
+
+
 def stop_embedded(volume_root: Path) -> str:
     """Stop the embedded server of a volume, whoever uses it; says in words what was done."""
     folder = _embedded(volume_root)

@@ -52,7 +52,8 @@ def check_inputs(config: Config) -> None:
     """Check models and policies without loading them.
 
     Raises:
-        EarmarkError: one is missing or wrong; the message names it and the remedy.
+        EarmarkError: one is missing or wrong, or changed under a name that stands for the old
+            one; the message names it and the remedy.
     """
     settings = config["classify"]
     policies = load_policies(Path(settings["policies"]), settings["categories"])
@@ -63,6 +64,9 @@ def check_inputs(config: Config) -> None:
             f"{settings['policies']}; known: {', '.join(policy.category for policy in policies)}"
         )
     check_models(config)
+    volume = Volume(Path(config["volume"]["root"]))
+    asr_name(config, volume).check()
+    policy_name(config, volume, policies).check()
 
 
 def begin(config: Config) -> None:
@@ -72,16 +76,11 @@ def begin(config: Config) -> None:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
 
     Raises:
-        EarmarkError: another driver is at work, settings changed under a name that stands for
-            the old ones, or the database cannot be reached.
+        EarmarkError: another driver is at work, or the database cannot be reached.
         OSError: the volume cannot be written.
     """
     volume = Volume(Path(config["volume"]["root"]))
     locks.hold_until_exit(volume.driver_lock)
-    settings = config["classify"]
-    asr_name(config, volume).check()
-    policies = load_policies(Path(settings["policies"]), settings["categories"])
-    policy_name(config, volume, policies).check()
     _prepare_database(config["database"]["url"], volume)
     sweep(volume, catalogue.read(volume))
 
@@ -151,12 +150,15 @@ def _preview(
     names = {archive.name for archive in pending}
     waiting = [a for a in archives if catalogue.is_pending(a, volume) and a.name not in names]
     if waiting:
-        console.print(f"{len(waiting)} archives changed too recently and are left for later.")
+        console.print(
+            f"Left for later: {len(waiting)}, changed less than "
+            f"{config['source']['latency_minutes']:g} minutes ago (source.latency_minutes)."
+        )
     if not pending:
         console.print(f"Nothing to do: no archive in {source} is pending.", markup=False)
         return
     total = decimal(sum(archive.bytes for archive in pending))
-    console.print(f"{len(pending)} archives pending in {source}, {total}:", markup=False)
+    console.print(f"Pending in {source}: {len(pending)} ({total})", markup=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("archive")
     table.add_column("size", justify="right")

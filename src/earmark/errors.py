@@ -11,4 +11,7 @@ class EarmarkError(Exception):
 def refused_by_system(error: OSError) -> str:
     """What the operating system refused, in a sentence."""
     where = f" {error.filename}" if error.filename else ""
-    return f"the system refused{where}: {error.strerror or error}; check path, rights and space"
+    return (
+        f"the system refused{where}: {error.strerror or error}; "
+        "check volume.root (or VOLUME_ROOT), rights and space"
+    )

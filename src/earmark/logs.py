@@ -58,7 +58,8 @@ def stage(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[N
         log_file: Where the stage's log is kept.
 
     Raises:
-        SystemExit: status 2, after an :class:`EarmarkError` was logged without traceback.
+        SystemExit: status 2, after an :class:`EarmarkError` was logged without traceback; 130
+            after Ctrl-C.
     """
     configure(f"{name}@{socket.gethostname()}", log_file)
     logger.info("%s: started (process %d)", archive, os.getpid())
@@ -69,6 +70,9 @@ def stage(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[N
     except EarmarkError as error:
         logger.error("%s: %s", archive, error)
         sys.exit(2)
+    except KeyboardInterrupt:
+        logger.warning("%s: stopped; the next run goes on", archive)
+        sys.exit(130)
     except Exception:
         logger.exception("%s: failed", archive)
         raise

@@ -123,14 +123,16 @@ class Recogniser:
         # These take ten seconds to import; only a job that transcribes should wait for them.
         os.environ["PYANNOTE_METRICS_ENABLED"] = "false"  # it would report every clip's length
         import torch
-        import whisperx
+        import whisperx.asr
 
         # pyannote's file reader lacks a library; it gets samples from us and reads no file.
         warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")
+        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its import sets INFO
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise EarmarkError(
                 "asr.device is 'cuda', but this machine has no usable CUDA device; "
-                "repair the driver or set asr.device to 'cpu' and asr.compute_type to 'int8'"
+                "repair the driver, or set asr.device and classify.device to 'cpu', "
+                "asr.compute_type to 'int8' and classify.quantization to null"
             )
         check_model("asr.model", settings.model, "model.bin")
         try:
