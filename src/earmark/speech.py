@@ -122,11 +122,11 @@ class Recogniser:
         """
         # These take ten seconds to import; only a job that transcribes should wait for them.
         os.environ["PYANNOTE_METRICS_ENABLED"] = "false"  # it would report every clip's length
+        # pyannote's file reader lacks a library; it gets samples from us and reads no file.
+        warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")
         import torch
         import whisperx.asr
 
-        # pyannote's file reader lacks a library; it gets samples from us and reads no file.
-        warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # its import sets INFO
         if settings.device == "cuda" and not torch.cuda.is_available():
             raise EarmarkError(
