@@ -234,3 +234,9 @@ def test_an_audio_file_that_vanished_is_no_bad_file_but_stops_the_job(tmp_path: 
 def test_a_model_that_cannot_be_loaded_is_explained(change: dict, message: str) -> None:
     with pytest.raises(EarmarkError, match=message):
         Recogniser(AsrSettings(**{**vars(SETTINGS), **change}))
+
+
+def test_no_figure_about_the_clips_is_reported_to_anyone(recogniser: Recogniser) -> None:
+    from pyannote.audio.telemetry.metrics import is_metrics_enabled
+
+    assert not is_metrics_enabled()
