@@ -1,32 +1,110 @@
-"""Kernel locks: held by a living process, gone the moment it dies."""
+"""Kernel locks that processes on several machines share: held by the living, never by the dead.
 
+A lock is a file below ``state/`` and an open file description lock on it (fcntl(2)).  Unlike
+flock(2), that kind is the same lock for a process on the machine that exports the volume by
+NFS and for one on a machine that mounts it.  The kernel releases it when the last process
+that has the file open ends, however it ends; an NFS server does so when a client is gone for
+longer than its lease.  What is left is a holder that hangs: it says in the file until when it
+may be waited for, and is given up after that.
+"""
+
+import errno
 import fcntl
+import json
 import logging
 import os
 import socket
+import struct
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 from earmark.errors import EarmarkError
 
 logger = logging.getLogger(__name__)
 
+#: How often a waiting process looks whether the lock is free or its holder overdue.
+_LOOK_SECONDS = 0.5
+#: struct flock of 64-bit Linux; whence, start and length 0 mean the whole file.
+_FLOCK = struct.Struct("hhqqi4x")
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock, as written in its file.
+
+    Attributes:
+        purpose: What for, such as the name of a stage.
+        host: Name of the machine.
+        process: Process id there.
+        since: When it got the lock, in s since 1970.
+        until: When others may give it up, likewise; None for as long as it lives.
+        token: Passed on from a holder that died to the next one, and new after one was given
+            up. What is named by it is never shared with a holder that still hangs somewhere.
+        waits_for: What it cannot go on without, for a person; "" while it works.
+    """
+
+    purpose: str
+    host: str
+    process: int
+    since: float
+    until: float | None
+    token: str
+    waits_for: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+class Lock:
+    """A lock that this process holds.
+
+    Attributes:
+        descriptor: Of the lock's file. A child that inherits it holds the lock too.
+        holder: What the file says.
+    """
+
+    def __init__(self, descriptor: int, holder: Holder, lease_seconds: float | None) -> None:
+        self.descriptor = descriptor
+        self.holder = holder
+        self._lease_seconds = lease_seconds
+        self.renew()
+
+    def renew(self, waits_for: str = "") -> None:
+        """Say that the holder is alive and what it waits for; starts the lease anew."""
+        until = None if self._lease_seconds is None else time.time() + self._lease_seconds
+        self.holder = replace(self.holder, until=until, waits_for=waits_for)
+        text = json.dumps(asdict(self.holder)).encode()
+        with suppress(OSError):  # on a full volume the lock holds all the same
+            os.pwrite(self.descriptor, text, 0)
+            os.ftruncate(self.descriptor, len(text))
+
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def exclusive(path: Path, purpose: str = "", lease_seconds: float | None = None) -> Iterator[Lock]:
     """Hold the lock ``path`` for the block, waiting for whoever holds it now.
 
     Args:
         path: The lock file; it stays when the lock is released.
+        purpose: What for, such as the name of a stage.
+        lease_seconds: After this time without :meth:`Lock.renew` others may take the lock; None
+            lets them wait for as long as this process lives.
     """
-    descriptor = _open(path)
+    descriptor = _wait_for(path)
     try:
-        if not _try(descriptor):
-            logger.info("waiting for %s, which works on the same archive", _holder(descriptor))
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        _sign(descriptor)
-        yield
+        former = _read(descriptor)
+        holder = Holder(
+            purpose=purpose,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            since=time.time(),
+            until=None,
+            token=former.token if former else uuid4().hex,
+        )
+        yield Lock(descriptor, holder, lease_seconds)
     finally:
         os.close(descriptor)
 
@@ -39,23 +117,79 @@ def hold_until_exit(path: Path) -> None:
     """
     descriptor = _open(path)
     if not _try(descriptor):
-        holder = _holder(descriptor)
+        holder = _read(descriptor) or "another process"
         os.close(descriptor)
         raise EarmarkError(
             f"another run works on this volume already ({holder}); wait for it to end or stop it"
         )
-    _sign(descriptor)  # the descriptor stays open on purpose
+    holder = Holder("driver", socket.gethostname(), os.getpid(), time.time(), None, uuid4().hex)
+    Lock(descriptor, holder, None)  # the descriptor stays open on purpose
 
 
 def is_held(path: Path) -> bool:
     """Whether a living process holds the lock ``path``."""
-    if not path.exists():
-        return False
-    descriptor = _open(path)
     try:
-        return not _try(descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0)
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, asked)
+        return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
     finally:
         os.close(descriptor)
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Who holds the lock ``path``; None if nobody does, or nobody said so."""
+    if not is_held(path):
+        return None
+    with suppress(FileNotFoundError):
+        return _parse(path.read_bytes())
+    return None
+
+
+def remove(path: Path) -> None:
+    """Delete a lock's file unless the lock is held."""
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if _try(descriptor) and _is_at(descriptor, path):
+                path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _wait_for(path: Path) -> int:
+    """Get the lock; returns the descriptor of its file."""
+    told = False
+    while True:
+        descriptor = _open(path)
+        # The file may have been replaced between opening and locking it.
+        if _try(descriptor) and _is_at(descriptor, path):
+            return descriptor
+        holder = _read(descriptor)
+        os.close(descriptor)
+        if holder and holder.until is not None and holder.until < time.time():
+            _give_up(path, holder)
+            continue
+        if not told:
+            logger.info("waiting for %s, which works on the same", holder or "another process")
+            told = True
+        time.sleep(_LOOK_SECONDS)
+
+
+def _give_up(path: Path, holder: Holder) -> None:
+    """Put the lock of an overdue holder out of the way; it keeps a file that nobody finds."""
+    guard = _open(path.with_name(".given-up.lock"))
+    try:
+        _lock(guard, fcntl.F_OFD_SETLKW)
+        with suppress(FileNotFoundError):
+            if _parse(path.read_bytes()) == holder:  # nobody was quicker, it didn't renew
+                path.unlink()
+                logger.warning("gave up %s, which has held %s for too long", holder, path)
+    finally:
+        os.close(guard)
 
 
 def _open(path: Path) -> int:
@@ -63,18 +197,33 @@ def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
 
 
+def _lock(descriptor: int, operation: int) -> None:
+    fcntl.fcntl(descriptor, operation, _FLOCK.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
+
+
 def _try(descriptor: int) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        _lock(descriptor, fcntl.F_OFD_SETLK)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
     return True
 
 
-def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
-def _holder(descriptor: int) -> str:
-    return os.pread(descriptor, 200, 0).decode(errors="replace") or "another process"
+def _read(descriptor: int) -> Holder | None:
+    return _parse(os.pread(descriptor, 1 << 16, 0))
+
+
+def _parse(text: bytes) -> Holder | None:
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):  # empty, or being written just now
+        return None
