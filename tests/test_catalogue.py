@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from earmark import catalogue, locks
-from earmark.catalogue import Archive, discover, pending
+from earmark.catalogue import Archive, Intake, plan_run, poll
 from earmark.errors import EarmarkError
+from earmark.source import FolderSource, Listed, SourceUnreachableError
 from earmark.volume import Volume
 
 NOON = 1_793_534_400  # 2026-11-01 12:00 UTC
@@ -42,6 +43,15 @@ def receive(volume: Volume, archive: Archive) -> None:
     receipt.write_text("{}")
 
 
+def discover(source: Path, volume: Volume) -> list[Archive]:
+    """Poll a folder whose archives count as soon as they are seen."""
+    return poll(FolderSource(source), volume, poll_seconds=0).archives
+
+
+def pending(archives: list[Archive], volume: Volume, latency_minutes: float) -> list[Archive]:
+    return plan_run(archives, volume, Intake(latency_minutes=latency_minutes)).now
+
+
 def names(archives: list[Archive]) -> list[str]:
     return [archive.name for archive in archives]
 
@@ -66,9 +76,9 @@ def test_what_is_hidden_or_no_file_is_no_archive(source: Path, volume: Volume) -
 
 def test_jobs_read_what_the_driver_found(source: Path, volume: Volume) -> None:
     put(source, "a.tar")
-    assert catalogue.read(volume) == []
+    assert catalogue.read(volume).archives == []
     found = discover(source, volume)
-    assert catalogue.read(volume) == found
+    assert catalogue.read(volume).archives == found
 
 
 def test_a_finished_or_quarantined_archive_is_not_pending(source: Path, volume: Volume) -> None:
@@ -146,7 +156,7 @@ def test_the_catalogue_of_a_driver_at_work_is_left_alone(source: Path, volume: V
     put(source, "b.tar")
     with locks.exclusive(volume.driver_lock):
         assert sorted(names(discover(source, volume))) == ["a.tar", "b.tar"]
-        assert catalogue.read(volume) == before
+        assert catalogue.read(volume).archives == before
         assert volume.entry("a.tar").read_text() == entry
         assert volume.entry("b.tar").exists()  # a dry run beside the driver can plan with it
 
@@ -160,6 +170,100 @@ def test_an_archive_that_is_being_worked_on_keeps_its_entry(source: Path, volume
     assert discover(source, volume) == before
     put(source, "a.tar", b"another", modified=NOON + 86_400)
     assert discover(source, volume) == before
+
+
+class Told:
+    """A source that tells what a test says, for what no folder of this machine can hold."""
+
+    def __init__(self, *listed: Listed) -> None:
+        self.listed: list[Listed] | None = list(listed)
+
+    def files(self) -> list[Listed]:
+        if self.listed is None:
+            raise SourceUnreachableError("the host is asleep")
+        return self.listed
+
+
+def listed(name: str, size: int = 3, modified: float = NOON) -> Listed:
+    return Listed(name, size, int(modified * 1e9))
+
+
+def test_only_what_two_polls_saw_alike_is_taken(volume: Volume) -> None:
+    source = Told(listed("growing.tar"), listed("settled.tar"))
+    intake = Intake(poll_seconds=0.05)
+    first = poll(source, volume, 0.05).archives
+    assert plan_run(first, volume, intake).unsettled == first
+    at_once = poll(source, volume, 0.05).archives
+    assert plan_run(at_once, volume, intake).now == []  # too soon to tell
+    time.sleep(0.06)
+    source.listed = [listed("growing.tar", 4), listed("settled.tar")]
+    assert names(plan_run(poll(source, volume, 0.05).archives, volume, intake).now) == [
+        "settled.tar"
+    ]
+    time.sleep(0.06)
+    plan = plan_run(poll(source, volume, 0.05).archives, volume, intake)
+    assert names(plan.now) == ["growing.tar", "settled.tar"]
+
+
+def test_a_first_look_is_followed_by_a_second_one(volume: Volume) -> None:
+    source = Told(listed("a.tar"))
+    intake = Intake(poll_seconds=0.3)
+    begun = time.monotonic()
+    found = catalogue.discover(source, volume, intake)
+    assert 0.3 <= time.monotonic() - begun < 5
+    assert names(plan_run(found.archives, volume, intake).now) == ["a.tar"]
+    source.listed = [listed("a.tar"), listed("b.tar")]
+    begun = time.monotonic()
+    found = catalogue.discover(source, volume, intake)
+    assert time.monotonic() - begun < 0.3  # there is enough to do, the next run takes the new one
+    assert names(plan_run(found.archives, volume, intake).now) == ["a.tar"]
+
+
+def test_a_source_that_does_not_answer_is_a_warning_and_the_known_archives_go_on(
+    volume: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = Told(listed("a.tar"))
+    before = poll(source, volume, 0)
+    source.listed = None
+    now = poll(source, volume, 0)
+    assert now.archives == before.archives
+    assert now.checked_at == before.checked_at
+    assert now.problem == "the host is asleep"
+    assert catalogue.read(volume) == now
+    assert "the host is asleep; going on with the 1 archives known" in caplog.text
+    source.listed = []
+    assert poll(source, volume, 0).problem is None
+
+
+def test_a_run_takes_a_batch_in_the_order_asked_for_and_what_is_here_already(
+    volume: Volume,
+) -> None:
+    source = Told(*(listed(f"{hour}.tar", modified=NOON + 3600 * hour) for hour in range(5)))
+    archives = poll(source, volume, 0).archives
+    plan = plan_run(archives, volume, Intake(batch=2))
+    assert (names(plan.now), names(plan.later)) == (["0.tar", "1.tar"], ["2.tar", "3.tar", "4.tar"])
+    assert names(plan_run(archives, volume, Intake(batch=2, order="newest")).now) == [
+        "4.tar",
+        "3.tar",
+    ]
+    volume.incoming("2.tar").parent.mkdir(parents=True)
+    volume.incoming("2.tar").write_bytes(b"tar")
+    plan = plan_run(archives, volume, Intake(batch=2))
+    assert names(plan.now) == ["0.tar", "1.tar", "2.tar"]
+
+
+@pytest.mark.parametrize("modified", [-1, 253_402_300_800, 1e15])
+def test_an_impossible_time_of_change_is_refused(volume: Volume, modified: float) -> None:
+    (archive,) = poll(Told(listed("a.tar", modified=modified)), volume, 0).archives
+    assert archive.refused
+    assert archive.date  # can be told all the same
+
+
+@pytest.mark.parametrize("name", ["../evil.tar", "/etc/passwd", "a/b.tar", "..", "a\0b.tar"])
+def test_a_name_that_only_a_lying_host_can_tell_is_refused(volume: Volume, name: str) -> None:
+    archives = poll(Told(listed(name)), volume, 0).archives
+    assert all(archive.refused for archive in archives)
+    assert plan_run(archives, volume, Intake()).now == []
 
 
 @pytest.mark.parametrize(
@@ -183,7 +287,7 @@ def test_a_name_that_could_mean_something_else_is_refused_and_recorded(
     archives = discover(source, volume)
     assert archives[0].refused
     assert pending(archives, volume, 0) == []
-    assert catalogue.read(volume) == archives
+    assert catalogue.read(volume).archives == archives
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
@@ -208,7 +312,7 @@ def test_any_name_is_either_taken_whole_or_refused(
 def test_a_source_folder_that_does_not_exist_is_named_with_the_remedy(
     tmp_path: Path, volume: Volume
 ) -> None:
-    with pytest.raises(EarmarkError, match=r"nowhere cannot be listed .*source\.directory"):
+    with pytest.raises(EarmarkError, match=r"nowhere cannot be used .*source\.directory"):
         discover(tmp_path / "nowhere", volume)
 
 

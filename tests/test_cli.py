@@ -11,7 +11,7 @@ import yaml
 
 from earmark import cli
 
-COMMANDS = ["discover", "migrate", "queue", "health", "database", "analyse"]
+COMMANDS = ["discover", "status", "clean", "migrate", "queue", "health", "database", "analyse"]
 
 
 @pytest.fixture
@@ -22,7 +22,10 @@ def configfile(volume: Path, tmp_path: Path) -> str:
     (source / "new\x1b[31m.tar").write_bytes(b"tar")
     os.utime(source / "a.tar", (1_793_534_400, 1_793_534_400))
     file = tmp_path / "config.yaml"
-    config = {"volume": {"root": str(volume)}, "source": {"directory": str(source)}}
+    config = {
+        "volume": {"root": str(volume)},
+        "source": {"kind": "folder", "directory": str(source), "poll_seconds": 0},
+    }
     file.write_text(yaml.safe_dump(config))
     return str(file)
 

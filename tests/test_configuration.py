@@ -12,7 +12,7 @@ from earmark import REPOSITORY, configuration
 from earmark.configuration import DEFAULT_FILE, read, resolve
 from earmark.errors import EarmarkError
 
-MINIMAL = {"volume": {"root": "/volume"}, "source": {"directory": "/source"}}
+MINIMAL = {"volume": {"root": "/volume"}, "source": {"kind": "folder", "directory": "/source"}}
 KEYS = [
     (section, key, rules)
     for section, body in configuration.schema()["properties"].items()
@@ -69,9 +69,32 @@ def test_relative_paths_start_at_the_checkout(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = resolve({"volume": {"root": "here"}, "source": {"directory": "demo/archives"}})
+    source = {"kind": "folder", "directory": "demo/archives"}
+    config = resolve({"volume": {"root": "here"}, "source": source})
     assert config["volume"]["root"] == str(REPOSITORY / "here")
+    assert config["source"]["directory"] == str(REPOSITORY / "demo/archives")
     assert config["classify"]["policies"] == str(REPOSITORY / "config/policies")
+
+
+def test_a_folder_of_a_host_is_left_as_it_is_and_must_be_absolute() -> None:
+    there = {"kind": "ssh", "directory": "/mnt/hub/export/sound"}
+    assert resolve(MINIMAL | {"source": there})["source"]["directory"] == there["directory"]
+    for folder in ("export", "-delete", "~/export"):
+        with pytest.raises(EarmarkError, match=r"'source\.directory' is .* no absolute path"):
+            resolve(MINIMAL | {"source": there | {"directory": folder}})
+
+
+def test_the_host_of_the_first_design_is_the_default() -> None:
+    source = resolve({})["source"]
+    assert (source["kind"], source["host"]) == ("ssh", "tt-zrh")
+    assert source["directory"] == "/mnt/hub/export/sound"
+    assert source["ssh_config"] == str(Path("~/.ssh/ssh_config").expanduser())
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=reboot", "a b", "$(reboot)", "a;b", ""])
+def test_a_host_that_could_mean_something_else_is_refused(host: str) -> None:
+    with pytest.raises(EarmarkError, match=r"source\.host"):
+        resolve(MINIMAL | {"source": {"host": host}})
 
 
 @pytest.mark.parametrize("name", ["large-v2", "Systran/faster-whisper-large-v2"])

@@ -6,22 +6,28 @@ that is replaced at the source gets a new entry and is done again.
 """
 
 import json
+import logging
 import os
 import re
-import stat
 import time
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from earmark import locks
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.source import Listed, Source, SourceUnreachableError
 from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 #: What an archive's name may be: it becomes part of paths, of a wildcard and of log lines.
 ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,199}")
+#: The last moment that has a date of four digits, in ns since 1970.
+_LAST_MOMENT = 253_402_300_799 * 10**9
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Archive:
         modified_ns: When it was last changed, in ns since 1970 (UTC).
         noted_at: When it was first seen with this size and time, in s since 1970; a receipt
             from before is of another archive of the same name.
+        confirmed: Whether a later poll saw it with this size and time too.
         refused: Why it is never fetched; None for a good one.
     """
 
@@ -41,6 +48,7 @@ class Archive:
     bytes: int
     modified_ns: int
     noted_at: float = 0.0
+    confirmed: bool = False
     refused: str | None = None
 
     @property
@@ -54,54 +62,180 @@ class Archive:
         return time.time() - self.modified_ns / 1e9
 
 
-def discover(source: Path, volume: Volume) -> list[Archive]:
-    """List the source folder and write the catalogue.
+@dataclass(frozen=True)
+class Intake:
+    """Which archives are taken, and when.
+
+    Attributes:
+        latency_minutes: Only archives that have not changed for so long.
+        poll_seconds: Only archives that two polls so far apart saw with one size and time.
+        batch: How many that are not on the volume yet enter one run.
+        order: Which of them come first.
+    """
+
+    latency_minutes: float = 10.0
+    poll_seconds: float = 60.0
+    batch: int = 50
+    order: Literal["oldest", "newest"] = "oldest"
+
+
+def intake_of(config: Mapping[str, Any]) -> Intake:
+    """Which archives a resolved configuration takes."""
+    return Intake(**{key.name: config["source"][key.name] for key in fields(Intake)})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the pending archives.
+
+    Attributes:
+        now: To be done in this run, in this order.
+        later: Beyond the batch.
+        unsettled: Changed too recently, or not seen twice yet.
+    """
+
+    now: list[Archive] = field(default_factory=list)
+    later: list[Archive] = field(default_factory=list)
+    unsettled: list[Archive] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the last polls of the source told.
+
+    Attributes:
+        archives: All archives, oldest first.
+        checked_at: When the source last answered, ISO 8601 in UTC; None before it ever did.
+        problem: Why it didn't answer the last poll; None if it did.
+    """
+
+    archives: list[Archive] = field(default_factory=list)
+    checked_at: str | None = None
+    problem: str | None = None
+
+
+def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
+    """Poll the source, once more after a while if all that is new was seen only once.
+
+    Args:
+        source: Where archives appear.
+        volume: The shared volume.
+        intake: How far apart two polls must be to confirm an archive.
+
+    Returns:
+        What :func:`poll` returned last.
+
+    Raises:
+        EarmarkError: as :func:`poll`.
+        OSError: the volume cannot be written.
+    """
+    catalogue = poll(source, volume, intake.poll_seconds)
+    plan = plan_run(catalogue.archives, volume, intake)
+    new = [a for a in plan.unsettled if a.age_seconds >= intake.latency_minutes * 60]
+    if plan.now or not new or catalogue.problem:
+        return catalogue
+    pause = max(archive.noted_at for archive in new) + intake.poll_seconds - time.time()
+    logger.info(
+        "%d archives were seen for the first time; looking once more in %.0f seconds whether they "
+        "still grow (source.poll_seconds)", len(new), max(pause, 0.0)
+    )  # fmt: skip
+    time.sleep(max(pause, 0.0))
+    return poll(source, volume, intake.poll_seconds, catalogue)
+
+
+def poll(
+    source: Source, volume: Volume, poll_seconds: float, known: Catalogue | None = None
+) -> Catalogue:
+    """List the source once and bring the catalogue up to date.
 
     Every regular file counts, whatever its name ends in, except hidden ones (unfinished
     uploads).  An archive that was fetched and is not finished keeps its entry, even when the
     source has lost or replaced it meanwhile.  While a driver is at work, the catalogue and
-    the entries it has planned with stay as they are.
+    the entries it has planned with stay as they are.  A source that doesn't answer is a
+    warning, and what is known of it goes on.
 
     Args:
-        source: The folder where archives appear.
+        source: Where archives appear.
         volume: The shared volume.
+        poll_seconds: An archive that an earlier poll saw at least so long ago, and that is
+            the same now, is confirmed.
+        known: The catalogue to go on from; the one on the volume by default.
 
     Returns:
-        All archives, oldest first.
+        The catalogue as it is now.
 
     Raises:
-        EarmarkError: the folder does not exist or may not be read, or the catalogue is damaged.
+        EarmarkError: the source's folder does not exist or may not be read, or the catalogue
+            on the volume is damaged.
         OSError: the volume cannot be written.
     """
+    known = known or read(volume)
     try:
-        found = {entry.name: entry for entry in map(_inspect, source.iterdir()) if entry}
-    except OSError as error:
-        raise EarmarkError(
-            f"the source folder {source} cannot be listed ({error.strerror}); "
-            "create it or correct source.directory in the config"
-        ) from error
-    known = {archive.name: archive for archive in read(volume)}
-    for name, archive in found.items():
-        found[name] = replace(archive, noted_at=_noted_at(archive, known.get(name), volume))
-    for name, archive in known.items():
-        if volume.incoming(name).exists() and is_pending(archive, volume):
-            found[name] = archive
-    archives = sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name))
-    _write(source, archives, volume)
-    return archives
+        listed = source.files()
+    except SourceUnreachableError as error:
+        logger.warning("%s; going on with the %d archives known", error, len(known.archives))
+        catalogue = replace(known, problem=str(error))
+    else:
+        former = {archive.name: archive for archive in known.archives}
+        found = {}
+        for file in listed:
+            if _is_hidden(file.name):
+                continue
+            archive = _judge(file)
+            found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
+        for name, archive in former.items():
+            if volume.incoming(name).exists() and is_pending(archive, volume):
+                found[name] = archive
+        catalogue = Catalogue(
+            sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name)),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    _write(source, catalogue, volume)
+    return catalogue
 
 
-def _noted_at(archive: Archive, known: Archive | None, volume: Volume) -> float:
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and "/" not in name
+
+
+def _judge(file: Listed) -> Archive:
+    """Take a file as an archive, or refuse it."""
+    name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not ARCHIVE_NAME.fullmatch(file.name) or file.name.endswith((" ", ".")):
+        reason = (
+            "a name may have letters, digits and _.+@- and spaces inside, at most 200 "
+            "characters; rename it"
+        )
+        return Archive(name, file.bytes, _possible(file.modified_ns), refused=reason)
+    if file.modified_ns != _possible(file.modified_ns):
+        reason = "its time of change is not between 1970 and 9999; touch it"
+        return Archive(name, file.bytes, _possible(file.modified_ns), refused=reason)
+    return Archive(name, file.bytes, file.modified_ns)
+
+
+def _possible(modified_ns: int) -> int:
+    return min(max(modified_ns, 0), _LAST_MOMENT)
+
+
+def _note(archive: Archive, known: Archive | None, volume: Volume, poll_seconds: float) -> Archive:
+    """Say when an archive was first seen as it is, and whether that was long enough ago."""
+    now = time.time()
     if known and (known.bytes, known.modified_ns) == (archive.bytes, archive.modified_ns):
-        return known.noted_at
-    if known is None and volume.receipt(archive.date, archive.name).exists():
-        return 0.0  # the catalogue was lost, the receipt was not
-    return time.time()
+        noted_at = known.noted_at
+        confirmed = known.confirmed or now - noted_at >= poll_seconds
+    else:
+        # Where the catalogue was lost and the receipt was not, it has been done.
+        is_done = known is None and volume.receipt(archive.date, archive.name).exists()
+        noted_at = 0.0 if is_done else now
+        confirmed = poll_seconds == 0
+    return replace(archive, noted_at=noted_at, confirmed=confirmed)
 
 
-def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
+def _write(source: Source, catalogue: Catalogue, volume: Volume) -> None:
     entries = {
-        volume.entry(archive.name): archive for archive in archives if is_pending(archive, volume)
+        volume.entry(archive.name): archive
+        for archive in catalogue.archives
+        if is_pending(archive, volume)
     }
     # A driver at work has planned with what is there: only what is new is added.
     at_work = locks.is_held(volume.driver_lock)
@@ -110,7 +244,9 @@ def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
         if path not in entries:
             path.unlink()
     for path, archive in entries.items():
-        text = json.dumps(asdict(archive), indent=1)
+        facts = asdict(archive)
+        del facts["confirmed"], facts["refused"]
+        text = json.dumps(facts, indent=1)
         if not path.exists() or (not at_work and path.read_text(encoding="utf-8") != text):
             with whole(path) as partial:
                 partial.write_text(text, encoding="utf-8")
@@ -118,17 +254,13 @@ def _write(source: Path, archives: list[Archive], volume: Volume) -> None:
                 os.utime(partial, (archive.noted_at, archive.noted_at))
     if at_work:
         return
-    content = {
-        "source": str(source),
-        "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "archives": [asdict(archive) for archive in archives],
-    }
+    content = {"source": str(source), **asdict(catalogue)}
     with whole(_file(volume)) as partial:
         partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def read(volume: Volume) -> list[Archive]:
-    """The archives of the last :func:`discover`, oldest first; none if there was none yet.
+def read(volume: Volume) -> Catalogue:
+    """The catalogue as :func:`poll` left it; an empty one if there was no poll yet.
 
     Raises:
         EarmarkError: the catalogue is damaged.
@@ -136,15 +268,16 @@ def read(volume: Volume) -> list[Archive]:
     path = _file(volume)
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return [Archive(**entry) for entry in content["archives"]]
+        archives = [Archive(**entry) for entry in content["archives"]]
+        return Catalogue(archives, content["checked_at"], content.get("problem"))
     except FileNotFoundError:
-        return []
+        return Catalogue()
     except (ValueError, KeyError, TypeError) as error:
         raise EarmarkError(f"the catalogue {path} is damaged ({error}); delete it") from error
 
 
 def read_entry(path: Path) -> Archive:
-    """The entry of one pending archive, as :func:`discover` wrote it.
+    """The entry of one pending archive, as :func:`poll` wrote it.
 
     Raises:
         EarmarkError: it is not there, or damaged.
@@ -161,43 +294,46 @@ def is_pending(archive: Archive, volume: Volume) -> bool:
     """Whether an archive is still to be done: neither finished nor quarantined nor refused."""
     if archive.refused is not None or volume.quarantine(archive.name).exists():
         return False
+    return not is_done(archive, volume)
+
+
+def is_done(archive: Archive, volume: Volume) -> bool:
+    """Whether there is a receipt of this archive, and not of another one of the same name."""
     try:
         received_at = volume.receipt(archive.date, archive.name).stat().st_mtime
     except FileNotFoundError:
-        return True
-    return received_at < archive.noted_at
+        return False
+    return received_at >= archive.noted_at
 
 
-def pending(archives: list[Archive], volume: Volume, latency_minutes: float) -> list[Archive]:
-    """The archives that are to be done now.
+def plan_run(archives: Sequence[Archive], volume: Volume, intake: Intake) -> Plan:
+    """Which archives are to be done now, and which are left for later.
 
     Args:
-        archives: What :func:`discover` found.
+        archives: Those of the catalogue.
         volume: The shared volume.
-        latency_minutes: Younger archives may still be growing and are left for later.
+        intake: Which are taken.
     """
-    return [
-        archive
-        for archive in archives
-        if archive.age_seconds >= latency_minutes * 60 and is_pending(archive, volume)
-    ]
-
-
-def _inspect(path: Path) -> Archive | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None  # it vanished while the folder was listed, or is a broken link
-    if path.name.startswith(".") or not stat.S_ISREG(status.st_mode):
-        return None
-    name = path.name.encode("utf-8", "backslashreplace").decode()
-    refused = None
-    if not ARCHIVE_NAME.fullmatch(path.name) or name.endswith((" ", ".")):
-        refused = (
-            "a name may have letters, digits and _.+@- and spaces inside, at most 200 "
-            "characters; rename it"
-        )
-    return Archive(name, status.st_size, status.st_mtime_ns, refused=refused)
+    plan = Plan()
+    ordered = sorted(
+        archives,
+        key=lambda archive: (archive.modified_ns, archive.name),
+        reverse=intake.order == "newest",
+    )
+    taken = 0
+    for archive in ordered:
+        if not is_pending(archive, volume):
+            continue
+        is_here = volume.incoming(archive.name).exists()
+        settled = archive.confirmed and archive.age_seconds >= intake.latency_minutes * 60
+        if not settled and not is_here:
+            plan.unsettled.append(archive)
+        elif is_here or taken < intake.batch:
+            plan.now.append(archive)
+            taken += not is_here
+        else:
+            plan.later.append(archive)
+    return plan
 
 
 def _file(volume: Volume) -> Path:

@@ -1,7 +1,8 @@
 """A process that must not outlive the one that started it.
 
 Knows one system call of Linux; :mod:`earmark.tarstream` and :mod:`earmark.media` make it.
-It deliberately uses the standard library alone, like the former.
+It deliberately uses the standard library alone, like the former.  A program that isn't
+ours is started through it: ``python -m earmark.child PARENT PROGRAM ARGUMENT ...``.
 
 Source: prctl(2), PR_SET_PDEATHSIG, and <linux/prctl.h>.
 """
@@ -9,6 +10,7 @@ Source: prctl(2), PR_SET_PDEATHSIG, and <linux/prctl.h>.
 import ctypes
 import os
 import signal
+import sys
 
 _PR_SET_PDEATHSIG = 1
 
@@ -33,3 +35,12 @@ def die_with_parent(parent: int) -> None:
         raise OSError(number, os.strerror(number))
     if os.getppid() != parent:
         raise SystemExit(f"process {parent}, which started this one, is gone")
+
+
+def _main(parent: str, *command: str) -> None:
+    die_with_parent(int(parent))  # stays in force when the program takes this one's place
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -11,18 +11,28 @@ from typing import Any, Literal
 
 from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
-from earmark import __version__, analysis, catalogue, configuration, database
+from earmark import __version__, analysis, catalogue, configuration, database, logs, retention
+from earmark.catalogue import is_done
 from earmark.configuration import Config
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.policy import load_policies
+from earmark.progress import track
+from earmark.retention import Retention, delete_at_source
 from earmark.review_queue import health, review_queue
+from earmark.source import source_of
+from earmark.status import state_of_each, status
 from earmark.volume import Volume
 
 #: Exit status after an error that a person can put right; argparse has the same for usage.
 ERROR = 2
+#: Exit status of `discover` when the source didn't answer and what was known is shown.
+UNANSWERED = 1
+
+Command = Callable[[Config, argparse.Namespace], int | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,24 +42,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The command line without the program's name; None takes the process's own.
 
     Returns:
-        0, or 2 after an error that was explained on standard error.
+        0; 2 after an error that was explained on standard error; 1 from ``discover`` when the
+        source didn't answer.
     """
     parsed = _parser().parse_args(arguments)
-    command: Callable[[Config, argparse.Namespace], None] = parsed.command
+    command: Command = parsed.command
+    logs.configure_command("earmark")
     try:
-        command(configuration.read(parsed.configfile), parsed)
+        code = command(configuration.read(parsed.configfile), parsed)
         sys.stdout.flush()
     except EarmarkError as error:
         print(f"earmark: {error}", file=sys.stderr)
         return ERROR
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         print(f"earmark: {refused_by_system(error)}", file=sys.stderr)
         return ERROR
     except KeyboardInterrupt:
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add(
         name: str,
-        command: Callable[[Config, argparse.Namespace], None],
+        command: Command,
         summary: str,
         *parents: argparse.ArgumentParser,
     ) -> argparse.ArgumentParser:
@@ -83,7 +96,17 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    add("discover", _discover, "List the source and write the catalogue of archives.", as_json)
+    add(
+        "discover", _discover,
+        "List the source and write the catalogue of archives. Exit status 1: the source did not "
+        "answer, and what is known of it is shown.", as_json,
+    )  # fmt: skip
+    add("status", _status, "Show what is going on: archives, stages at work, room.", as_json)
+    clean = add(
+        "clean", _clean,
+        "Remove leftovers of abandoned archives, and audio past retention.audio_days.", as_json,
+    )  # fmt: skip
+    clean.add_argument("--dry-run", action="store_true", help="show what would be removed")
     add("migrate", _migrate, "Bring the database's schema up to date.")
     queue = add("queue", _queue, "Show what waits for review, the highest score first.", as_json)
     queue.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N items")
@@ -123,32 +146,90 @@ def _existing(config: Config) -> str:
     return _connection(config)
 
 
-def _discover(config: Config, arguments: argparse.Namespace) -> None:
-    volume = _volume(config)
-    archives = catalogue.discover(Path(config["source"]["directory"]), volume)
-    pending = catalogue.pending(archives, volume, config["source"]["latency_minutes"])
-    names = {archive.name for archive in pending}
-    rows = []
-    for archive in archives:
-        state = "done"
-        if archive.refused:
-            state = f"refused: {archive.refused}"
-        elif volume.quarantine(archive.name).exists():
-            state = "quarantined"
-        elif archive.name in names:
-            state = "pending"
-        elif catalogue.is_pending(archive, volume):
-            state = "too recent"
-        rows.append(
-            {
-                "archive": archive.name,
-                "bytes": archive.bytes,
-                "date": archive.date,
-                "age": age(archive.age_seconds),
-                "state": state,
-            }
+def _discover(config: Config, arguments: argparse.Namespace) -> int:
+    volume, intake = _volume(config), catalogue.intake_of(config)
+    found = catalogue.discover(source_of(config), volume, intake)
+    states = state_of_each(found.archives, volume, intake)
+    rows = [
+        {
+            "archive": archive.name,
+            "bytes": archive.bytes,
+            "date": archive.date,
+            "age": age(archive.age_seconds),
+            "state": states[archive.name],
+        }
+        for archive in found.archives
+    ]
+    pending = sum(state == "pending" for state in states.values())
+    _show(rows, arguments.json, f"{len(rows)} archives, {pending} pending")
+    return UNANSWERED if found.problem else 0
+
+
+def _status(config: Config, arguments: argparse.Namespace) -> None:
+    now = status(config)
+    if arguments.json:
+        print(json.dumps(dataclasses.asdict(now), indent=2, ensure_ascii=False))
+        return
+    answered = f"last answered {now.checked_at}" if now.checked_at else "never asked yet"
+    print(_cell(f"Source   {now.source}, {answered}"))
+    if now.problem:
+        print(_cell(f"         not now: {now.problem}"))
+    print(_cell(f"Volume   {now.room.summary}"))
+    print(_cell(f"Driver   {now.driver or 'none at work'}"))
+    print()
+    _show(
+        [{"state": key, "archives": count} for key, count in sorted(now.archives.items())],
+        False,
+        f"{sum(now.archives.values())} archives in the catalogue",
+    )
+    print()
+    rows = [
+        {
+            "archive": job.archive,
+            "stage": job.stage,
+            "where": f"{job.host}, process {job.process}",
+            "for": age(job.seconds),
+            "fetched": ""
+            if job.total_bytes is None or job.fetched_bytes is None
+            else f"{decimal(job.fetched_bytes)} of {decimal(job.total_bytes)}",
+            "waits for": job.waits_for,
+        }
+        for job in now.running
+    ]
+    _show(rows, False, f"{len(rows)} stages at work")
+
+
+def _clean(config: Config, arguments: argparse.Namespace) -> None:
+    volume, source = _volume(config), source_of(config)
+    known = catalogue.read(volume)
+    if known.checked_at is None:
+        raise EarmarkError(
+            f"nothing is known of {source} in {volume.root} yet, so nothing can be told to be "
+            "left over; run `earmark discover` first"
         )
-    _show(rows, arguments.json, f"{len(archives)} archives, {len(pending)} pending")
+    totals: dict[tuple[str, str], dict[str, Any]] = {}
+    found = retention.leftovers(volume, known.archives, Retention(**config["retention"]))
+    for leftover in track(found, "clean", "leftovers"):
+        row = totals.setdefault(
+            (leftover.archive, leftover.reason),
+            {"archive": leftover.archive, "what": leftover.reason, "items": 0, "bytes": 0},
+        )
+        row["items"] += 1
+        row["bytes"] += leftover.bytes
+        if not arguments.dry_run:
+            retention.remove(leftover)
+    rows = list(totals.values())
+    if config["source"]["delete_after"]:
+        done = {a.name: a for a in known.archives if a.refused is None and is_done(a, volume)}
+        names = done if arguments.dry_run else delete_at_source(source, volume, known.archives)
+        reason = f"done, and still in {source}"
+        rows += [
+            {"archive": name, "what": reason, "items": 1, "bytes": done[name].bytes}
+            for name in names
+        ]
+    verb = "Would remove" if arguments.dry_run else "Removed"
+    size = decimal(sum(row["bytes"] for row in rows))
+    _show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
 
 
 def _migrate(config: Config, _: argparse.Namespace) -> None:

@@ -74,9 +74,16 @@ def resolve(config: Mapping[str, Any]) -> Config:
     errors = sorted(Draft202012Validator(schema()).iter_errors(complete), key=_unknown_keys_first)
     if errors:
         raise EarmarkError(_explain(errors[0]))
+    if complete["source"]["kind"] == "folder":
+        complete["source"]["directory"] = str(_absolute(complete["source"]["directory"]))
+    elif not complete["source"]["directory"].startswith("/"):
+        raise EarmarkError(
+            f"the config's 'source.directory' is {complete['source']['directory']!r}, which is no "
+            "absolute path; with source.kind ssh it must be one, of the host"
+        )
     for section, key in (
         ("volume", "root"),
-        ("source", "directory"),
+        ("source", "ssh_config"),
         ("classify", "policies"),
     ):
         complete[section][key] = str(_absolute(complete[section][key]))

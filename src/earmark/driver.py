@@ -1,7 +1,5 @@
 """What the one process that schedules jobs does before it schedules any."""
 
-import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,18 +10,18 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from earmark import catalogue, database, locks
-from earmark.catalogue import Archive
+from earmark import catalogue, database, locks, logs
+from earmark.catalogue import Archive, Intake, Plan
 from earmark.errors import EarmarkError
 from earmark.models import check_models
 from earmark.names import asr_name, policy_name
 from earmark.policy import load_policies
+from earmark.retention import Retention, delete_at_source, sweep
+from earmark.source import Source, source_of
 from earmark.volume import Volume
 
 #: Pending archives listed by name in the preview; a backlog of thousands is summed up.
 PREVIEW_ROWS = 40
-#: What `files.whole` and unpacking call a thing of an archive that is not whole yet.
-PARTIAL = re.compile(r"\.(?P<archive>.+?)(\.(parquet|json))?(\.\d+)?\.partial")
 
 Config = dict[str, Any]
 
@@ -35,17 +33,19 @@ def find_work(config: Config) -> list[Archive]:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
 
     Returns:
-        The archives to be done now, oldest first.
+        The archives to be done now, in the order of ``source.order``.
 
     Raises:
         EarmarkError: a folder, a model or a policy is missing or wrong.
     """
+    logs.configure_command("driver")
     check_inputs(config)
     volume = Volume(Path(config["volume"]["root"]))
-    archives = catalogue.discover(Path(config["source"]["directory"]), volume)
-    pending = catalogue.pending(archives, volume, config["source"]["latency_minutes"])
-    _preview(archives, pending, volume, config)
-    return pending
+    source, intake = source_of(config), catalogue.intake_of(config)
+    archives = catalogue.discover(source, volume, intake).archives
+    plan = catalogue.plan_run(archives, volume, intake)
+    _preview(archives, plan, source, intake)
+    return plan.now
 
 
 def check_inputs(config: Config) -> None:
@@ -82,13 +82,21 @@ def begin(config: Config) -> None:
     volume = Volume(Path(config["volume"]["root"]))
     locks.hold_until_exit(volume.driver_lock)
     _prepare_database(config["database"]["url"], volume)
-    sweep(volume, catalogue.read(volume))
+    sweep(volume, catalogue.read(volume).archives, Retention(**config["retention"]))
 
 
 def end(config: Config) -> None:
-    """Tidy up after the last job."""
+    """Tidy up after the last job, at the source too if that is wanted.
+
+    Raises:
+        EarmarkError: the source's folder can't be changed.
+        OSError: the volume cannot be written.
+    """
     volume = Volume(Path(config["volume"]["root"]))
-    sweep(volume, catalogue.read(volume))
+    archives = catalogue.read(volume).archives
+    sweep(volume, archives, Retention(**config["retention"]))
+    if config["source"]["delete_after"]:
+        delete_at_source(source_of(config), volume, archives)
 
 
 def _prepare_database(url: str | None, volume: Volume) -> None:
@@ -101,64 +109,25 @@ def _prepare_database(url: str | None, volume: Volume) -> None:
         database.require_schema(connection)
 
 
-def sweep(volume: Volume, archives: Sequence[Archive]) -> None:
-    """Remove what runs that were killed left half-done and nothing needs any more.
-
-    What is unpacked of a pending archive stays: the coming run may have planned with it.
-
-    Args:
-        volume: The shared volume.
-        archives: The catalogue.
-    """
-    pending = {archive.name for archive in archives if catalogue.is_pending(archive, volume)}
-    for folder in _children(volume.unpacked("")):
-        if folder.name not in pending and not PARTIAL.fullmatch(folder.name):
-            _remove_unless_held(folder, folder.name, volume)
-    folders = {volume.incoming(""), volume.unpacked("")}
-    for archive in archives:
-        if archive.name in pending:
-            folders.add(volume.manifest(archive.date, archive.name).parent)
-            folders.add(volume.receipt(archive.date, archive.name).parent)
-            folders.update(volume.root.glob(f"transcripts/*/date={archive.date}"))
-            folders.update(volume.root.glob(f"classes/*/date={archive.date}"))
-    for path in (path for folder in folders for path in _children(folder)):
-        if match := PARTIAL.fullmatch(path.name):
-            _remove_unless_held(path, match["archive"], volume)
-
-
-def _remove_unless_held(path: Path, archive: str, volume: Volume) -> None:
-    if locks.is_held(volume.archive_lock(archive)):
-        return  # a job of the killed run still works on it
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _children(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _preview(
-    archives: Sequence[Archive], pending: Sequence[Archive], volume: Volume, config: Config
-) -> None:
-    console = Console(file=sys.stderr, highlight=False)
-    source = config["source"]["directory"]
+def _preview(archives: Sequence[Archive], plan: Plan, source: Source, intake: Intake) -> None:
+    console = Console(file=sys.stderr, highlight=False, markup=False)
     for archive in archives:
         if archive.refused:
-            console.print(f"Refused: {archive.name!r}: {archive.refused}", markup=False)
-    names = {archive.name for archive in pending}
-    waiting = [a for a in archives if catalogue.is_pending(a, volume) and a.name not in names]
-    if waiting:
+            console.print(f"Refused: {archive.name!r}: {archive.refused}")
+    if plan.unsettled:
         console.print(
-            f"Left for later: {len(waiting)}, changed less than "
-            f"{config['source']['latency_minutes']:g} minutes ago (source.latency_minutes)."
+            f"Left for later: {len(plan.unsettled)}, changed less than "
+            f"{intake.latency_minutes:g} minutes ago (source.latency_minutes) or seen only once "
+            "(source.poll_seconds)."
         )
+    if plan.later:
+        console.print(f"Left for the next runs: {len(plan.later)}, beyond source.batch.")
+    pending = plan.now
     if not pending:
-        console.print(f"Nothing to do: no archive in {source} is pending.", markup=False)
+        console.print(f"Nothing to do: no archive in {source} is pending.")
         return
     total = decimal(sum(archive.bytes for archive in pending))
-    console.print(f"Pending in {source}: {len(pending)} ({total})", markup=False)
+    console.print(f"Pending in {source}: {len(pending)} ({total})")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("archive")
     table.add_column("size", justify="right")

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from earmark import locks
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, refused_by_system
+from earmark.locks import Lock
+from earmark.room import ran_out
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -26,16 +28,12 @@ def configure(worker: str, log_file: Path | None = None) -> None:
         worker: Who is speaking, such as ``encode_opus@worker1``.
         log_file: Also write there; standard error always gets the messages.
     """
-    formatter = logging.Formatter(
-        f"%(asctime)s | %(levelname)s | {worker} | %(message)s", "%Y-%m-%dT%H:%M:%SZ"
-    )
-    formatter.converter = time.gmtime
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
     for handler in handlers:
-        handler.setFormatter(formatter)
+        handler.setFormatter(_formatter(worker))
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
     logging.captureWarnings(True)
     # A handler of its own keeps WhisperX from adding one that prints every message again.
@@ -44,8 +42,28 @@ def configure(worker: str, log_file: Path | None = None) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
+def _formatter(worker: str) -> logging.Formatter:
+    formatter = logging.Formatter(
+        f"%(asctime)s | %(levelname)s | {worker} | %(message)s", "%Y-%m-%dT%H:%M:%SZ"
+    )
+    formatter.converter = time.gmtime
+    return formatter
+
+
+def configure_command(worker: str) -> None:
+    """Log what Earmark itself says to standard error, in a process that others log from too."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_formatter(worker))
+    speaker = logging.getLogger("earmark")
+    speaker.handlers = [handler]
+    speaker.setLevel(logging.INFO)
+    speaker.propagate = False
+
+
 @contextmanager
-def stage(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[None]:
+def stage(
+    name: str, archive: str, volume: Volume, log_file: Path, lease_seconds: float | None = None
+) -> Iterator[Lock]:
     """Run one stage of one archive: logged, alone, with errors a person can read.
 
     Only one process at a time works on an archive, also when the job of a driver that was
@@ -56,6 +74,10 @@ def stage(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[N
         archive: File name of the archive.
         volume: The shared volume.
         log_file: Where the stage's log is kept.
+        lease_seconds: Others need not wait longer for a holder that hangs; None for no limit.
+
+    Yields:
+        The lock on the archive, which tells others what the stage waits for.
 
     Raises:
         SystemExit: status 2, after an :class:`EarmarkError` was logged without traceback; 130
@@ -65,15 +87,18 @@ def stage(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[N
     logger.info("%s: started (process %d)", archive, os.getpid())
     started = time.monotonic()
     try:
-        with locks.exclusive(volume.archive_lock(archive)):
-            yield
+        with locks.exclusive(volume.archive_lock(archive), name, lease_seconds) as lock:
+            yield lock
     except EarmarkError as error:
         logger.error("%s: %s", archive, error)
         sys.exit(2)
     except KeyboardInterrupt:
         logger.warning("%s: stopped; the next run goes on", archive)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and ran_out(error):
+            logger.error("%s: %s", archive, refused_by_system(error))
+            sys.exit(2)
         logger.exception("%s: failed", archive)
         raise
     logger.info("%s: done in %.1f s", archive, time.monotonic() - started)

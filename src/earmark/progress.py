@@ -2,10 +2,14 @@
 
 import logging
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
+from rich.filesize import decimal
 from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
@@ -14,6 +18,7 @@ T = TypeVar("T")
 
 #: A log gets at most one line in this time, and one at the end.
 SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def track(items: Iterable[T], description: str, unit: str, total: int | None = None) -> Iterator[T]:
@@ -44,4 +49,52 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
         if not on_terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
             said = time.monotonic()
             say()
+    say()
+
+
+@contextmanager
+def watch_file(path: Path, total: int, description: str) -> Iterator[None]:
+    """Tell how far a file has grown while the block fills it: on the terminal, else in the log.
+
+    Args:
+        path: The file; it may not be there yet.
+        total: Its size in the end, in bytes.
+        description: What is done, for example ``fetch 2026-11-01.tar``.
+    """
+
+    def size() -> int:
+        try:
+            return path.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def watch() -> None:
+        said = begun
+        while not done.wait(_SECONDS_BETWEEN_LOOKS):
+            bar.update(size() - bar.n)
+            if not on_terminal and time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                said = time.monotonic()
+                say()
+
+    def say() -> None:
+        rate = (size() - at_first) / max(time.monotonic() - begun, 1e-3)
+        logger.info(
+            "%s: %s of %s, %s a second",
+            description, decimal(size()), decimal(total), decimal(int(rate)),
+        )  # fmt: skip
+
+    on_terminal = sys.stderr.isatty()
+    begun, at_first = time.monotonic(), size()
+    done = threading.Event()
+    with tqdm(
+        desc=description, total=total, initial=at_first, unit="B", unit_scale=True, leave=False,
+        disable=not on_terminal,
+    ) as bar:  # fmt: skip
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
     say()

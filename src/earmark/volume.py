@@ -64,10 +64,29 @@ class Volume:
         return self.state / "archives" / f"{archive}.json"
 
     @property
+    def transfers(self) -> Path:
+        """Folder of the archives that are being fetched."""
+        return self.state / "transfers"
+
+    def transfer(self, archive: str, token: str) -> Path:
+        """What has come of an archive so far; the token is that of the archive's lock."""
+        return self.transfers / f"{archive}.{token}"
+
+    @property
+    def transfers_lock(self) -> Path:
+        """Held while it is decided whether there is room for one more transfer."""
+        return self.state / "transfers.lock"
+
+    @property
     def driver_lock(self) -> Path:
         """Held by the one process that schedules jobs on this volume."""
         return self.state / "driver.lock"
 
+    @property
+    def locks(self) -> Path:
+        """Folder of the locks on archives."""
+        return self.state / "locks"
+
     def archive_lock(self, archive: str) -> Path:
         """Held by the one process that works on an archive."""
-        return self.state / "locks" / f"{archive}.lock"
+        return self.locks / f"{archive}.lock"

@@ -39,6 +39,10 @@ def end():
 config.update(explained(resolve, config))
 volume = Volume(Path(config["volume"]["root"]))
 pending = explained(driver.find_work, config) if workflow.is_main_process else []
+#: Of the archives in this run, in their order: from just below 1 down to 0. Unpacking comes first.
+urgency = {
+    archive.name: 1 - n / len(pending) for n, archive in enumerate(pending, start=1)
+}
 
 
 wildcard_constraints:

@@ -5,12 +5,15 @@ from pathlib import Path
 from earmark.encoding import encode_archive
 from earmark.logs import stage
 from earmark.media import EncodeSettings
+from earmark.room import RoomLimits, encode_when_there_is_room
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
 volume = Volume(Path(snakemake.config["volume"]["root"]))
+room = RoomLimits(**snakemake.config["room"])
 
-with stage("encode_opus", archive, volume, Path(snakemake.log[0])):
+
+def encode():
     encode_archive(
         Path(snakemake.input.folder),
         audio_folder=volume.audio(date, archive),
@@ -19,3 +22,7 @@ with stage("encode_opus", archive, volume, Path(snakemake.log[0])):
         volume_root=volume.root,
         settings=EncodeSettings(**snakemake.config["encode"] | {"workers": snakemake.threads}),
     )
+
+
+with stage("encode_opus", archive, volume, Path(snakemake.log[0])) as lock:
+    encode_when_there_is_room(encode, volume.root, room, lock.renew)

@@ -3,14 +3,23 @@
 from pathlib import Path
 
 from earmark.logs import stage
-from earmark.transfer import fetch_archive
+from earmark.room import RoomLimits
+from earmark.source import source_of
+from earmark.transfer import TransferSettings, fetch_archive
 from earmark.volume import Volume
 
-volume = Volume(Path(snakemake.config["volume"]["root"]))
+config = snakemake.config
+archive = snakemake.wildcards.archive
+volume = Volume(Path(config["volume"]["root"]))
+settings = TransferSettings(config["transfer"]["timeout_minutes"], config["source"]["verify"])
+lease_seconds = settings.timeout_minutes * 60
 
-with stage("fetch_archive", snakemake.wildcards.archive, volume, Path(snakemake.log[0])):
+with stage("fetch_archive", archive, volume, Path(snakemake.log[0]), lease_seconds) as lock:
     fetch_archive(
         Path(snakemake.input.entry),
-        source=Path(snakemake.config["source"]["directory"]),
-        target=Path(snakemake.output.archive),
+        source=source_of(config),
+        volume=volume,
+        settings=settings,
+        limits=RoomLimits(**config["room"]),
+        lock=lock,
     )

@@ -1,4 +1,4 @@
-"""Load one archive into PostgreSQL and leave the receipt."""
+"""Load one archive into PostgreSQL, leave the receipt, and let the fetched archive go."""
 
 from pathlib import Path
 
@@ -22,3 +22,5 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])):
         asr=snakemake.config["asr"]["name"],
         policy=snakemake.config["classify"]["policy"],
     )
+    if snakemake.config["retention"]["archives"] == "delete":
+        volume.incoming(archive).unlink(missing_ok=True)

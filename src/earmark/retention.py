@@ -1,0 +1,249 @@
+"""What is removed, when, and why.
+
+Fetched archives go once their receipt exists, half-done work of runs that were killed goes
+when nothing needs it any more, and audio that was never flagged goes at a set age.  Nothing
+that a living process works on is touched, and no table and no receipt ever is.
+"""
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from earmark import catalogue, locks
+from earmark.catalogue import Archive
+from earmark.errors import EarmarkError
+from earmark.source import Listed, Source, SourceUnreachableError
+from earmark.tables import CLASSES, MANIFEST, read_table
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: What `files.whole` and unpacking call a thing of an archive that is not whole yet.
+_PARTIAL = re.compile(r"\.(?P<archive>.+?)(\.(parquet|json))?(\.\d+)?\.partial")
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long things are kept.
+
+    Attributes:
+        archives: What happens to a fetched archive that is done: ``delete`` or ``keep``.
+        audio_days: Age at which audio that was never flagged goes, counted from the receipt;
+            None keeps all audio.
+        abandoned_days: Age at which what was fetched or encoded of an archive goes that is
+            neither done nor known to the catalogue any more.
+    """
+
+    archives: str = "delete"
+    audio_days: float | None = None
+    abandoned_days: float = 7.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something on the volume that nothing needs any more.
+
+    Attributes:
+        path: A file or a folder.
+        archive: The archive that it is of.
+        reason: Why it can go.
+    """
+
+    path: Path
+    archive: str
+    reason: str
+
+    @property
+    def bytes(self) -> int:
+        """How much room it takes, with the files in a folder."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        return sum(file.lstat().st_size for file in files)
+
+
+def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> None:
+    """Remove what runs left that were killed, and archives that are done.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+        retention: Whether archives that are done stay.
+    """
+    pending = {a.name: a for a in archives if catalogue.is_pending(a, volume)}
+    dates = {archive.date for archive in pending.values()}
+    for leftover in _leftovers_of_runs(volume, archives, retention, dates):
+        remove(leftover)
+    for path in _children(volume.locks):
+        name = path.name.removesuffix(".lock")
+        if name not in pending and not name.startswith("."):
+            locks.remove(path)
+
+
+def leftovers(
+    volume: Volume, archives: Sequence[Archive], retention: Retention
+) -> Iterator[Leftover]:
+    """Find all that nothing needs any more: what `sweep` finds, and what only age tells.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+        retention: The ages.
+    """
+    days = (day for kind in ("manifests", "processed") for day in _children(volume.root / kind))
+    dates = {day.name.removeprefix("date=") for day in days}
+    yield from _leftovers_of_runs(volume, archives, retention, dates)
+    yield from _abandoned(volume, archives, retention.abandoned_days)
+    if retention.audio_days is not None:
+        yield from _expired_audio(volume, retention.audio_days)
+
+
+def remove(leftover: Leftover) -> None:
+    """Delete what a leftover names, and the folder of an archive's audio with its last file."""
+    if leftover.path.is_dir():
+        shutil.rmtree(leftover.path)
+    else:
+        leftover.path.unlink(missing_ok=True)
+    if leftover.path.suffix == ".opus":
+        with suppress(OSError):  # not empty
+            leftover.path.parent.rmdir()
+
+
+def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
+    """Delete archives from the source that are done, and are there still what they were.
+
+    Args:
+        source: Where they came from.
+        volume: The shared volume, with their receipts.
+        archives: The catalogue.
+
+    Returns:
+        The names of those that were deleted. A source that doesn't answer is a warning.
+
+    Raises:
+        EarmarkError: the source's folder can't be changed.
+    """
+    done = [a for a in archives if a.refused is None and catalogue.is_done(a, volume)]
+    if not done:
+        return []
+    try:
+        deleted = source.delete(Listed(a.name, a.bytes, a.modified_ns) for a in done)
+    except SourceUnreachableError as error:
+        logger.warning("%s; %d archives that are done stay there", error, len(done))
+        return []
+    logger.info("deleted %d of %d archives that are done from %s", len(deleted), len(done), source)
+    return deleted
+
+
+def _leftovers_of_runs(
+    volume: Volume, archives: Sequence[Archive], retention: Retention, dates: Iterable[str]
+) -> Iterator[Leftover]:
+    # What is unpacked or half fetched of a pending archive stays: the next run goes on with it.
+    known = {archive.name: archive for archive in archives}
+    pending = {name for name, archive in known.items() if catalogue.is_pending(archive, volume)}
+    for path in _children(volume.incoming("")):
+        archive = known.get(path.name)
+        done = catalogue.is_done(archive, volume) if archive else _has_receipt(path.name, volume)
+        if done and retention.archives == "delete" and not _is_held(path.name, volume):
+            yield Leftover(path, path.name, "a fetched archive that is done")
+    for path in _children(volume.unpacked("")):
+        needed = path.name in pending or _PARTIAL.fullmatch(path.name)
+        if not needed and not _is_held(path.name, volume):
+            yield Leftover(path, path.name, "unpacked, and not needed any more")
+    for path in _children(volume.transfers):
+        name = path.name.rpartition(".")[0]
+        if name not in pending and not _is_held(name, volume):
+            yield Leftover(path, name, "half fetched, and not needed any more")
+    folders = {volume.incoming(""), volume.unpacked("")}
+    for date in dates:
+        folders.update(_table_folders(volume, date))
+    yield from _half_written(volume, folders)
+
+
+def _abandoned(volume: Volume, archives: Sequence[Archive], days: float) -> Iterator[Leftover]:
+    known = {archive.name for archive in archives}
+    reason = "of an archive that is neither done nor at the source any more"
+    for path in _children(volume.incoming("")):
+        abandoned = path.name not in known and not _has_receipt(path.name, volume)
+        if abandoned and _is_older(path, days) and not _is_held(path.name, volume):
+            yield Leftover(path, path.name, f"fetched, {reason}")
+    for day in _children(volume.root / "audio"):
+        date = day.name.removeprefix("date=")
+        for path in _children(day):
+            abandoned = path.name not in known and not volume.manifest(date, path.name).exists()
+            if abandoned and _is_older(path, days) and not _is_held(path.name, volume):
+                yield Leftover(path, path.name, f"encoded, {reason}")
+
+
+def _half_written(volume: Volume, folders: set[Path]) -> Iterator[Leftover]:
+    for path in (path for folder in sorted(folders) for path in _children(folder)):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and not _is_held(match["archive"], volume):
+            yield Leftover(path, match["archive"], "half written")
+
+
+def _expired_audio(volume: Volume, days: float) -> Iterator[Leftover]:
+    """Opus files past their age that no policy ever flagged or left undecided."""
+    for folder in (folder for day in _children(volume.root / "audio") for folder in _children(day)):
+        date, archive = folder.parent.name.removeprefix("date="), folder.name
+        receipt = volume.receipt(date, archive)
+        if not receipt.exists() or not _is_older(receipt, days) or _is_held(archive, volume):
+            continue
+        try:
+            kept = _worth_keeping(volume, date, archive)
+        except EarmarkError as error:
+            logger.warning("the audio of %s stays: %s", archive, error)
+            continue
+        for path in _children(folder):
+            if path.suffix == ".opus" and path.stem.isdecimal() and int(path.stem) not in kept:
+                yield Leftover(path, archive, f"audio never flagged, older than {days:g} days")
+
+
+def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
+    """Ordinals of the clips that some policy flagged, or could not decide about."""
+    read_table(volume.manifest(date, archive), MANIFEST)  # a damaged archive keeps its audio
+    kept: set[int] = set()
+    for day in volume.root.glob(f"classes/*/date={date}"):
+        path = day / volume.manifest(date, archive).name
+        if path.exists():
+            table = read_table(path, CLASSES)
+            cleared = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
+            kept.update(
+                table.filter(pc.invert(pc.fill_null(cleared, False)))["ordinal"].to_pylist()
+            )
+    return kept
+
+
+def _table_folders(volume: Volume, date: str) -> set[Path]:
+    """The folders of one day that hold one file per archive."""
+    return {
+        volume.manifest(date, "").parent,
+        volume.receipt(date, "").parent,
+        *volume.root.glob(f"transcripts/*/date={date}"),
+        *volume.root.glob(f"classes/*/date={date}"),
+    }
+
+
+def _has_receipt(archive: str, volume: Volume) -> bool:
+    return any(
+        volume.receipt(day.name.removeprefix("date="), archive).exists()
+        for day in _children(volume.root / "processed")
+    )
+
+
+def _is_held(archive: str, volume: Volume) -> bool:
+    return locks.is_held(volume.archive_lock(archive))
+
+
+def _is_older(path: Path, days: float) -> bool:
+    return time.time() - path.stat().st_mtime > days * _DAY
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
