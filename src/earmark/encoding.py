@@ -216,12 +216,32 @@ def encode_archive(
         OSError: the system refused (disk full, permission); trying again can help.
     """
     started = time.monotonic()
-    members = read_table(unpacked / MEMBERS_FILE, MEMBERS).to_pylist()
-    facts = read_provenance(unpacked / MEMBERS_FILE)
     if audio_folder.exists():
         shutil.rmtree(audio_folder)  # of a run that was killed
     audio_folder.mkdir(parents=True)
+    try:
+        rows, provenance = _encode_members(unpacked, audio_folder, archive, volume_root, settings)
+        provenance["seconds"] = f"{time.monotonic() - started:.3f}"
+        write_table(manifest, MANIFEST, rows, provenance)
+    except BaseException:
+        # On a full disk it would take the room that is waited for.
+        shutil.rmtree(audio_folder, ignore_errors=True)
+        raise
+    counts = Counter(row["status"] for row in rows)
+    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
+    logger.info("%s: %d members: %s", archive, len(rows), said or "none")
 
+
+def _encode_members(
+    unpacked: Path,
+    audio_folder: Path,
+    archive: str,
+    volume_root: Path,
+    settings: EncodeSettings,
+) -> tuple[list[dict[str, Any]], dict[str, object]]:
+    """Encode what is audio; returns the manifest's rows and provenance."""
+    members = read_table(unpacked / MEMBERS_FILE, MEMBERS).to_pylist()
+    facts = read_provenance(unpacked / MEMBERS_FILE)
     first_of: dict[str, int] = {}  # SHA-256 to ordinal
     for member in members:
         if member["status"] == "ok":
@@ -260,13 +280,8 @@ def encode_archive(
             row["selected"] = True
             row["inclusion_probability"] = 1.0
     how = {name: value for name, value in dataclasses.asdict(settings).items() if name in _SOUND}
-    provenance = {
+    return list(rows.values()), {
         **{fact: facts.get(fact) for fact in _ARCHIVE_FACTS},
         "encode": json.dumps(how, sort_keys=True),
         "unpack_seconds": facts.get("seconds"),
-        "seconds": f"{time.monotonic() - started:.3f}",
     }
-    write_table(manifest, MANIFEST, rows.values(), provenance)
-    counts = Counter(row["status"] for row in rows.values())
-    said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    logger.info("%s: %d members: %s", archive, len(rows), said or "none")
