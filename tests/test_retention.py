@@ -1,0 +1,263 @@
+"""What is removed, and above all what is not."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from ssh_host import ALIAS, SshHost
+
+from earmark import locks
+from earmark.catalogue import Archive, poll
+from earmark.retention import Retention, delete_at_source, leftovers, remove, sweep
+from earmark.source import FolderSource, SshSource
+from earmark.tables import CLASSES, MANIFEST, write_table
+from earmark.volume import Volume
+
+DAY = 86_400.0
+DATE = "2026-11-01"
+NOON = 1_793_534_400  # of that day
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path / "volume")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> FolderSource:
+    (tmp_path / "source").mkdir()
+    return FolderSource(tmp_path / "source")
+
+
+def offer(source: FolderSource, volume: Volume, *names: str) -> list[Archive]:
+    """Put archives at the source and find them."""
+    for name in names:
+        path = source.folder / name
+        path.write_bytes(b"tar")
+        os.utime(path, (NOON, NOON))
+    return poll(source, volume, 0).archives
+
+
+def put(path: Path, content: bytes = b"x", days_old: float = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    age(path, days_old)
+    return path
+
+
+def age(path: Path, days: float) -> None:
+    then = time.time() - days * DAY
+    os.utime(path, (then, then))
+
+
+def receive(volume: Volume, archive: str, days_old: float = 0) -> Path:
+    return put(volume.receipt(DATE, archive), b"{}", days_old)
+
+
+def found(volume: Volume, archives: list[Archive], **ages) -> dict[str, str]:
+    """What is left over, by its path on the volume."""
+    return {
+        item.path.relative_to(volume.root).as_posix(): item.reason
+        for item in leftovers(volume, archives, Retention(**ages))
+    }
+
+
+# After each run
+
+
+def test_a_fetched_archive_goes_once_its_receipt_exists(
+    volume: Volume, source: FolderSource
+) -> None:
+    archives = offer(source, volume, "done.tar", "pending.tar")
+    for archive in archives:
+        put(volume.incoming(archive.name))
+    receive(volume, "done.tar")
+    sweep(volume, archives, Retention())
+    assert [path.name for path in volume.incoming("").iterdir()] == ["pending.tar"]
+
+
+def test_fetched_archives_stay_if_that_is_wanted(volume: Volume, source: FolderSource) -> None:
+    archives = offer(source, volume, "done.tar")
+    put(volume.incoming("done.tar"))
+    receive(volume, "done.tar")
+    sweep(volume, archives, Retention(archives="keep"))
+    assert volume.incoming("done.tar").exists()
+
+
+def test_an_archive_that_replaces_one_that_is_done_stays_until_it_is_done_itself(
+    volume: Volume, source: FolderSource
+) -> None:
+    offer(source, volume, "a.tar")
+    receive(volume, "a.tar", days_old=1)
+    (source.folder / "a.tar").write_bytes(b"another")
+    os.utime(source.folder / "a.tar", (NOON + 60, NOON + 60))
+    archives = poll(source, volume, 0).archives
+    put(volume.incoming("a.tar"), b"another")
+    sweep(volume, archives, Retention())
+    assert volume.incoming("a.tar").exists()
+
+
+def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
+    volume: Volume, source: FolderSource
+) -> None:
+    archives = offer(source, volume, "done.tar", "pending.tar")
+    receive(volume, "done.tar")
+    gone = [
+        put(volume.unpacked("done.tar") / "000000").parent,
+        put(volume.unpacked("vanished.tar") / "000000").parent,
+        put(volume.unpacked(".pending.tar.partial") / "000000").parent,
+        put(volume.transfer("done.tar", "abc")),
+        put(volume.transfer("vanished.tar", "abc")),
+        put(volume.manifest(DATE, "pending.tar").with_name(".pending.tar.parquet.12.partial")),
+        put(volume.incoming(".pending.tar.77.partial")),
+        put(volume.archive_lock("done.tar")),
+    ]
+    kept = [
+        put(volume.unpacked("pending.tar") / "000000"),
+        put(volume.transfer("pending.tar", "abc")),
+        put(volume.incoming("pending.tar")),
+        put(volume.manifest(DATE, "pending.tar")),
+        put(volume.archive_lock("pending.tar")),
+    ]
+    sweep(volume, archives, Retention())
+    assert [path for path in gone if path.exists()] == []
+    assert [path for path in kept if not path.exists()] == []
+
+
+def test_nothing_that_somebody_works_on_is_touched(volume: Volume, source: FolderSource) -> None:
+    archives = offer(source, volume, "a.tar")
+    receive(volume, "a.tar", days_old=100)
+    kept = [
+        put(volume.incoming("a.tar")),
+        put(volume.unpacked("a.tar") / "000000"),
+        put(volume.transfer("a.tar", "abc")),
+    ]
+    with locks.exclusive(volume.archive_lock("a.tar")):
+        sweep(volume, archives, Retention())
+        assert found(volume, archives, audio_days=1) == {}
+    assert all(path.exists() for path in kept)
+
+
+# With age
+
+
+def test_what_was_fetched_or_encoded_of_a_vanished_archive_goes_after_some_days(
+    volume: Volume, source: FolderSource
+) -> None:
+    archives = offer(source, volume, "pending.tar")
+    put(volume.incoming("pending.tar"), days_old=100)
+    old, young = put(volume.incoming("old.tar"), days_old=8), put(volume.incoming("young.tar"))
+    put(volume.audio(DATE, "old.tar") / "000000.opus")
+    age(volume.audio(DATE, "old.tar"), 8)
+    put(volume.audio(DATE, "pending.tar") / "000000.opus")
+    age(volume.audio(DATE, "pending.tar"), 8)
+    sweep(volume, archives, Retention())
+    assert old.exists()
+    assert young.exists()
+    assert found(volume, archives, abandoned_days=7).keys() == {
+        "incoming/old.tar",
+        f"audio/date={DATE}/old.tar",
+    }
+
+
+def make_results(volume: Volume, archive: str, verdicts: list[list], days_old: float) -> None:
+    """An archive that is done: a clip per entry, each with one verdict per policy set."""
+    rows = []
+    for ordinal in range(len(verdicts)):
+        opus = put(volume.audio(DATE, archive) / f"{ordinal:06d}.opus", bytes(1000))
+        rows.append(
+            {
+                "archive": archive, "ordinal": ordinal, "member": "x", "source_bytes": 1,
+                "opus_path": opus.relative_to(volume.root).as_posix(), "status": "ok",
+                "selected": True, "inclusion_probability": 1.0,
+            }
+        )  # fmt: skip
+    write_table(volume.manifest(DATE, archive), MANIFEST, rows, {})
+    for policy in range(len(verdicts[0])):
+        classes = [
+            {
+                "archive": archive, "ordinal": ordinal, "category": "scams", "threshold": 0.5,
+                "flagged": verdict[policy], "truncated": False, "answer": "logits",
+                "status": "failed" if verdict[policy] is None else "ok",
+            }
+            for ordinal, verdict in enumerate(verdicts)
+            if verdict[policy] != "none"
+        ]  # fmt: skip
+        write_table(volume.classes(f"set{policy}", DATE, archive), CLASSES, classes, {})
+    receive(volume, archive, days_old)
+
+
+def test_only_audio_that_no_policy_ever_flagged_or_left_open_goes(
+    volume: Volume, source: FolderSource
+) -> None:
+    verdicts = [[False, False], [True, False], [False, True], [None, False], ["none", "none"]]
+    make_results(volume, "old.tar", verdicts, days_old=31)
+    make_results(volume, "young.tar", verdicts, days_old=29)
+    expired = found(volume, [], audio_days=30)
+    assert expired.keys() == {
+        f"audio/date={DATE}/old.tar/000000.opus",
+        f"audio/date={DATE}/old.tar/000004.opus",
+    }
+    assert set(expired.values()) == {"audio never flagged, older than 30 days"}
+    assert found(volume, [], audio_days=None) == {}
+
+
+def test_the_folder_of_an_archive_goes_with_its_last_audio(volume: Volume) -> None:
+    make_results(volume, "a.tar", [[False], [False]], days_old=31)
+    for item in leftovers(volume, [], Retention(audio_days=30)):
+        assert item.bytes == 1000
+        remove(item)
+    assert not volume.audio(DATE, "a.tar").exists()
+    assert found(volume, [], audio_days=30) == {}
+    assert volume.manifest(DATE, "a.tar").exists()
+
+
+def test_an_archive_whose_tables_are_damaged_keeps_its_audio(
+    volume: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_results(volume, "a.tar", [[False]], days_old=31)
+    volume.classes("set0", DATE, "a.tar").write_bytes(b"damaged")
+    assert found(volume, [], audio_days=30) == {}
+    assert "the audio of a.tar stays" in caplog.text
+
+
+def test_audio_without_a_receipt_stays_however_old(volume: Volume) -> None:
+    make_results(volume, "a.tar", [[False]], days_old=31)
+    volume.receipt(DATE, "a.tar").unlink()
+    assert found(volume, [], audio_days=30) == {}
+
+
+# At the source
+
+
+@pytest.mark.parametrize("kind", ["folder", "ssh"])
+def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
+    tmp_path: Path, volume: Volume, source: FolderSource, kind: str
+) -> None:
+    offer(source, volume, "done.tar", "pending.tar", "replaced.tar", "two words.tar", "é.tar")
+    archives = poll(source, volume, 0).archives
+    for name in ("done.tar", "replaced.tar", "two words.tar"):
+        receive(volume, name)
+    (source.folder / "replaced.tar").write_bytes(b"new")
+    if kind == "folder":
+        deleted = delete_at_source(source, volume, archives)
+    else:
+        host = SshHost(tmp_path / "host")
+        over_ssh = SshSource(ALIAS, host.ssh_config, str(source.folder))
+        deleted = delete_at_source(over_ssh, volume, archives)
+        host.stop()
+        assert delete_at_source(over_ssh, volume, archives) == []  # a warning and no more
+        host.close()
+    assert sorted(deleted) == ["done.tar", "two words.tar"]
+    left = sorted(path.name for path in source.folder.iterdir())
+    assert left == ["pending.tar", "replaced.tar", "é.tar"]
+
+
+def test_a_receipt_is_never_removed(volume: Volume) -> None:
+    make_results(volume, "a.tar", [[False]], days_old=1000)
+    for item in leftovers(volume, [], Retention(audio_days=0.1, abandoned_days=0)):
+        remove(item)
+    assert json.loads(volume.receipt(DATE, "a.tar").read_text()) == {}
+    assert volume.classes("set0", DATE, "a.tar").exists()
