@@ -9,7 +9,8 @@ import psycopg2
 import pytest
 import yaml
 
-from earmark import cli
+from earmark import cli, locks
+from earmark.volume import Volume
 
 COMMANDS = ["discover", "status", "clean", "migrate", "queue", "health", "database", "analyse"]
 
@@ -129,3 +130,89 @@ def test_a_limit_that_is_no_positive_number_is_refused(configfile: str, limit: s
     done = earmark("queue", "--configfile", configfile, f"--limit={limit}")
     assert done.returncode == 2
     assert "is not a positive number" in done.stderr
+
+
+def test_discover_says_by_its_status_that_the_source_did_not_answer(
+    volume: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "ssh_config").write_text("Host away\n  HostName 127.0.0.1\n  Port 1\n")
+    source = {"kind": "ssh", "host": "away", "ssh_config": str(tmp_path / "ssh_config")}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump({"volume": {"root": str(volume)}, "source": source}))
+    done = earmark("discover", "--configfile", str(file))
+    assert done.returncode == 1
+    assert "WARNING | earmark | away cannot be reached: " in done.stderr
+    assert "going on with the 0 archives known" in done.stderr
+    assert done.stdout.startswith("0 archives, 0 pending")
+    shown = earmark("status", "--configfile", str(file)).stdout
+    assert "never asked yet" in shown
+    assert "not now: away cannot be reached" in shown
+
+
+def test_status_tells_what_is_going_on(
+    configfile: str, volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["discover", "--configfile", configfile]) == 0
+    place = Volume(volume)
+    place.transfers.mkdir()
+    with (
+        locks.exclusive(place.archive_lock("b.tar"), "encode_opus") as waiting,
+        locks.exclusive(place.archive_lock("a.tar"), "fetch_archive") as fetching,
+    ):
+        waiting.renew("for room, as 93 % are used")
+        place.transfer("a.tar", fetching.holder.token).write_bytes(b"t")
+        capsys.readouterr()
+        assert cli.main(["status", "--configfile", configfile, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+        assert cli.main(["status", "--configfile", configfile]) == 0
+        shown = capsys.readouterr().out
+    assert told["archives"] == {"pending": 1, "refused": 1}
+    assert (told["problem"], told["driver"]) == (None, None)
+    assert told["room"]["bytes_free"] > 0
+    assert told["room"]["stopped"] == []
+    first, second = told["running"]
+    assert (first["archive"], first["stage"]) == ("a.tar", "fetch_archive")
+    assert (first["fetched_bytes"], first["total_bytes"]) == (1, 3)
+    assert (second["archive"], second["waits_for"]) == ("b.tar", "for room, as 93 % are used")
+    assert "1 byte of 3 bytes" in shown
+    assert "for room, as 93 % are used" in shown
+    assert "2 stages at work" in shown
+
+
+def test_status_says_what_a_full_volume_stops(
+    tmp_path: Path, configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = yaml.safe_load(Path(configfile).read_text())
+    limits = {"stop_fetching_percent": 0.001, "stop_encoding_percent": 100}
+    Path(configfile).write_text(yaml.safe_dump(config | {"room": limits}))
+    assert cli.main(["status", "--configfile", configfile]) == 0
+    assert "fetching waits for room" in capsys.readouterr().out
+
+
+def test_clean_shows_what_it_would_remove_and_then_removes_just_that(
+    configfile: str, volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--configfile", configfile, "--json"]
+    assert cli.main(["clean", *options]) == 2
+    assert "run `earmark discover` first" in capsys.readouterr().err
+    assert cli.main(["discover", *options]) == 0
+    left = Volume(volume).unpacked("vanished.tar")
+    left.mkdir(parents=True)
+    (left / "000000").write_bytes(b"12345")
+    capsys.readouterr()
+    rows = [
+        {
+            "archive": "vanished.tar",
+            "what": "unpacked, and not needed any more",
+            "items": 1,
+            "bytes": 5,
+        }
+    ]
+    assert cli.main(["clean", "--dry-run", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
+    assert left.exists()
+    assert cli.main(["clean", *options]) == 0
+    assert json.loads(capsys.readouterr().out) == rows
+    assert not left.exists()
+    assert cli.main(["clean", *options[:2]]) == 0
+    assert "Removed 0 things" in capsys.readouterr().out

@@ -164,5 +164,5 @@ def _room(root: Path, limits: RoomLimits) -> Room:
     stopped = [work for work, limit in stops.items() if percent >= limit]
     summary = room.describe(root, now)
     if stopped:
-        summary += f"; {' and '.join(stopped)} wait for room"
+        summary += f"; {' and '.join(stopped)} {'waits' if len(stopped) == 1 else 'wait'} for room"
     return Room(now.bytes_free, round(percent, 2), stopped, summary)
