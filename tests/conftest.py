@@ -17,6 +17,17 @@ from earmark import database, embedded_server
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the fuzz test be asked for more than its share of a quick run."""
+    parser.addoption(
+        "--fuzz-inputs",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="hostile inputs that tests/test_fuzz.py tries (2000)",
+    )
+
+
 @contextmanager
 def open_volume() -> Iterator[Path]:
     """A folder that another user can enter, as PostgreSQL must when tests run as root.

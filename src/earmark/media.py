@@ -10,6 +10,7 @@ decoder that crashes or hangs then takes down that process and nothing else.
 """
 
 import dataclasses
+import errno
 import io
 import json
 import os
@@ -36,6 +37,8 @@ OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2
 
 _HEAD = 64 << 10
 _LAYOUTS = {1: "mono", 2: "stereo"}
+#: libswresample's options: one channel is the mean of two and never louder than both.
+_MIXING = {"rematrix_maxval": "1"}
 #: FFmpeg's name of the demuxer for each format that `audio_format` knows.
 _DEMUXERS = {
     "mp3": "mp3",
@@ -48,7 +51,7 @@ _DEMUXERS = {
 }
 #: Decoders that a file may ask for, by FFmpeg's names.
 _DECODERS = (
-    "mp3float", "mp3", "mp2float", "aac", "alac", "flac", "vorbis", "opus", "libopus",
+    "mp3float", "mp3", "mp2float", "mp2", "aac", "alac", "flac", "vorbis", "opus", "libopus",
     "pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le",
     "pcm_alaw", "pcm_mulaw", "adpcm_ms", "adpcm_ima_wav",
 )  # fmt: skip
@@ -201,6 +204,27 @@ def audio_format(path: Path) -> str | None:
         return _format_of(file)
 
 
+class _Source:
+    """An open file as FFmpeg reads it.
+
+    A header may name a position that no file can have.  Linux refuses to seek there with an
+    error that looks like one of the machine, so FFmpeg is told in its own way.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.read, self.tell = file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Go to a position and return it, or a negative number where there is none such."""
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOVERFLOW):
+                raise
+            return -errno.EINVAL
+
+
 class _Decoder:
     """The audio of one open file, packet by packet.
 
@@ -236,7 +260,7 @@ class _Decoder:
         problem = "no audio in it"
         try:
             with av.open(
-                self._file,
+                _Source(self._file),
                 "r",
                 format=_DEMUXERS[self.format],
                 options={"codec_whitelist": ",".join(_DECODERS)},
@@ -275,6 +299,14 @@ class _Decoder:
             MediaError: nothing or less than half of the packets could be decoded. Frames
                 may have been yielded by then.
         """
+        samples = 0
+        for frame in self._resampled(layout, sample_rate):
+            samples += frame.samples
+            yield frame
+        if not samples:  # a header may claim gigahertz
+            raise MediaError(f"no audio can be decoded from this {self.format}: not one sample")
+
+    def _resampled(self, layout: str, sample_rate: int) -> Iterator[av.AudioFrame]:
         resampler = None
         former = None
         for frame in self._frames():
@@ -284,7 +316,7 @@ class _Decoder:
             if current != former:
                 if resampler is not None:
                     yield from resampler.resample(None)
-                resampler = av.AudioResampler("flt", layout, sample_rate)
+                resampler = av.AudioResampler("flt", layout, sample_rate, options=_MIXING)
                 former = current
             assert resampler is not None
             frame.pts = None  # gaps and jumps of the source's clock mean nothing here
