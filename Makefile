@@ -8,7 +8,11 @@ BIN := .venv/bin
 READY := .venv/.ready
 DEMO := --configfile demo/config.yaml
 
-.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture
+# Each job is a process that imports torch or more; from sources that takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
+  bench-encode bench-unpack
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -17,6 +21,8 @@ help:
 	@echo "make demo-models    train the demo's models again (about an hour on two cores; espeak-ng)"
 	@echo "make demo-archives  make the demo's archives again (espeak-ng)"
 	@echo "make test           run all tests"
+	@echo "make bench-encode   CPU time of encoding against ffmpeg (ffmpeg, espeak-ng)"
+	@echo "make bench-unpack   speed and memory of unpacking against tar"
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in requirements.lock"
@@ -53,7 +59,13 @@ demo-archives: $(READY)
 	$(BIN)/python -m demo.make_archives
 
 test: $(READY)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+
+bench-encode: $(READY)
+	$(BIN)/python -m benchmarks.encode
+
+bench-unpack: $(READY)
+	$(BIN)/python -m benchmarks.unpack
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -10,8 +11,9 @@ from pathlib import Path
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
+from workflow_run import ROWS, Run, write_small_archive
 
-from earmark import database, embedded_server
+from earmark import database, embedded_server, locks
 
 # The commands under test are those of this environment, activated or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -26,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="hostile inputs that tests/test_fuzz.py tries (2000)",
     )
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Call bytes by their argument's name: a gzip's hold the time and differ between processes."""
+    return argname if isinstance(val, bytes) else None
 
 
 @contextmanager
@@ -77,6 +84,41 @@ def migrated_database(postgres: str) -> str:
     conninfo = make_dsn(postgres, dbname="migrated")
     _run(conninfo, "TRUNCATE archives, audio_files RESTART IDENTITY CASCADE")
     return conninfo
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of this session, the same one in all processes of ``pytest -n``."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder if worker_id == "master" else folder.parent
+
+
+@pytest.fixture(scope="session")
+def small_source(shared_folder: Path) -> Path:
+    """A source with one small archive."""
+    folder = shared_folder / "small"
+    with locks.exclusive(shared_folder / "small.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            write_small_archive(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_folder: Path, small_source: Path) -> list[tuple]:
+    """The rows of a run over the small archive that nobody disturbed."""
+    result = shared_folder / "undisturbed.pickle"
+    with locks.exclusive(shared_folder / "undisturbed.lock"):
+        if not result.exists():
+            with open_volume() as volume:
+                run = Run(
+                    shared_folder / "undisturbed", volume, source={"directory": str(small_source)}
+                )
+                code, said = run.finish()
+                assert code == 0, said
+                result.write_bytes(pickle.dumps(run.query(ROWS)))
+    rows: list[tuple] = pickle.loads(result.read_bytes())
+    return rows
 
 
 def _run(conninfo: str, sql: str) -> None:

@@ -37,6 +37,8 @@ MEMBERS_FILE = "members.parquet"
 
 _HEAD = 64 << 10
 _BLOCK = 512
+#: What libmagic calls a tar; the last two when the first header's checksum is wrong.
+_TARS = {"application/x-tar", "application/x-gtar", "application/x-ustar"}
 #: What a broken decoder or library dies of; other signals come from outside.
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 
@@ -44,7 +46,7 @@ _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal
 def _starts_a_tar(head: bytes) -> bool:
     # A tar without members is zeros alone, which libmagic can't tell from other data.
     empty = len(head) >= 2 * _BLOCK and not any(head[: 2 * _BLOCK])
-    return empty or magic.from_buffer(head[: 2 * _BLOCK], mime=True) == "application/x-tar"
+    return empty or magic.from_buffer(head[: 2 * _BLOCK], mime=True) in _TARS
 
 
 def detect_archive_type(path: Path) -> ArchiveType:

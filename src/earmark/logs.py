@@ -21,6 +21,15 @@ logger = logging.getLogger(__name__)
 _TALKATIVE = ("whisperx", "lightning", "pytorch_lightning", "bitsandbytes")
 
 
+class _LogFile(logging.FileHandler):
+    """A log on the volume, which may be full; standard error has its lines too."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # logging's name
+        error = sys.exc_info()[1]
+        if not (isinstance(error, OSError) and ran_out(error)):
+            super().handleError(record)
+
+
 def configure(worker: str, log_file: Path | None = None) -> None:
     """Log as ``timestamp | level | worker | message``, in UTC.
 
@@ -31,7 +40,7 @@ def configure(worker: str, log_file: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(_LogFile(log_file, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(_formatter(worker))
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from earmark import catalogue, locks, room
 from earmark.catalogue import Archive, Intake
+from earmark.errors import EarmarkError
 from earmark.room import RoomLimits
 from earmark.source import source_of
 from earmark.transfer import running_transfers
@@ -89,10 +90,11 @@ def status(config: dict[str, Any]) -> Status:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
 
     Raises:
-        EarmarkError: the catalogue is damaged.
-        OSError: the volume is not there.
+        EarmarkError: the volume is not there, or the catalogue is damaged.
     """
     volume = Volume(Path(config["volume"]["root"]))
+    if not volume.root.is_dir():
+        raise EarmarkError(f"there is no {volume.root} yet (volume.root); mount it, or run first")
     known = catalogue.read(volume)
     states = state_of_each(known.archives, volume, catalogue.intake_of(config))
     driver = locks.holder_of(volume.driver_lock)
