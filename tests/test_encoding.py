@@ -93,7 +93,7 @@ def test_the_manifest_says_how_it_was_made(volume, clips):
     assert json.loads(facts["encode"]) == {
         "bitrate": "32k",
         "channels": 1,
-        "complexity": 5,
+        "complexity": 0,
         "application": "audio",
         "vbr": "constrained",
     }

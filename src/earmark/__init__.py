@@ -4,10 +4,18 @@ The package does the work of every stage as plain functions on files; it knows n
 of Snakemake, which decides what runs when and where.
 """
 
-from importlib.metadata import version
 from pathlib import Path
-
-__version__ = version("earmark")
 
 #: Root of the checkout; the schema of the config and the SQL files are read from there.
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only when it is asked for: it would be most of the start of a child process.
+    from importlib.metadata import version
+
+    return version("earmark")

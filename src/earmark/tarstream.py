@@ -7,34 +7,25 @@ holds: standard output carries one JSON object a line, as :func:`read_members` y
 It deliberately needs the standard library alone, so that the process starts fast and its
 memory can be limited tightly.
 
-SHA-256 takes longer than reading and writing together, and Python lets other threads run
-during all three. So one thread reads a few chunks ahead, one hashes them, and the caller's
-own writes them and tells what there was, in the archive's order.
-
 Format: POSIX.1-2017, pax, "ustar Interchange Format", and GNU tar's extensions.
 """
 
 import dataclasses
 import gzip
-import hashlib
 import io
 import json
-import queue
 import re
 import resource
 import sys
 import tarfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import Any, BinaryIO, cast
 
 from earmark.child import die_with_parent
 
-#: Large, since each chunk wakes another thread; most clips fit into one.
-_CHUNK = 1 << 20
-#: Chunks that may be read ahead of hashing and writing.
-_CHUNKS_AHEAD = 4
+#: Small enough to stay in a processor's cache between reading and writing.
+_CHUNK = 128 << 10
 #: A compression ratio says nothing before this much came out: silence compresses well.
 _RATIO_COUNTS_FROM = 100 << 20
 _LONGEST_NAME = 4096  # PATH_MAX of Linux
@@ -93,14 +84,11 @@ class _BoundedStream:
         problem: Why the stream ended early, if it did.
     """
 
-    def __init__(
-        self, raw: io.FileIO | io.BufferedReader, gzipped: bool, limits: UnpackLimits
-    ) -> None:
+    def __init__(self, raw: BinaryIO, gzipped: bool, limits: UnpackLimits) -> None:
         self._raw = raw
-        self._readinto = gzip.GzipFile(fileobj=raw).readinto1 if gzipped else raw.readinto
+        self._read = gzip.GzipFile(fileobj=raw).read1 if gzipped else raw.read
         self._limits = limits
         self._position = 0
-        self._skipped = memoryview(bytearray(_CHUNK))
         self.problem = ""
 
     def tell(self) -> int:
@@ -109,42 +97,36 @@ class _BoundedStream:
     def seek(self, position: int) -> None:
         if position < self._position:
             raise _UnreadableError("a header points backwards")
-        while self._position < position:
-            if not self.readinto(self._skipped[: position - self._position]):
-                break
+        while self._position < position and self._read_some(position - self._position):
+            pass
 
     def read(self, size: int) -> bytes:
         parts = []
-        while size > 0:
-            part = memoryview(bytearray(min(size, _CHUNK)))
-            count = self.readinto(part)
-            if not count:
-                break
-            parts.append(part[:count])
-            size -= count
+        while size > 0 and (data := self._read_some(size)):
+            parts.append(data)
+            size -= len(data)
         return b"".join(parts)
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Read at least one byte, if there is one; returns how many."""
+    def _read_some(self, size: int) -> bytes:
+        """Read at least one byte, if there is one, and at most a chunk."""
         if self.problem:
-            return 0
+            return b""
         limits = self._limits
-        size = min(len(buffer), limits.max_total_bytes - self._position)
+        size = min(size, _CHUNK, limits.max_total_bytes - self._position)
         try:
-            count = self._readinto(buffer[:size]) or 0
+            data = self._read(size)
         except Exception as error:  # gzip.BadGzipFile, EOFError, zlib.error
             if _is_of_the_machine(error):
                 raise
             self.problem = _said(error)
-            return 0
-        self._position += count
+            return b""
+        self._position += len(data)
+        ratio = self._position / max(self._raw.tell(), 1)
         if size == 0:
             self.problem = f"more than {limits.max_total_bytes} bytes in all"
-        elif self._position > _RATIO_COUNTS_FROM:
-            ratio = self._position / max(self._raw.tell(), 1)
-            if ratio > limits.max_ratio:
-                self.problem = f"gzip expands {ratio:.0f}-fold, allowed {limits.max_ratio:g}-fold"
-        return count
+        elif self._position > _RATIO_COUNTS_FROM and ratio > limits.max_ratio:
+            self.problem = f"gzip expands {ratio:.0f}-fold, allowed {limits.max_ratio:g}-fold"
+        return data
 
 
 class _Header(tarfile.TarInfo):
@@ -220,166 +202,24 @@ def _is_of_the_machine(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno is not None
 
 
-class _Member:
-    """A regular member that is about to be read; chunks and an end follow it.
-
-    Attributes:
-        row: Its columns as far as the header gives them.
-        told: Set when somebody else knows of it.
-    """
-
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.row = row
-        self.told = threading.Event()
-
-
-class _Chunk(NamedTuple):
-    """A part of a member's content: the first ``size`` bytes of a buffer."""
-
-    buffer: memoryview
-    size: int
+def _extract(tar: _Tar, header: tarfile.TarInfo, target: Path) -> None:
+    """Write one member's content."""
+    count = 0
+    # Not tar.extractfile: where the archive ends too early it loses what it had read.
+    stream: Any = tar.fileobj
+    stream.seek(header.offset_data)
+    with target.open("xb", buffering=0) as file:
+        while chunk := stream.read(min(_CHUNK, header.size - count)):
+            count += len(chunk)
+            _write_all(file, chunk)
+    if count != header.size:
+        raise _UnreadableError(f"truncated: {count} of {header.size} bytes")
 
 
-class _End(NamedTuple):
-    """The end of a member's content: SHA-256 and bytes of all chunks, or why some lack."""
-
-    digest: "hashlib._Hash"
-    size: int
-    problem: str = ""
-
-
-_Found = dict[str, Any] | _Member | _Chunk | _End | Exception | None
-
-
-class _ReadAhead:
-    """An archive that a thread reads, and another hashes, ahead of the one that takes it.
-
-    Attributes:
-        found: Messages to tell and members with their content, as they lie in the archive.
-            The last is None, or what the system refused.
-    """
-
-    def __init__(self, archive: Path, gzipped: bool, limits: UnpackLimits) -> None:
-        self.found: queue.SimpleQueue[_Found] = queue.SimpleQueue()
-        self._archive, self._gzipped, self._limits = archive, gzipped, limits
-        self._unhashed: queue.SimpleQueue[tuple[hashlib._Hash, _Chunk] | None]
-        self._unhashed = queue.SimpleQueue()
-        self._hashed: queue.SimpleQueue[_Chunk] = queue.SimpleQueue()
-        self._free: queue.SimpleQueue[memoryview] = queue.SimpleQueue()
-        for _ in range(_CHUNKS_AHEAD):
-            self._free.put(memoryview(bytearray(_CHUNK)))
-        # Nobody waits for them if the one who takes gives up.
-        for work in (self._read, self._hash):
-            threading.Thread(target=work, daemon=True).start()
-
-    def done_with_chunk(self) -> None:
-        """Wait until the oldest chunk is hashed, and let its buffer be filled anew."""
-        self._free.put(self._hashed.get().buffer)
-
-    def _hash(self) -> None:
-        while (task := self._unhashed.get()) is not None:
-            digest, chunk = task
-            digest.update(chunk.buffer[: chunk.size])
-            self._hashed.put(chunk)
-
-    def _read(self) -> None:
-        try:
-            with self._archive.open("rb", buffering=_CHUNK if self._gzipped else 0) as raw:
-                self._read_all(_BoundedStream(cast("io.FileIO", raw), self._gzipped, self._limits))
-            self.found.put(None)
-        except Exception as error:
-            self.found.put(error)
-        self._unhashed.put(None)
-
-    def _read_all(self, stream: _BoundedStream) -> None:
-        ordinal = headers = 0
-        problems: list[str] = []
-        tar: _Tar | None = None
-        limits = self._limits
-        try:
-            tar = _Tar(fileobj=cast("BinaryIO", stream), ignore_zeros=True, encoding="utf-8")
-            while (header := tar.next()) is not None:
-                tar.members.clear()  # type: ignore[attr-defined]  # it would grow for ever
-                headers += 1
-                if headers > limits.max_members:
-                    raise _UnreadableError(f"more than {limits.max_members} members")
-                if header.isdir():
-                    continue
-                row = {"ordinal": ordinal, "member": readable(header.name), "bytes": 0}
-                ordinal += 1
-                if header.size > limits.max_member_bytes:
-                    reason = f"declares {header.size} bytes, allowed {limits.max_member_bytes}"
-                    self.found.put({"row": {**row, "status": "failed", "error": reason}})
-                    problems = problems or [f"member {row['ordinal']} {reason}"]
-                    continue
-                if not header.isreg() or header.issparse():
-                    kind = _SPECIAL.get(header.type, f"entry of type {header.type!r}")
-                    reason = f"not a file: {'sparse file' if header.issparse() else kind}"
-                    self.found.put({"row": {**row, "status": "skipped", "error": reason}})
-                    continue
-                try:
-                    self._read_content(stream, header, _Member(row))
-                except _UnreadableError as error:
-                    raise _UnreadableError(f"member {row['ordinal']}: {error}") from error
-        except Exception as error:
-            # A hostile header raises nearly anything: OverflowError, ValueError,
-            # RecursionError, MemoryError, zlib.error, struct.error, ...
-            if _is_of_the_machine(error):
-                raise
-            problems.append(_said(error))
-        if stream.problem:
-            problems.insert(0, stream.problem)
-        if tar is not None and tar.damage:
-            problems.insert(0, f"damaged at {tar.damage}")
-        if tar is not None and not tar.ended and not problems:
-            problems = ["truncated between members: the end-of-archive blocks are missing"]
-        status = "ok" if not problems else "partial" if ordinal else "failed"
-        self.found.put({"end": {"status": status, "error": "; ".join(problems) or None}})
-
-    def _read_content(
-        self, stream: _BoundedStream, header: tarfile.TarInfo, member: _Member
-    ) -> None:
-        """Pass on one member, whole or with the reason why it isn't."""
-        self.found.put(member)
-        if self._gzipped:  # zlib might die of what it reads, plain reading doesn't
-            member.told.wait()
-        digest, count = hashlib.sha256(), 0
-        try:
-            # Not tar.extractfile: where the archive ends too early it loses what it had read.
-            stream.seek(header.offset_data)
-            while count < header.size:
-                buffer = self._free.get()
-                chunk = _Chunk(buffer, stream.readinto(buffer[: header.size - count]))
-                # The end of the archive is an empty chunk: its buffer comes back like others.
-                self._unhashed.put((digest, chunk))
-                self.found.put(chunk)
-                count += chunk.size
-                if not chunk.size:
-                    break
-            if count != header.size:
-                raise _UnreadableError(f"truncated: {count} of {header.size} bytes")
-        except Exception as error:
-            if _is_of_the_machine(error):
-                raise
-            self.found.put(_End(digest, count, _said(error)))
-            raise _UnreadableError(_said(error)) from error
-        self.found.put(_End(digest, count))
-
-
-def _write(row: dict[str, Any], target: Path, archive: _ReadAhead) -> dict[str, Any]:
-    """Write one member's content; returns its row with what became of it."""
-    with target.open("xb") as file:
-        while isinstance(found := archive.found.get(), _Chunk):
-            file.write(found.buffer[: found.size])
-            archive.done_with_chunk()
-    if isinstance(found, Exception):
-        raise found
-    assert isinstance(found, _End)
-    if found.problem:
-        target.unlink()
-        return {**row, "status": "failed", "error": found.problem}
-    content = {"file": target.name, "bytes": found.size, "sha256": found.digest.hexdigest()}
-    return {**row, **content, "status": "ok"}
+def _write_all(file: io.FileIO, chunk: bytes) -> None:
+    written = file.write(chunk)
+    while written < len(chunk):  # the disk is nearly full
+        written += file.write(chunk[written:])
 
 
 def read_members(
@@ -397,26 +237,67 @@ def read_members(
         limits: All but time and memory are watched here.
 
     Yields:
-        ``{"row": row}`` with the columns of ``earmark.tables.MEMBERS``. A regular member
-        comes twice: as ``failed`` before anything of it is unpacked, which holds if the
-        process dies, then as what became of it. At last
-        ``{"end": {"status": ..., "error": ...}}`` with status ``ok``, ``partial`` or
-        ``failed``.
+        ``{"row": row}`` with the columns of ``earmark.tables.MEMBERS`` but for the hash,
+        which the one who listens makes meanwhile. A regular member
+        comes twice: as ``failed`` before it is read, which holds if the process dies,
+        then as what became of it. At last ``{"end": {"status": ..., "error": ...}}`` with
+        status ``ok``, ``partial`` or ``failed``.
 
     Raises:
         OSError: the system refused to read or write.
     """
-    ahead = _ReadAhead(archive, gzipped, limits)
-    while (found := ahead.found.get()) is not None:
-        if isinstance(found, Exception):
-            raise found
-        if isinstance(found, dict):
-            yield found
-        elif isinstance(found, _Member):
-            row = found.row
-            yield {"row": {**row, "status": "failed", "error": "reading it never ended"}}
-            found.told.set()
-            yield {"row": _write(row, destination / f"{row['ordinal']:06d}", ahead)}
+    ordinal = headers = 0
+    problems: list[str] = []
+    tar: _Tar | None = None
+    with archive.open("rb", buffering=_CHUNK) as raw:
+        stream = _BoundedStream(raw, gzipped, limits)
+        try:
+            tar = _Tar(fileobj=cast("BinaryIO", stream), ignore_zeros=True, encoding="utf-8")
+            while (header := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # it would grow for ever
+                headers += 1
+                if headers > limits.max_members:
+                    raise _UnreadableError(f"more than {limits.max_members} members")
+                if header.isdir():
+                    continue
+                row = {"ordinal": ordinal, "member": readable(header.name), "bytes": 0}
+                ordinal += 1
+                if header.size > limits.max_member_bytes:
+                    reason = f"declares {header.size} bytes, allowed {limits.max_member_bytes}"
+                    yield {"row": {**row, "status": "failed", "error": reason}}
+                    problems = problems or [f"member {row['ordinal']} {reason}"]
+                    continue
+                if not header.isreg() or header.issparse():
+                    kind = _SPECIAL.get(header.type, f"entry of type {header.type!r}")
+                    kind = "sparse file" if header.issparse() else kind
+                    yield {"row": {**row, "status": "skipped", "error": f"not a file: {kind}"}}
+                    continue
+                yield {"row": {**row, "status": "failed", "error": "reading it never ended"}}
+                target = destination / f"{row['ordinal']:06d}"
+                try:
+                    _extract(tar, header, target)
+                except Exception as error:
+                    if _is_of_the_machine(error):
+                        raise
+                    target.unlink(missing_ok=True)
+                    yield {"row": {**row, "status": "failed", "error": _said(error)}}
+                    raise _UnreadableError(f"member {row['ordinal']}: {_said(error)}") from error
+                found = {"file": target.name, "bytes": header.size, "status": "ok"}
+                yield {"row": {**row, **found}}
+        except Exception as error:
+            # A hostile header raises nearly anything: OverflowError, ValueError,
+            # RecursionError, MemoryError, zlib.error, struct.error, ...
+            if _is_of_the_machine(error):
+                raise
+            problems.append(_said(error))
+    if stream.problem:
+        problems.insert(0, stream.problem)
+    if tar is not None and tar.damage:
+        problems.insert(0, f"damaged at {tar.damage}")
+    if tar is not None and not tar.ended and not problems:
+        problems = ["truncated between members: the end-of-archive blocks are missing"]
+    status = "ok" if not problems else "partial" if ordinal else "failed"
+    yield {"end": {"status": status, "error": "; ".join(problems) or None}}
 
 
 def _main(parent: str, archive: str, gzipped: str, destination: str, limits: str) -> None:
