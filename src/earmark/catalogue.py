@@ -184,7 +184,7 @@ def poll(
             archive = _judge(file)
             found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
         for name, archive in former.items():
-            if volume.incoming(name).exists() and is_pending(archive, volume):
+            if is_pending(archive, volume) and is_here(archive, volume):
                 found[name] = archive
         catalogue = Catalogue(
             sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name)),
@@ -225,10 +225,23 @@ def _note(archive: Archive, known: Archive | None, volume: Volume, poll_seconds:
         confirmed = known.confirmed or now - noted_at >= poll_seconds
     else:
         # Where the catalogue was lost and the receipt was not, it has been done.
-        is_done = known is None and volume.receipt(archive.date, archive.name).exists()
-        noted_at = 0.0 if is_done else now
+        was_done = known is None and archive.refused is None and _has_receipt(archive, volume)
+        noted_at = 0.0 if was_done else now
         confirmed = poll_seconds == 0
     return replace(archive, noted_at=noted_at, confirmed=confirmed)
+
+
+def _has_receipt(archive: Archive, volume: Volume) -> bool:
+    """Whether there is a receipt of an archive of this name and size, later than its last change.
+
+    What was deleted at the source and came again under its name is another archive.
+    """
+    path = volume.receipt(archive.date, archive.name)
+    try:
+        size = json.loads(path.read_text(encoding="utf-8")).get("bytes")
+        return size in (None, archive.bytes) and path.stat().st_mtime >= archive.modified_ns / 1e9
+    except (FileNotFoundError, ValueError):
+        return False
 
 
 def _write(source: Source, catalogue: Catalogue, volume: Volume) -> None:
@@ -297,6 +310,14 @@ def is_pending(archive: Archive, volume: Volume) -> bool:
     return not is_done(archive, volume)
 
 
+def is_here(archive: Archive, volume: Volume) -> bool:
+    """Whether this archive, and not a former one of the same name, lies in ``incoming/``."""
+    try:
+        return volume.incoming(archive.name).stat().st_mtime >= archive.noted_at
+    except FileNotFoundError:
+        return False
+
+
 def is_done(archive: Archive, volume: Volume) -> bool:
     """Whether there is a receipt of this archive, and not of another one of the same name."""
     try:
@@ -324,13 +345,13 @@ def plan_run(archives: Sequence[Archive], volume: Volume, intake: Intake) -> Pla
     for archive in ordered:
         if not is_pending(archive, volume):
             continue
-        is_here = volume.incoming(archive.name).exists()
+        here = is_here(archive, volume)
         settled = archive.confirmed and archive.age_seconds >= intake.latency_minutes * 60
-        if not settled and not is_here:
+        if not settled and not here:
             plan.unsettled.append(archive)
-        elif is_here or taken < intake.batch:
+        elif here or taken < intake.batch:
             plan.now.append(archive)
-            taken += not is_here
+            taken += not here
         else:
             plan.later.append(archive)
     return plan

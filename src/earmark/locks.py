@@ -67,20 +67,39 @@ class Lock:
         holder: What the file says.
     """
 
-    def __init__(self, descriptor: int, holder: Holder, lease_seconds: float | None) -> None:
+    def __init__(
+        self, path: Path, descriptor: int, holder: Holder, lease_seconds: float | None
+    ) -> None:
         self.descriptor = descriptor
         self.holder = holder
+        self._path = path
         self._lease_seconds = lease_seconds
         self.renew()
 
     def renew(self, waits_for: str = "") -> None:
-        """Say that the holder is alive and what it waits for; starts the lease anew."""
+        """Say that the holder is alive and what it waits for; starts the lease anew.
+
+        Raises:
+            EarmarkError: another process has given this one up, and works in its place.
+        """
+        if not _is_at(self.descriptor, self._path):
+            raise EarmarkError(
+                f"this process was given up as it held {self._path.name} for too long; another one "
+                "has taken over"
+            )
         until = None if self._lease_seconds is None else time.time() + self._lease_seconds
         self.holder = replace(self.holder, until=until, waits_for=waits_for)
         text = json.dumps(asdict(self.holder)).encode()
         with suppress(OSError):  # on a full volume the lock holds all the same
             os.pwrite(self.descriptor, text, 0)
             os.ftruncate(self.descriptor, len(text))
+            os.fsync(self.descriptor)  # for other machines
+
+    def release(self) -> None:
+        """Leave nothing in the file that could be taken for the lease of the next holder."""
+        if _is_at(self.descriptor, self._path):
+            self._lease_seconds = None
+            self.renew()
 
 
 @contextmanager
@@ -104,7 +123,11 @@ def exclusive(path: Path, purpose: str = "", lease_seconds: float | None = None)
             until=None,
             token=former.token if former else uuid4().hex,
         )
-        yield Lock(descriptor, holder, lease_seconds)
+        lock = Lock(path, descriptor, holder, lease_seconds)
+        try:
+            yield lock
+        finally:
+            lock.release()
     finally:
         os.close(descriptor)
 
@@ -123,7 +146,7 @@ def hold_until_exit(path: Path) -> None:
             f"another run works on this volume already ({holder}); wait for it to end or stop it"
         )
     holder = Holder("driver", socket.gethostname(), os.getpid(), time.time(), None, uuid4().hex)
-    Lock(descriptor, holder, None)  # the descriptor stays open on purpose
+    Lock(path, descriptor, holder, None)  # the descriptor stays open on purpose
 
 
 def is_held(path: Path) -> bool:
@@ -154,15 +177,16 @@ def remove(path: Path) -> None:
     with suppress(FileNotFoundError):
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
-            if _try(descriptor) and _is_at(descriptor, path):
-                path.unlink()
+            with _guarded(path):
+                if _try(descriptor) and _is_at(descriptor, path):
+                    path.unlink()
         finally:
             os.close(descriptor)
 
 
 def _wait_for(path: Path) -> int:
     """Get the lock; returns the descriptor of its file."""
-    told = False
+    told, overdue = False, None
     while True:
         descriptor = _open(path)
         # The file may have been replaced between opening and locking it.
@@ -171,8 +195,10 @@ def _wait_for(path: Path) -> int:
         holder = _read(descriptor)
         os.close(descriptor)
         if holder and holder.until is not None and holder.until < time.time():
-            _give_up(path, holder)
-            continue
+            if holder == overdue:  # twice: it isn't what a former holder left
+                _give_up(path, holder)
+                continue
+            overdue = holder
         if not told:
             logger.info("waiting for %s, which works on the same", holder or "another process")
             told = True
@@ -181,13 +207,19 @@ def _wait_for(path: Path) -> int:
 
 def _give_up(path: Path, holder: Holder) -> None:
     """Put the lock of an overdue holder out of the way; it keeps a file that nobody finds."""
+    with _guarded(path), suppress(FileNotFoundError):
+        if _parse(path.read_bytes()) == holder:  # nobody was quicker, it didn't renew
+            path.unlink()
+            logger.warning("gave up %s, which has held %s for too long", holder, path)
+
+
+@contextmanager
+def _guarded(path: Path) -> Iterator[None]:
+    """Be the only one that deletes lock files beside ``path``."""
     guard = _open(path.with_name(".given-up.lock"))
     try:
         _lock(guard, fcntl.F_OFD_SETLKW)
-        with suppress(FileNotFoundError):
-            if _parse(path.read_bytes()) == holder:  # nobody was quicker, it didn't renew
-                path.unlink()
-                logger.warning("gave up %s, which has held %s for too long", holder, path)
+        yield
     finally:
         os.close(guard)
 

@@ -92,10 +92,10 @@ def stage(
         SystemExit: status 2, after an :class:`EarmarkError` was logged without traceback; 130
             after Ctrl-C.
     """
-    configure(f"{name}@{socket.gethostname()}", log_file)
-    logger.info("%s: started (process %d)", archive, os.getpid())
     started = time.monotonic()
     try:
+        configure(f"{name}@{socket.gethostname()}", log_file)
+        logger.info("%s: started (process %d)", archive, os.getpid())
         with locks.exclusive(volume.archive_lock(archive), name, lease_seconds) as lock:
             yield lock
     except EarmarkError as error:

@@ -65,7 +65,11 @@ class Leftover:
     def bytes(self) -> int:
         """How much room it takes, with the files in a folder."""
         files = self.path.rglob("*") if self.path.is_dir() else [self.path]
-        return sum(file.lstat().st_size for file in files)
+        total = 0
+        for file in files:
+            with suppress(FileNotFoundError):  # gone meanwhile
+                total += file.lstat().st_size
+        return total
 
 
 def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> None:
@@ -107,7 +111,7 @@ def leftovers(
 def remove(leftover: Leftover) -> None:
     """Delete what a leftover names, and the folder of an archive's audio with its last file."""
     if leftover.path.is_dir():
-        shutil.rmtree(leftover.path)
+        shutil.rmtree(leftover.path, ignore_errors=True)
     else:
         leftover.path.unlink(missing_ok=True)
     if leftover.path.suffix == ".opus":
@@ -149,7 +153,7 @@ def _leftovers_of_runs(
     pending = {name for name, archive in known.items() if catalogue.is_pending(archive, volume)}
     for path in _children(volume.incoming("")):
         archive = known.get(path.name)
-        done = catalogue.is_done(archive, volume) if archive else _has_receipt(path.name, volume)
+        done = catalogue.is_done(archive, volume) if archive else _has_receipt(path, volume)
         if done and retention.archives == "delete" and not _is_held(path.name, volume):
             yield Leftover(path, path.name, "a fetched archive that is done")
     for path in _children(volume.unpacked("")):
@@ -170,7 +174,7 @@ def _abandoned(volume: Volume, archives: Sequence[Archive], days: float) -> Iter
     known = {archive.name for archive in archives}
     reason = "of an archive that is neither done nor at the source any more"
     for path in _children(volume.incoming("")):
-        abandoned = path.name not in known and not _has_receipt(path.name, volume)
+        abandoned = path.name not in known and not _has_receipt(path, volume)
         if abandoned and _is_older(path, days) and not _is_held(path.name, volume):
             yield Leftover(path, path.name, f"fetched, {reason}")
     for day in _children(volume.root / "audio"):
@@ -209,14 +213,14 @@ def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
     """Ordinals of the clips that some policy flagged, or could not decide about."""
     read_table(volume.manifest(date, archive), MANIFEST)  # a damaged archive keeps its audio
     kept: set[int] = set()
-    for day in volume.root.glob(f"classes/*/date={date}"):
-        path = day / volume.manifest(date, archive).name
-        if path.exists():
-            table = read_table(path, CLASSES)
-            cleared = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
-            kept.update(
-                table.filter(pc.invert(pc.fill_null(cleared, False)))["ordinal"].to_pylist()
-            )
+    days = volume.root.glob(f"classes/*/date={date}")
+    tables = [path for day in days if (path := day / volume.manifest(date, archive).name).exists()]
+    if not tables:
+        raise EarmarkError("it has no table of classes")
+    for path in tables:
+        table = read_table(path, CLASSES)
+        cleared = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
+        kept.update(table.filter(pc.invert(pc.fill_null(cleared, False)))["ordinal"].to_pylist())
     return kept
 
 
@@ -230,11 +234,12 @@ def _table_folders(volume: Volume, date: str) -> set[Path]:
     }
 
 
-def _has_receipt(archive: str, volume: Volume) -> bool:
-    return any(
-        volume.receipt(day.name.removeprefix("date="), archive).exists()
-        for day in _children(volume.root / "processed")
-    )
+def _has_receipt(fetched: Path, volume: Volume) -> bool:
+    """Whether there is a receipt later than a fetched archive."""
+    days = (day.name.removeprefix("date=") for day in _children(volume.root / "processed"))
+    receipts = (volume.receipt(date, fetched.name) for date in days)
+    then = fetched.stat().st_mtime
+    return any(path.exists() and path.stat().st_mtime >= then for path in receipts)
 
 
 def _is_held(archive: str, volume: Volume) -> bool:

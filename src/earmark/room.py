@@ -140,7 +140,11 @@ def _wait_while(
 
 
 def encode_when_there_is_room(
-    work: Callable[[], None], root: Path, limits: RoomLimits, say: Callable[[str], None]
+    work: Callable[[], None],
+    root: Path,
+    limits: RoomLimits,
+    say: Callable[[str], None],
+    bytes_needed: int = 0,
 ) -> None:
     """Unpack or encode as soon as the volume may be filled further.
 
@@ -149,24 +153,26 @@ def encode_when_there_is_room(
         root: The volume.
         limits: How full it may get.
         say: As for :func:`work_when_there_is_room`.
+        bytes_needed: What the work will write at least.
 
     Raises:
         OSError: what ``work`` raises for another reason than want of room.
     """
 
     def shortage() -> str | None:
-        return _shortage_for_encoding(root, limits)
+        return _shortage_for_encoding(root, limits, bytes_needed)
 
     work_when_there_is_room(work, shortage, limits.check_seconds, say)
 
 
-def _shortage_for_encoding(root: Path, limits: RoomLimits) -> str | None:
+def _shortage_for_encoding(root: Path, limits: RoomLimits, bytes_needed: int) -> str | None:
     """Why nothing may be unpacked or encoded now; None if it may."""
     now = usage(root)
-    full = now.percent()
+    full = now.percent(bytes_needed)
     if full >= limits.stop_encoding_percent:
+        needed = f", {decimal(bytes_needed)} are needed" if bytes_needed else ""
         return (
-            f"{describe(root, now)}; unpacking and encoding stop at "
+            f"{describe(root, now)}{needed}; unpacking and encoding stop at "
             f"{limits.stop_encoding_percent:g} % (room.stop_encoding_percent)"
         )
     if full >= limits.warn_percent:

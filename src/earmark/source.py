@@ -8,6 +8,7 @@ answers is not trusted, and no name is ever put where a shell would read it.
 import contextlib
 import errno
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -18,7 +19,6 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -173,6 +173,25 @@ def _inspect(path: Path) -> Listed | None:
     return Listed(path.name, status.st_size, status.st_mtime_ns)
 
 
+#: What find(1) is asked to print of a file.
+_RECORD = re.compile(rb"(\d{1,18}) (-?\d{1,15})(?:\.(\d{1,9})\d*)? (.+)", re.DOTALL)
+
+
+def _listed(record: bytes) -> Listed:
+    """A file as find(1) printed it.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    match = _RECORD.fullmatch(record)
+    if match is None:
+        raise ValueError(record)
+    size, seconds, fraction, name = match.groups()
+    # A time before 1970 is refused later on, whatever its fraction.
+    modified_ns = int(seconds) * _BILLION + int((fraction or b"").ljust(9, b"0"))
+    return Listed(os.fsdecode(name), int(size), modified_ns)
+
+
 #: Deletes each file of standard input, "SIZE TIME NAME" a line, that is still so; tells which.
 _DELETE = """
 cd -- "$1" || exit 1
@@ -266,10 +285,8 @@ class SshSource:
 
     def _parse(self, record: bytes) -> Listed:
         try:
-            size, modified, name = record.split(b" ", 2)
-            modified_ns = int(Decimal(modified.decode("ascii")) * _BILLION)
-            return Listed(os.fsdecode(name), int(size), modified_ns)
-        except (ValueError, InvalidOperation, OverflowError) as error:
+            return _listed(record)
+        except ValueError as error:
             raise EarmarkError(
                 f"{self.host} answers {record[:80]!r} where a file's size, time and name were "
                 "expected; let no login script there print anything"
@@ -318,7 +335,7 @@ class SshSource:
             raise SourceUnreachableError(
                 f"{self.host} did not answer within {_ANSWER_SECONDS:g} seconds"
             )
-        if process.returncode == _NO_CONNECTION:
+        if process.returncode == _NO_CONNECTION or process.returncode < 0:
             raise SourceUnreachableError(f"{self.host} cannot be reached: {said}")
         if process.returncode != 0:
             raise EarmarkError(
@@ -330,8 +347,9 @@ class SshSource:
     def _explain_rsync(self, code: int, said: str, name: str, partial: Path) -> NoReturn:
         """Raise what an exit status of rsync means (rsync(1), EXIT VALUES)."""
         line = _last_line(said)
+        ours = [each for each in said.splitlines() if "[receiver" in each or "[generator" in each]
         for number in (errno.ENOSPC, errno.EDQUOT):
-            if f"({number})" in said and "[sender]" not in line:
+            if any(f"({number})" in each for each in ours):
                 raise OSError(number, os.strerror(number), str(partial))
         if code in (23, 24):
             raise EarmarkError(f"{name} cannot be copied from {self}: {line}")

@@ -96,6 +96,7 @@ def fetch_archive(
 
     def work() -> None:
         _copy(known, source, partial, settings, lock)
+        lock.renew()  # or else it is another one's business by now
         target.parent.mkdir(parents=True, exist_ok=True)
         put(partial, target)
 
@@ -107,6 +108,7 @@ def _copy(
 ) -> None:
     """Make the partial file the whole archive, verified."""
     _check(known, source.find(known.name), source)
+    lock.renew()
     with watch_file(partial, known.bytes, f"fetch {known.name}"):
         try:
             source.copy(known.name, partial, settings.timeout_minutes * 60, [lock.descriptor])

@@ -12,7 +12,7 @@ config = snakemake.config
 archive = snakemake.wildcards.archive
 volume = Volume(Path(config["volume"]["root"]))
 settings = TransferSettings(config["transfer"]["timeout_minutes"], config["source"]["verify"])
-lease_seconds = settings.timeout_minutes * 60
+lease_seconds = 1.1 * settings.timeout_minutes * 60  # it ends by itself before it is given up
 
 with stage("fetch_archive", archive, volume, Path(snakemake.log[0]), lease_seconds) as lock:
     fetch_archive(

@@ -20,4 +20,5 @@ def unpack():
 
 
 with stage("unpack_archive", snakemake.wildcards.archive, volume, Path(snakemake.log[0])) as lock:
-    encode_when_there_is_room(unpack, volume.root, room, lock.renew)
+    needed = Path(snakemake.input.archive).stat().st_size
+    encode_when_there_is_room(unpack, volume.root, room, lock.renew, needed)
