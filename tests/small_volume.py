@@ -22,6 +22,7 @@ def small_volume(folder: Path, megabytes: float, inodes: int = 0) -> Iterator[Pa
 def fill(folder: Path, leave_bytes: int = 0) -> Path:
     """Write a file that leaves so much room; removing it makes room again."""
     ballast = folder / "ballast"
+    ballast.unlink(missing_ok=True)
     status = os.statvfs(folder)
     with ballast.open("wb") as file:
         left = status.f_bavail * status.f_frsize - leave_bytes

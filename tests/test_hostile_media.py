@@ -331,7 +331,7 @@ def silence(path, hours):
 
 
 class Memory(threading.Thread):
-    """Watches how much the processes that this one starts take at most, in MiB."""
+    """Watches how much the processes that encode for this one take at most, in MiB."""
 
     def __enter__(self):
         self.most = 0.0
@@ -353,7 +353,10 @@ class Memory(threading.Thread):
         for task in Path("/proc/self/task").iterdir():
             try:
                 pids = (task / "children").read_text().split()
-                yield from [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+                for pid in pids:
+                    # Not one of another test, nor one that has not begun its own program yet.
+                    if "earmark.media" in Path(f"/proc/{pid}/cmdline").read_text():
+                        yield Path(f"/proc/{pid}/status").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue  # ended meanwhile
 

@@ -108,12 +108,19 @@ def test_a_full_volume_stops_every_stage_for_as_long_as_it_is_full(
         waited: set[str] = set()
 
         def make_room_where_it_is_missing() -> None:
+            unpacked = run.volume.unpacked("small.tar")
+            while process.poll() is None and not unpacked.exists():
+                make_room()
+            fill(root, leave_bytes=8 << 10)  # before encoding has begun
             while process.poll() is None:
-                time.sleep(0.3)
-                holder = locks.holder_of(run.volume.archive_lock("small.tar"))
-                if holder and holder.waits_for:
-                    waited.add(holder.purpose)
-                    os.truncate(ballast, max(0, ballast.stat().st_size - (40 << 10)))
+                make_room()
+
+        def make_room() -> None:
+            time.sleep(0.3)
+            holder = locks.holder_of(run.volume.archive_lock("small.tar"))
+            if holder and holder.waits_for:
+                waited.add(holder.purpose)
+                os.truncate(ballast, max(0, ballast.stat().st_size - (40 << 10)))
 
         with run.start(**server_of(migrated_database)) as process:
             helper = threading.Thread(target=make_room_where_it_is_missing)
