@@ -235,6 +235,45 @@ def test_a_source_that_does_not_answer_is_a_warning_and_the_known_archives_go_on
     assert poll(source, volume, 0).problem is None
 
 
+def test_what_was_known_of_another_source_is_not_taken_for_this_ones(volume: Volume) -> None:
+    old, new = Told(listed("old.tar"), listed("done.tar")), Told(listed("done.tar"))
+    poll(old, volume, 0)
+    receive(volume, Archive("done.tar", 3, NOON * 10**9))
+    before = catalogue.read(volume)
+    new.listed = None
+    with pytest.raises(SourceUnreachableError):
+        poll(new, volume, 0)
+    assert catalogue.read(volume) == before
+    new.listed = [listed("done.tar")]
+    found = poll(new, volume, 0)
+    assert names(found.archives) == ["done.tar"]
+    assert plan_run(found.archives, volume, Intake()).now == []
+
+
+def test_an_archive_that_comes_again_after_it_was_deleted_is_another_one(volume: Volume) -> None:
+    source = Told(listed("a.tar"))
+    receive(volume, poll(source, volume, 0).archives[0])
+    source.listed = []
+    assert poll(source, volume, 0).archives == []
+    # The same day and size, but changed after the receipt was written.
+    later = listed("a.tar", modified=time.time() + 60)
+    receive(volume, Archive("a.tar", later.bytes, later.modified_ns))
+    source.listed = [later]
+    (again,) = poll(source, volume, 0).archives
+    assert catalogue.is_pending(again, volume)
+
+
+def test_what_is_wrong_with_a_source_is_remembered(source: Path, volume: Volume) -> None:
+    put(source, "a.tar")
+    discover(source, volume)
+    source.rename(source.with_name("moved"))
+    with pytest.raises(EarmarkError):
+        discover(source, volume)
+    now = catalogue.read(volume)
+    assert "cannot be used" in (now.problem or "")
+    assert names(now.archives) == ["a.tar"]
+
+
 def test_a_run_takes_a_batch_in_the_order_asked_for_and_what_is_here_already(
     volume: Volume,
 ) -> None:

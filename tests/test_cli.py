@@ -145,7 +145,7 @@ def test_discover_says_by_its_status_that_the_source_did_not_answer(
     assert "going on with the 0 archives known" in done.stderr
     assert done.stdout.startswith("0 archives, 0 pending")
     shown = earmark("status", "--configfile", str(file)).stdout
-    assert "never asked yet" in shown
+    assert "has never answered yet" in shown
     assert "not now: away cannot be reached" in shown
 
 

@@ -104,14 +104,20 @@ class Catalogue:
     """What the last polls of the source told.
 
     Attributes:
+        source: Where the archives are; None before the first poll.
         archives: All archives, oldest first.
         checked_at: When the source last answered, ISO 8601 in UTC; None before it ever did.
-        problem: Why it didn't answer the last poll; None if it did.
+        problem: Why the last poll failed; None if it didn't.
     """
 
+    source: str | None = None
     archives: list[Archive] = field(default_factory=list)
     checked_at: str | None = None
     problem: str | None = None
+
+    def is_of(self, source: Source) -> bool:
+        """Whether this source was polled, and not another one before the settings changed."""
+        return self.source == str(source)
 
 
 def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
@@ -159,38 +165,45 @@ def poll(
         volume: The shared volume.
         poll_seconds: An archive that an earlier poll saw at least so long ago, and that is
             the same now, is confirmed.
-        known: The catalogue to go on from; the one on the volume by default.
+        known: The catalogue to go on from; the one on the volume by default. Of another source
+            only what is fetched and not finished goes on.
 
     Returns:
         The catalogue as it is now.
 
     Raises:
         EarmarkError: the source's folder does not exist or may not be read, or the catalogue
-            on the volume is damaged.
+            on the volume is damaged, or is of another source while this one doesn't answer.
         OSError: the volume cannot be written.
     """
     known = known or read(volume)
+    same = known.source is None or known.is_of(source)
     try:
         listed = source.files()
-    except SourceUnreachableError as error:
+    except EarmarkError as error:
+        if not same:
+            raise
+        catalogue = replace(known, source=str(source), problem=str(error))
+        if not isinstance(error, SourceUnreachableError):
+            _write(catalogue, volume)
+            raise
         logger.warning("%s; going on with the %d archives known", error, len(known.archives))
-        catalogue = replace(known, problem=str(error))
     else:
-        former = {archive.name: archive for archive in known.archives}
+        here = {a.name: a for a in known.archives if is_pending(a, volume) and is_here(a, volume)}
+        former = {archive.name: archive for archive in known.archives} if same else here
         found = {}
         for file in listed:
             if _is_hidden(file.name):
                 continue
             archive = _judge(file)
             found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
-        for name, archive in former.items():
-            if is_pending(archive, volume) and is_here(archive, volume):
-                found[name] = archive
+        found |= here
         catalogue = Catalogue(
+            str(source),
             sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name)),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
-    _write(source, catalogue, volume)
+    _write(catalogue, volume)
     return catalogue
 
 
@@ -203,8 +216,8 @@ def _judge(file: Listed) -> Archive:
     name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     if not ARCHIVE_NAME.fullmatch(file.name) or file.name.endswith((" ", ".")):
         reason = (
-            "a name may have letters, digits and _.+@- and spaces inside, at most 200 "
-            "characters; rename it"
+            "a name begins with a letter, a digit or _, goes on with these, .+@- or spaces, does "
+            "not end in a space or dot, and has at most 200 characters; rename it"
         )
         return Archive(name, file.bytes, _possible(file.modified_ns), refused=reason)
     if file.modified_ns != _possible(file.modified_ns):
@@ -244,7 +257,7 @@ def _has_receipt(archive: Archive, volume: Volume) -> bool:
         return False
 
 
-def _write(source: Source, catalogue: Catalogue, volume: Volume) -> None:
+def _write(catalogue: Catalogue, volume: Volume) -> None:
     entries = {
         volume.entry(archive.name): archive
         for archive in catalogue.archives
@@ -267,9 +280,8 @@ def _write(source: Source, catalogue: Catalogue, volume: Volume) -> None:
                 os.utime(partial, (archive.noted_at, archive.noted_at))
     if at_work:
         return
-    content = {"source": str(source), **asdict(catalogue)}
     with whole(_file(volume)) as partial:
-        partial.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        partial.write_text(json.dumps(asdict(catalogue), indent=1), encoding="utf-8")
 
 
 def read(volume: Volume) -> Catalogue:
@@ -282,7 +294,7 @@ def read(volume: Volume) -> Catalogue:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         archives = [Archive(**entry) for entry in content["archives"]]
-        return Catalogue(archives, content["checked_at"], content.get("problem"))
+        return Catalogue(content["source"], archives, content["checked_at"], content.get("problem"))
     except FileNotFoundError:
         return Catalogue()
     except (ValueError, KeyError, TypeError) as error:

@@ -15,13 +15,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from earmark import __version__, analysis, catalogue, configuration, database, logs, retention
-from earmark.catalogue import is_done
 from earmark.configuration import Config
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.policy import load_policies
 from earmark.progress import track
-from earmark.retention import Retention, delete_at_source
+from earmark.retention import Retention, delete_at_source, done_archives
 from earmark.review_queue import health, review_queue
 from earmark.source import source_of
 from earmark.status import state_of_each, status
@@ -170,7 +169,7 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(json.dumps(dataclasses.asdict(now), indent=2, ensure_ascii=False))
         return
-    answered = f"last answered {now.checked_at}" if now.checked_at else "never asked yet"
+    answered = f"last answered {now.checked_at}" if now.checked_at else "has never answered yet"
     print(_cell(f"Source   {now.source}, {answered}"))
     if now.problem:
         print(_cell(f"         not now: {now.problem}"))
@@ -202,7 +201,7 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
 def _clean(config: Config, arguments: argparse.Namespace) -> None:
     volume, source = _volume(config), source_of(config)
     known = catalogue.read(volume)
-    if known.checked_at is None:
+    if known.checked_at is None or not known.is_of(source):
         raise EarmarkError(
             f"nothing is known of {source} in {volume.root} yet, so nothing can be told to be "
             "left over; run `earmark discover` first"
@@ -220,7 +219,7 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
             retention.remove(leftover)
     rows = list(totals.values())
     if config["source"]["delete_after"]:
-        done = {a.name: a for a in known.archives if a.refused is None and is_done(a, volume)}
+        done = {archive.name: archive for archive in done_archives(volume, known.archives)}
         names = done if arguments.dry_run else delete_at_source(source, volume, known.archives)
         reason = f"done, and still in {source}"
         rows += [

@@ -200,7 +200,7 @@ def _wait_for(path: Path) -> int:
                 continue
             overdue = holder
         if not told:
-            logger.info("waiting for %s, which works on the same", holder or "another process")
+            logger.info("waiting for %s, which holds %s", holder or "another process", path.name)
             told = True
         time.sleep(_LOOK_SECONDS)
 

@@ -111,12 +111,18 @@ def leftovers(
 def remove(leftover: Leftover) -> None:
     """Delete what a leftover names, and the folder of an archive's audio with its last file."""
     if leftover.path.is_dir():
-        shutil.rmtree(leftover.path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # a part of it is gone meanwhile
+            shutil.rmtree(leftover.path)
     else:
         leftover.path.unlink(missing_ok=True)
     if leftover.path.suffix == ".opus":
         with suppress(OSError):  # not empty
             leftover.path.parent.rmdir()
+
+
+def done_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
+    """The archives of the catalogue that have their receipt."""
+    return [a for a in archives if a.refused is None and catalogue.is_done(a, volume)]
 
 
 def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
@@ -133,7 +139,7 @@ def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]
     Raises:
         EarmarkError: the source's folder can't be changed.
     """
-    done = [a for a in archives if a.refused is None and catalogue.is_done(a, volume)]
+    done = done_archives(volume, archives)
     if not done:
         return []
     try:

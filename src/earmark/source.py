@@ -384,12 +384,8 @@ def _stopped_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator
 
 def _last_line(said: str) -> str:
     """What a program complained of at last, as text for a log."""
-    lines = [line for line in said.splitlines() if line.strip()]
-    return (
-        "".join(c if c.isprintable() else "\ufffd" for c in lines[-1])[:300]
-        if lines
-        else "no reason given"
-    )
+    lines = [line for line in said.splitlines() if line.strip()] or ["no reason given"]
+    return "".join(c if c.isprintable() else "\ufffd" for c in lines[-1])[:300].rstrip(".")
 
 
 def _rsync_words(words: Sequence[str]) -> str:

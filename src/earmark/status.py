@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from earmark import catalogue, locks, room
-from earmark.catalogue import Archive, Intake
+from earmark.catalogue import Archive, Catalogue, Intake
 from earmark.errors import EarmarkError
 from earmark.room import RoomLimits
 from earmark.source import source_of
@@ -67,7 +67,7 @@ class Status:
     Attributes:
         source: Where archives come from.
         checked_at: When the source last answered, ISO 8601 in UTC; None if it never did.
-        problem: Why it didn't answer the last time; None if it did.
+        problem: Why the last poll failed; None if it didn't.
         archives: How many archives of the catalogue are in each state of :func:`state_of_each`.
         driver: Who schedules jobs on this volume; None if nobody does.
         running: The stages at work, by archive.
@@ -95,11 +95,14 @@ def status(config: dict[str, Any]) -> Status:
     volume = Volume(Path(config["volume"]["root"]))
     if not volume.root.is_dir():
         raise EarmarkError(f"there is no {volume.root} yet (volume.root); mount it, or run first")
+    source = source_of(config)
     known = catalogue.read(volume)
+    if known.source is not None and not known.is_of(source):
+        known = Catalogue(problem=f"what is known is of {known.source}; run `earmark discover`")
     states = state_of_each(known.archives, volume, catalogue.intake_of(config))
     driver = locks.holder_of(volume.driver_lock)
     return Status(
-        source=str(source_of(config)),
+        source=str(source),
         checked_at=known.checked_at,
         problem=known.problem,
         archives=dict(Counter(state.partition(":")[0] for state in states.values())),
