@@ -404,7 +404,8 @@ def read_all(folder, data, gzipped):
     archive, destination = folder / "archive", folder / "out"
     archive.write_bytes(data)
     destination.mkdir()
-    messages = list(read_members(archive, gzipped, destination, NO_LIMITS))
+    messages: list[dict] = []
+    read_members(archive, gzipped, destination, NO_LIMITS, messages.append)
     rows = {message["row"]["ordinal"]: message["row"] for message in messages[:-1]}
     assert {path.name for path in folder.iterdir()} == {"archive", "out"}
     files = {path.name: path.read_bytes() for path in sorted(destination.iterdir())}

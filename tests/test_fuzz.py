@@ -419,7 +419,8 @@ def end_of_archive(said, data, tmp_path, outside):
     before = snapshot(tmp_path, folder)
     gzipped = detect_archive_type(archive) in ("tar.gz", "gzip")
     with no_hang(said):
-        messages = list(read_members(archive, gzipped, folder, LIMITS))
+        messages: list[dict] = []
+        read_members(archive, gzipped, folder, LIMITS, messages.append)
     assert snapshot(tmp_path, folder) == before, said
     assert all("row" in message for message in messages[:-1]), said
     last = {message["row"]["ordinal"]: message["row"] for message in messages[:-1]}

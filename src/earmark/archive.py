@@ -6,7 +6,6 @@ our own, and the tar's names are text in a table and never a path.
 """
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -114,10 +113,7 @@ def _read_in_child(
                     break  # killed while it wrote
                 message = json.loads(line)
                 if "row" in message:
-                    row = message["row"]
-                    if row["status"] == "ok":
-                        row["sha256"] = _sha256(destination / row["file"])
-                    rows[row["ordinal"]] = row
+                    rows[message["row"]["ordinal"]] = message["row"]
                 elif "end" in message:
                     end = message["end"]
                 else:
@@ -140,12 +136,6 @@ def _read_in_child(
             if row["status"] == "failed":
                 (destination / f"{row['ordinal']:06d}").unlink(missing_ok=True)
     return list(rows.values()), end["status"], end["error"]
-
-
-def _sha256(file: Path) -> str:
-    # Here, and not where it is written: it takes as long as that, on another core.
-    with file.open("rb", buffering=0) as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None = None) -> None:
