@@ -12,7 +12,7 @@ DEMO := --configfile demo/config.yaml
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
-  bench-encode bench-unpack
+  bench-encode bench-unpack slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -23,6 +23,8 @@ help:
 	@echo "make test           run all tests"
 	@echo "make bench-encode   CPU time of encoding against ffmpeg (ffmpeg, espeak-ng)"
 	@echo "make bench-unpack   speed and memory of unpacking against tar"
+	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
+	@echo "make slurm-down     remove it again"
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in requirements.lock"
@@ -67,13 +69,19 @@ bench-encode: $(READY)
 bench-unpack: $(READY)
 	$(BIN)/python -m benchmarks.unpack
 
+slurm-up:
+	deploy/one-machine/slurm up
+
+slurm-down:
+	deploy/one-machine/slurm down
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake $(DEMO) --lint
-	$(BIN)/shellcheck .ci/run
+	$(BIN)/shellcheck .ci/run deploy/one-machine/slurm
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
