@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2329 # functions are called by their names, by item
 # What setup-coordinator, setup-transfer and setup-worker share; sourced by them, never run.
 #
 # A machine is a list of items. Each is looked at first and only touched if it is not as it should
@@ -38,7 +38,8 @@ die() {
 
 # begin DESCRIPTION ARGUMENTS...: read the command line and the environment file.
 begin() {
-  local description=$1 env=
+  local description=$1
+  env=
   shift
   while (($#)); do
     case $1 in
@@ -63,7 +64,6 @@ begin() {
   read_env "$env"
   [[ -n $root || $EUID == 0 ]] || die "run it as root"
   umask 022
-  install_file 0644 root:root /etc/earmark/earmark.env < "$env"
 }
 
 # The file is data: it is not sourced, so that a slip in it runs nothing.
@@ -93,6 +93,8 @@ read_env() {
     [[ ${!name} =~ ^(/[A-Za-z0-9._-]+)+$ ]] ||
       die "$1: $name is '${!name}'; expected an absolute path of letters, digits and ._-"
   done
+  [[ $EARMARK_HOME != /home/* && $EARMARK_HOME != /root/* ]] ||
+    die "$1: EARMARK_HOME is '$EARMARK_HOME'; earmark-cycle.service hides /home and /root"
   for name in POSTGRES_DB POSTGRES_USER EARMARK_USER; do
     [[ ${!name} =~ ^[a-z_][a-z0-9_-]*$ ]] || die "$1: $name is '${!name}'; expected a plain name"
   done
@@ -107,7 +109,7 @@ read_env() {
 # From the machines' names and addresses, what the templates want.
 read_machines() {
   local machine name address seen=" "
-  NODES= WORKER_NAMES= DATABASE_CLIENTS= NODE_ADDRESSES=()
+  NODES='' WORKER_NAMES='' DATABASE_CLIENTS='' NODE_ADDRESSES=()
   local size="CPUs=$NODE_CPUS RealMemory=$NODE_MEMORY_MB MemSpecLimit=$NODE_RESERVED_MB State=UNKNOWN"
   for machine in "COORDINATOR $COORDINATOR" "TRANSFER $TRANSFER" "${WORKERS/#/WORKERS }"; do
     [[ $machine == *" "* ]] || die "$1: ${machine%% *} names no machine"
@@ -202,7 +204,9 @@ install_file() {
 # install_secret OWNER PATH MAKE: a file that only its owner can read, made once by `MAKE FILE`;
 # its content is never compared or shown. With MAKE '' it has to be brought from the coordinator.
 install_secret() {
-  local owner=$1 path=$2 make=$3
+  local owner=$1 path=$2 make=$3 remedy=
+  [[ -n $make ]] ||
+    remedy="copy it from $COORDINATOR_NAME (docs/deploy.md, \"The two secrets\") and run this again"
   secret_is_right() {
     [[ -s $root$path && $(stat --format %a "$root$path") == 600 ]] && owned "$owner" "$path"
   }
@@ -214,8 +218,7 @@ install_secret() {
     fi
     chmod 600 "$root$path" && own "$owner" "$root$path" && changed+="$path "
   }
-  item "$path" secret_is_right write_secret \
-    "copy it from $COORDINATOR_NAME (docs/deploy.md, \"The two secrets\") and run this again"
+  item "$path" secret_is_right write_secret "$remedy"
 }
 
 # install_folder MODE OWNER PATH
@@ -271,8 +274,9 @@ as_user() {
     "$@"
 }
 
-# A machine's clock and name, which munge and SLURM trust.
+# The environment file, and the machine's clock and name, which munge and SLURM trust.
 machine_is_one_of() {
+  install_file 0644 root:root /etc/earmark/earmark.env < "$env"
   local names=" ${*//,/ } "
   name_is_known() { [[ $names == *" $(hostname -s) "* ]]; }
   on_machine "the machine's name is one of:$names" name_is_known '' \
@@ -310,7 +314,9 @@ serve() {
 # The volume's mount point: nobody can write into it while nothing is mounted there.
 mount_point() {
   there() { [[ -d $root$VOLUME_ROOT ]]; }
-  make_mount_point() { mkdir --parents "$root$VOLUME_ROOT" && chmod 000 "$root$VOLUME_ROOT"; }
+  make_mount_point() {
+    mkdir --parents "$root$VOLUME_ROOT" && { [[ -n $root ]] || chmod 000 "$VOLUME_ROOT"; }
+  }
   item "$VOLUME_ROOT/" there make_mount_point
 }
 
@@ -377,9 +383,20 @@ slurm_node() {
     "copy .pgpass from $COORDINATOR_NAME again; is port $POSTGRES_PORT open?"
 }
 
+# absent PATH [BEFORE]: no such file; BEFORE is called before it is removed.
+absent() {
+  local path=$1 before=${2:-true}
+  is_absent() { [[ ! -e $root$path ]]; }
+  remove() { $before && rm "$root$path"; }
+  item "no $path" is_absent remove
+}
+
 conninfo() {
   echo "host=$POSTGRES_HOST port=$POSTGRES_PORT dbname=$POSTGRES_DB user=$POSTGRES_USER connect_timeout=10"
 }
+
+# models_are_there: whether download-models has brought what the configuration names.
+models_are_there() { "$here/download-models" --check --env "$env" > /dev/null 2>&1; }
 
 # The key and alias of the host that archives come from (docs/ingest.md).
 source_host() {
