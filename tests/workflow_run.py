@@ -40,10 +40,11 @@ ROWS = """
 
 
 class Run:
-    """A place to run the workflow in: a volume, a source folder and a configuration."""
+    """A place to run the workflow in: a volume, a source folder, a configuration, a profile."""
 
-    def __init__(self, folder: Path, volume: Path, **changes: dict) -> None:
+    def __init__(self, folder: Path, volume: Path, profile: str = "local", **changes: dict) -> None:
         self.folder = folder
+        self.profile = REPOSITORY / "profiles" / profile
         self.volume = Volume(volume)
         self.configfile = folder / "config.yaml"
         config = yaml.safe_load((DEMO / "config.yaml").read_text(encoding="utf-8"))
@@ -57,7 +58,7 @@ class Run:
         """Start Snakemake in a process group of its own."""
         command = [
             *("snakemake", "--snakefile", REPOSITORY / "workflow/Snakefile"),
-            *("--profile", REPOSITORY / "profiles/local"),
+            *("--profile", self.profile),
             *("--configfile", self.configfile, "--directory", self.folder),
             *options,
         ]
