@@ -1,0 +1,737 @@
+"""The set-up of the cluster's machines, as far as one machine can try it."""
+
+import configparser
+import os
+import re
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+import yaml
+from psycopg2.extensions import make_dsn
+
+from earmark import REPOSITORY, embedded_server
+
+CLUSTER = REPOSITORY / "deploy/cluster"
+MACHINES = ("coordinator", "transfer", "worker")
+SECRETS = ("etc/munge/munge.key", "var/lib/earmark/.pgpass")
+PATH = {"PATH": os.environ["PATH"]}
+
+
+def set_up(machine: str, root: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [CLUSTER / f"setup-{machine}", *options],
+        env={**PATH, "EARMARK_ROOT": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def bring_secrets(root: Path) -> None:
+    """What a person copies from the coordinator."""
+    for secret in SECRETS:
+        path = root / secret
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a:b:c:d:e\n")
+
+
+def everything_in(root: Path) -> dict[str, tuple[int, float, bytes]]:
+    return {
+        str(path.relative_to(root)): (
+            path.stat().st_mode,
+            path.stat().st_mtime,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted(root.rglob("*"))
+    }
+
+
+def environment(folder: Path, **changes: str) -> Path:
+    """The cluster's environment file with other values."""
+    text = (CLUSTER / "earmark.env").read_text()
+    for name, value in changes.items():
+        text, found = re.subn(rf"(?m)^{name}=.*$", f"{name}={value}", text)
+        assert found == 1, name
+    path = folder / "other.env"
+    path.write_text(text)
+    return path
+
+
+@pytest.fixture(scope="module")
+def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a coordinator."""
+    root = tmp_path_factory.mktemp("coordinator")
+    result = set_up("coordinator", root)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return root
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a worker."""
+    root = tmp_path_factory.mktemp("worker")
+    bring_secrets(root)
+    result = set_up("worker", root)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return root
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_checking_a_bare_machine_tells_what_is_missing_and_writes_nothing(
+    machine: str, tmp_path: Path
+) -> None:
+    result = set_up(machine, tmp_path, "--check")
+    assert result.returncode == 1
+    assert re.search(r"(?m)^missing  /etc/slurm/slurm\.conf", result.stdout)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_setting_up_twice_changes_nothing_the_second_time(machine: str, tmp_path: Path) -> None:
+    bring_secrets(tmp_path)
+    assert set_up(machine, tmp_path).returncode == 0
+    before = everything_in(tmp_path)
+    result = set_up(machine, tmp_path)
+    assert result.returncode == 0
+    assert re.findall(r"(?m)^(?!ok ).*$", result.stdout.rstrip()) == []
+    assert everything_in(tmp_path) == before
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_checking_a_machine_that_is_set_up_finds_all_of_it(machine: str, tmp_path: Path) -> None:
+    bring_secrets(tmp_path)
+    set_up(machine, tmp_path)
+    result = set_up(machine, tmp_path, "--check")
+    assert result.returncode == 0
+    assert "missing" not in result.stdout
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_what_a_script_is_for_can_be_asked(machine: str, tmp_path: Path) -> None:
+    result = set_up(machine, tmp_path, "--help")
+    assert result.returncode == 0
+    assert "--check" in result.stdout
+
+
+def test_a_file_that_somebody_edited_or_opened_is_put_right(worker: Path, tmp_path: Path) -> None:
+    shutil.copytree(worker, tmp_path, dirs_exist_ok=True)
+    conf, key = tmp_path / "etc/slurm/cgroup.conf", tmp_path / SECRETS[0]
+    conf.write_text("ConstrainDevices=no\n")
+    key.chmod(0o644)
+    assert set_up("worker", tmp_path, "--check").returncode == 1
+    assert set_up("worker", tmp_path).returncode == 0
+    assert conf.read_bytes() == (CLUSTER / "cgroup.conf").read_bytes()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("machine", ["transfer", "worker"])
+def test_a_node_without_the_secrets_says_where_they_are(machine: str, tmp_path: Path) -> None:
+    result = set_up(machine, tmp_path)
+    assert result.returncode == 1
+    for secret in SECRETS:
+        assert f"missing  /{secret}: copy it from coordinator" in result.stdout
+        assert not (tmp_path / secret).exists()
+
+
+def test_secrets_are_made_once_readable_by_their_owner_alone_and_never_shown(
+    tmp_path: Path,
+) -> None:
+    first = set_up("coordinator", tmp_path)
+    made = {secret: (tmp_path / secret).read_bytes() for secret in SECRETS}
+    second = set_up("coordinator", tmp_path)
+    assert {secret: (tmp_path / secret).read_bytes() for secret in SECRETS} == made
+    for secret in SECRETS:
+        assert stat.S_IMODE((tmp_path / secret).stat().st_mode) == 0o600
+    *address, password = made[SECRETS[1]].decode().strip().split(":")
+    assert address == ["10.0.0.1", "5432", "audio_pipeline", "pipeline"]
+    assert re.fullmatch("[0-9a-f]{48}", password)
+    assert password not in first.stdout + first.stderr + second.stdout + second.stderr
+    elsewhere = [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".pgpass"]
+    assert elsewhere
+    assert all(password.encode() not in path.read_bytes() for path in elsewhere)
+
+
+def test_every_other_file_is_readable_and_writable_by_its_owner_alone(coordinator: Path) -> None:
+    for path in coordinator.rglob("*"):
+        if path.is_file() and str(path.relative_to(coordinator)) not in SECRETS:
+            expected = 0o640 if path.name == "pg_hba.conf" else 0o644
+            assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"WORKERS": '"worker1=10.0.0.3 worker2"'}, "'worker2' is no machine"),
+        ({"WORKERS": '"worker1=10.0.0.3 worker2=10.0.0.3"'}, "stands there twice"),
+        ({"WORKERS": '""'}, "lacks WORKERS"),
+        ({"TRANSFER": "transfer=host.example.org"}, "is no machine"),
+        ({"VOLUME_ROOT": "data"}, "expected an absolute path"),
+        ({"EARMARK_HOME": "/home/earmark"}, "hides /home"),
+        ({"POSTGRES_USER": "x;y"}, "line "),
+        ({"POSTGRES_USER": '"a b"'}, "expected a plain name"),
+        ({"EARMARK_TRIGGER": "both"}, "systemd or cron"),
+        ({"HF_HOME": "$(touch /tmp/x)"}, "expected NAME=value"),
+        ({"HF_HUB_OFFLINE": "1\nPOSTGRES_PASSWORD=abc"}, "no secret may stand in this file"),
+        ({"HF_HUB_OFFLINE": "1\nHF_TOKEN=abc"}, "no secret may stand in this file"),
+    ],
+)
+def test_an_environment_file_that_is_wrong_is_refused_before_anything_is_written(
+    changes: dict[str, str], complaint: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    env = environment(tmp_path, **changes)
+    result = set_up("coordinator", root, "--env", str(env))
+    assert result.returncode == 2
+    assert complaint in result.stderr
+    assert list(root.iterdir()) == []
+
+
+def test_bash_and_the_scripts_read_the_same_from_the_environment_file(tmp_path: Path) -> None:
+    lines = [
+        line
+        for line in (CLUSTER / "earmark.env").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    sourced = subprocess.run(
+        ["bash", "-c", f"set -a; . {CLUSTER}/earmark.env; env --null"],
+        env=PATH,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split("\0")
+    for line in lines:
+        name, value = line.split("=", 1)
+        assert f"{name}={value.strip(chr(34))}" in sourced
+
+
+def test_a_further_worker_is_a_further_entry(tmp_path: Path) -> None:
+    four = '"worker1=10.0.0.3 worker2=10.0.0.4 worker3=10.0.0.5 worker4=10.0.0.6"'
+    root = tmp_path / "root"
+    set_up("coordinator", root, "--env", str(environment(tmp_path, WORKERS=four)))
+    slurm = (root / "etc/slurm/slurm.conf").read_text()
+    assert re.search(r"(?m)^NodeName=worker4 NodeAddr=10\.0\.0\.6 .*Gres=gpu:l4:1$", slurm)
+    assert len(re.findall(r"Nodes=worker1,worker2,worker3,worker4 ", slurm)) == 2
+    assert "10.0.0.6(" in (root / "etc/exports.d/earmark.exports").read_text()
+    assert "10.0.0.6/32" in (root / "etc/postgresql/15/main/pg_hba.conf").read_text()
+
+
+def test_the_installed_environment_file_is_the_one_that_counts(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    set_up("coordinator", root, "--env", str(environment(tmp_path, NODE_MEMORY_MB="60000")))
+    set_up("coordinator", root)
+    assert "RealMemory=60000" in (root / "etc/slurm/slurm.conf").read_text()
+
+
+def test_only_the_chosen_trigger_is_installed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    cron, timer = root / "etc/cron.d/earmark", root / "etc/systemd/system/earmark-cycle.timer"
+    set_up("coordinator", root)
+    assert (cron.exists(), timer.exists()) == (False, True)
+    by_cron = environment(tmp_path, EARMARK_TRIGGER="cron")
+    assert set_up("coordinator", root, "--env", str(by_cron)).returncode == 0
+    assert (cron.exists(), timer.exists()) == (True, False)
+
+
+def test_nothing_is_left_to_fill_in(coordinator: Path, worker: Path) -> None:
+    for path in [*coordinator.rglob("*"), *worker.rglob("*")]:
+        if path.is_file() and path.name not in ("munge.key", ".pgpass"):
+            assert not re.search(r"@[A-Z_]+@", path.read_text()), path
+
+
+# --- the volume -------------------------------------------------------------------------------
+
+
+def test_the_volume_is_exported_to_the_nodes_alone_and_only_while_it_is_mounted(
+    coordinator: Path,
+) -> None:
+    lines = (coordinator / "etc/exports.d/earmark.exports").read_text().splitlines()
+    (line,) = [line for line in lines if not line.startswith("#")]
+    folder, *clients = line.split()
+    found = [re.fullmatch(r"([0-9.]+)\(([a-z_=,]+)\)", client) for client in clients]
+    assert folder == "/mnt/data"
+    assert [match and match[1] for match in found] == [f"10.0.0.{n}" for n in range(2, 6)]
+    for match in found:
+        assert match
+        options = set(match[2].split(","))
+        assert {"sync", "root_squash", "no_subtree_check", "mountpoint"} <= options
+        assert not {"async", "no_root_squash", "insecure"} & options
+
+
+def test_nodes_mount_the_volume_so_that_locks_and_new_files_are_everybodys(worker: Path) -> None:
+    (line,) = (worker / "etc/fstab").read_text().splitlines()
+    source, folder, kind, text, dump, check = line.split()
+    options = text.split(",")
+    assert (source, folder, kind) == ("10.0.0.1:/mnt/data", "/mnt/data", "nfs")
+    assert (dump, check) == ("0", "0")
+    assert {"hard", "vers=4.2", "noatime", "lookupcache=positive", "_netdev"} <= set(options)
+    assert not {"soft", "nolock", "local_lock=all"} & set(options)
+
+
+def test_other_lines_of_fstab_stay_and_an_older_one_for_the_volume_goes(tmp_path: Path) -> None:
+    table = tmp_path / "etc/fstab"
+    table.parent.mkdir()
+    table.write_text("# by hand\n/dev/vda1 / ext4 defaults 0 1\n/dev/sdb /mnt/data ext4 rw 0 2\n")
+    set_up("worker", tmp_path)
+    lines = table.read_text().splitlines()
+    assert lines[:2] == ["# by hand", "/dev/vda1 / ext4 defaults 0 1"]
+    assert len(lines) == 3
+    assert lines[2].startswith("10.0.0.1:/mnt/data /mnt/data nfs ")
+
+
+def test_systemd_makes_a_mount_of_the_line_in_fstab(worker: Path, tmp_path: Path) -> None:
+    generator = Path("/usr/lib/systemd/system-generators/systemd-fstab-generator")
+    if not generator.exists():
+        pytest.skip("no systemd here")
+    subprocess.run(
+        [generator, tmp_path, tmp_path, tmp_path],
+        env={**PATH, "SYSTEMD_FSTAB": str(worker / "etc/fstab"), "SYSTEMD_IN_INITRD": "0"},
+        capture_output=True,
+        check=True,
+    )
+    unit = (tmp_path / "mnt-data.mount").read_text()
+    assert "What=10.0.0.1:/mnt/data" in unit
+    assert "Type=nfs" in unit
+    assert (tmp_path / "mnt-data.automount").exists()
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------
+
+
+def test_postgres_finds_no_fault_in_pg_hba_conf(coordinator: Path, volume: Path) -> None:
+    folder = volume / "state/postgres"
+    server = embedded_server.use(folder)
+    rendered = (coordinator / "etc/postgresql/15/main/pg_hba.conf").read_text()
+    (folder / "data/pg_hba.conf").write_text(rendered)  # the view reads it at every question
+    connection = psycopg2.connect(server)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT type, database, user_name, address, auth_method, error FROM pg_hba_file_rules"
+        )
+        rules = cursor.fetchall()
+    connection.close()
+    assert [rule[5] for rule in rules] == [None] * len(rules)
+    network = [rule[:5] for rule in rules if rule[0] != "local"]
+    assert network == [
+        ("host", ["audio_pipeline"], ["pipeline"], address, "scram-sha-256")
+        for address in ("127.0.0.1", *(f"10.0.0.{n}" for n in range(1, 6)))
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server_of(settings: Path, hba: Path, data: Path, port: int) -> Iterator[None]:
+    """A server with files of the set-up, on data that an embedded server made."""
+    programs = Path(str(embedded_server._PROGRAMS))
+    identity = data.stat()
+    shutil.copy(settings, data / "earmark.conf")
+    shutil.copy(hba, data / "pg_hba.conf")
+    with (data / "postgresql.conf").open("a") as conf:
+        conf.write("include 'earmark.conf'\nlisten_addresses = '127.0.0.1'\n")
+        conf.write(f"port = {port}\nshared_buffers = 32MB\n")
+    for name in ("earmark.conf", "pg_hba.conf"):
+        os.chown(data / name, identity.st_uid, identity.st_gid)
+    with (data / "log").open("ab") as log:
+        process = subprocess.Popen(
+            [programs / "postgres", "-D", data],
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=PATH,
+            user=identity.st_uid,
+            group=identity.st_gid,
+            extra_groups=[],
+        )
+    try:
+        for _ in range(200):
+            with socket.socket() as client:
+                if client.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (data / "log").read_text()
+            time.sleep(0.05)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="runs a server as another user")
+def test_the_role_gets_in_with_its_password_and_nobody_else_does(
+    coordinator: Path, volume: Path
+) -> None:
+    folder = volume / "state/postgres"
+    conninfo = embedded_server.use(folder)
+    *_, password = (coordinator / SECRETS[1]).read_text().strip().split(":")
+    sql = (CLUSTER / "database.sql").read_text()
+    sql = sql.replace("@POSTGRES_USER@", "pipeline").replace("@POSTGRES_DB@", "audio_pipeline")
+    for _ in range(2):  # making it again changes nothing
+        subprocess.run(
+            [Path(str(embedded_server._PROGRAMS)) / "psql", "-X", "-q", conninfo],
+            input=f"\\set password {password}\n{sql}",
+            text=True,
+            check=True,
+            capture_output=True,
+        )
+    embedded_server.stop(folder)
+    etc = coordinator / "etc/postgresql/15/main"
+    port = free_port()
+    with server_of(etc / "conf.d/earmark.conf", etc / "pg_hba.conf", folder / "data", port):
+
+        def enter(user: str, secret: str, dbname: str = "audio_pipeline") -> str:
+            connection = psycopg2.connect(
+                make_dsn(host="127.0.0.1", port=port, dbname=dbname, user=user, password=secret)
+            )
+            with connection, connection.cursor() as cursor:
+                cursor.execute(
+                    "CREATE TABLE IF NOT EXISTS t (); SELECT current_setting('server_encoding')"
+                )
+                (encoding,) = cursor.fetchone() or ("",)
+            connection.close()
+            return str(encoding)
+
+        assert enter("pipeline", password) == "UTF8"
+        for user, secret, dbname in (
+            ("pipeline", "guess", "audio_pipeline"),
+            ("pipeline", password, "postgres"),
+            ("postgres", password, "audio_pipeline"),
+        ):
+            with pytest.raises(psycopg2.OperationalError):
+                enter(user, secret, dbname)
+    assert password not in (folder / "data/log").read_text()
+
+
+# --- SLURM ------------------------------------------------------------------------------------
+
+
+#: A slurmd can't have what a machine without systemd and eight cores doesn't offer.
+WITHOUT_CGROUPS = (
+    (r"(?m)^ProctrackType=.*", "ProctrackType=proctrack/linuxproc"),
+    (r"(?m)^TaskPlugin=.*", "TaskPlugin=task/none\nSlurmdParameters=config_overrides"),
+    (r"(?m)^HealthCheckProgram=.*", ""),
+)
+
+
+@contextmanager
+def controller_of(
+    files: Path, folder: Path, changes: tuple[tuple[str, str], ...] = ()
+) -> Iterator[dict[str, str]]:
+    """A slurmctld that runs on the rendered files, with paths and ports of its own.
+
+    Gives what its clients want in their environment.
+    """
+    shutil.copytree(files, folder, dirs_exist_ok=True)
+    for state in ("ctld", "d"):
+        (folder / "lib" / f"slurm{state}").mkdir(parents=True)
+    conf = folder / "slurm.conf"
+    text = conf.read_text()
+    for old, new in (
+        (r"(?m)^SlurmctldHost=.*", "SlurmctldHost=localhost(127.0.0.1)"),
+        (r"(?m)^SlurmUser=.*", "SlurmUser=root"),
+        (r"(?m)^AuthType=.*", "AuthType=auth/none\nCredType=cred/none"),
+        (r"(?m)^SlurmctldPort=.*", f"SlurmctldPort={free_port()}"),
+        (r"(?m)^SlurmdPort=.*", f"SlurmdPort={free_port()}"),
+        (r"/var/lib/slurm", str(folder / "lib")),
+        (r"/var/log/slurm|=/run", rf"={folder}"),
+        (r"==", "="),
+        (r"NodeAddr=\S+", "NodeAddr=127.0.0.1"),
+        *changes,
+    ):
+        text, found = re.subn(old, new, text)
+        assert found or old == "==", old
+    conf.write_text(text)
+    gres = folder / "gres.conf"
+    gres.write_text(gres.read_text().replace("/dev/nvidia0", "/dev/null"))
+    said = folder / "said"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            ["slurmctld", "-D", "-c", "-f", conf], stdout=log, stderr=log, env=PATH
+        )
+    environ = {**PATH, "SLURM_CONF": str(conf)}
+    try:
+        for _ in range(100):
+            ping = subprocess.run(["scontrol", "ping"], env=environ, capture_output=True, text=True)
+            if "is UP" in ping.stdout:
+                break
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.1)
+        else:
+            raise AssertionError(said.read_text())
+        yield environ
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def node_of(environ: dict[str, str], name: str) -> Iterator[None]:
+    """A slurmd that has registered with a controller."""
+    said = Path(environ["SLURM_CONF"]).with_name(f"{name}.said")
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            ["slurmd", "-D", "-N", name, "-f", environ["SLURM_CONF"]],
+            stdout=log,
+            stderr=log,
+            env=PATH,
+        )
+    try:
+        for _ in range(300):
+            if asked(environ, "sinfo", "--noheader", "--nodes", name, "--format=%T").split()[0] in (
+                "idle",
+                "drained",
+            ):
+                break
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.1)
+        else:
+            raise AssertionError(said.read_text())
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+needs_slurm = pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("slurmctld") or not shutil.which("slurmd"),
+    reason="wants root, slurmctld and slurmd",
+)
+
+
+def asked(environ: dict[str, str], *command: str) -> str:
+    result = subprocess.run(
+        command, env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert result.returncode == 0, (command, result.stdout, result.stderr)
+    return result.stdout
+
+
+@needs_slurm
+def test_slurmctld_runs_on_the_rendered_files(coordinator: Path, tmp_path: Path) -> None:
+    with controller_of(coordinator / "etc/slurm", tmp_path / "slurm") as environ:
+        partitions = asked(environ, "sinfo", "--noheader", "--format=%R %D %c %N").splitlines()
+        assert [" ".join(line.split()) for line in partitions] == [
+            "transfer 1 8 transfer",
+            "cpu 3 8 worker[1-3]",
+            "gpu 3 8 worker[1-3]",
+        ]
+        node = asked(environ, "scontrol", "--oneliner", "show", "node", "worker2")
+        assert "Gres=gpu:l4:1 " in node
+        assert "RealMemory=30000 " in node
+        assert "MemSpecLimit=2000 " in node
+        settings = dict(
+            re.findall(r"(?m)^(\S+)\s+= (.*)$", asked(environ, "scontrol", "show", "config"))
+        )
+        assert settings["MinJobAge"] == "3600 sec"
+        assert settings["ProctrackType"] == "proctrack/cgroup"
+        for limit in ("ConstrainCores", "ConstrainDevices", "ConstrainRAMSpace"):
+            assert settings[limit] == "yes"
+        said = (tmp_path / "slurm/said").read_text()
+        assert not re.search(r"(?i)parsing error|unrecognized|invalid", said), said
+
+
+@needs_slurm
+def test_jobs_without_a_gpu_leave_cores_for_the_job_with_one(
+    coordinator: Path, tmp_path: Path
+) -> None:
+    with controller_of(coordinator / "etc/slurm", tmp_path / "slurm") as environ:
+        assert "MaxCPUsPerNode=4" in asked(environ, "scontrol", "show", "partition", "cpu")
+        assert "MaxCPUsPerNode=UNLIMITED" in asked(environ, "scontrol", "show", "partition", "gpu")
+
+
+def test_no_stage_of_the_profile_asks_for_more_than_a_node_has(coordinator: Path) -> None:
+    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
+    slurm = (coordinator / "etc/slurm/slurm.conf").read_text()
+    sizes = re.search(r"RealMemory=(\d+) MemSpecLimit=(\d+)", slurm)
+    assert sizes
+    node_memory = int(sizes[1]) - int(sizes[2])
+    partitions = re.findall(r"(?m)^PartitionName=(\S+)", slurm)
+    default = profile["default-resources"]
+    for stage, resources in profile["set-resources"].items():
+        wanted = default | resources
+        assert wanted["slurm_partition"] in partitions, stage
+        last = {"attempt": profile["retries"] + 1, "min": min}
+        assert eval(str(wanted["mem_mb"]), last) <= node_memory, stage
+
+
+@needs_slurm
+def test_slurmd_finds_the_gpu_of_a_worker_and_none_of_the_transfer_machine(
+    coordinator: Path, tmp_path: Path
+) -> None:
+    with controller_of(coordinator / "etc/slurm", tmp_path / "slurm") as environ:
+        conf = environ["SLURM_CONF"]
+        for name, expected in (("worker1", True), ("transfer", False)):
+            result = subprocess.run(
+                ["slurmd", "-G", "-N", name, "-f", conf],
+                env=environ,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=60,
+            )
+            assert ("Name=gpu Type=l4 Count=1" in result.stdout + result.stderr) is expected
+
+
+@needs_slurm
+def test_a_sick_node_is_drained_and_taken_back_when_it_is_well(
+    coordinator: Path, tmp_path: Path
+) -> None:
+    volume, programs = tmp_path / "volume", tmp_path / "bin"
+    env = environment(
+        tmp_path, VOLUME_ROOT=str(volume), WORKERS='"worker1=10.0.0.3 worker2=10.0.0.4"'
+    )
+    programs.mkdir()
+    for program, text in (
+        ("hostname", "echo worker1"),
+        ("findmnt", "exit 0"),
+        ("nvidia-smi", f"cat {tmp_path}/gpus"),
+    ):
+        (programs / program).write_text(f"#!/bin/sh\n{text}\n")
+        (programs / program).chmod(0o755)
+    with ExitStack() as stack:
+        environ = stack.enter_context(
+            controller_of(coordinator / "etc/slurm", tmp_path / "slurm", WITHOUT_CGROUPS)
+        )
+        environ |= {"PATH": f"{programs}:{environ['PATH']}", "EARMARK_ENV": str(env)}
+
+        def examine() -> str:
+            asked(environ, str(CLUSTER / "node-health"))
+            return asked(environ, "scontrol", "--oneliner", "show", "node", "worker1")
+
+        gpus = tmp_path / "gpus"
+        gpus.write_text("GPU 0: NVIDIA L4 (UUID: GPU-0)\n")
+        stack.enter_context(node_of(environ, "worker1"))
+        assert "Reason=earmark-health: " + f"{volume} does not answer" in examine()
+        volume.mkdir()
+        assert "DRAIN" not in examine()
+        gpus.write_text("Unable to determine the device handle for GPU0\n")
+        state = examine()
+        assert "DRAIN" in state
+        assert "Reason=earmark-health: nvidia-smi does not list one GPU" in state
+        gpus.write_text("GPU 0: NVIDIA L4 (UUID: GPU-0)\n")
+        assert "DRAIN" not in examine()
+        asked(environ, "scontrol", "update", "NodeName=worker1", "State=DRAIN", "Reason=fan")
+        assert "DRAIN" in examine()  # a person's drain is a person's to end
+
+
+# --- what starts the cycles -------------------------------------------------------------------
+
+
+def units(root: Path) -> list[Path]:
+    return sorted((root / "etc/systemd/system").glob("earmark-cycle.*"))
+
+
+def read_unit(path: Path) -> configparser.RawConfigParser:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(path.read_text())
+    return unit
+
+
+def test_the_service_runs_a_cycle_as_the_service_user_and_may_write_to_little(
+    coordinator: Path,
+) -> None:
+    service, timer = map(read_unit, units(coordinator))
+    (command,) = [
+        line
+        for line in units(coordinator)[0].read_text().splitlines()
+        if line.startswith("ExecStart=")
+    ]
+    assert command == (
+        "ExecStart=/mnt/data/earmark/.venv/bin/earmark cycle "
+        "--configfile /mnt/data/config/earmark.yaml"
+    )
+    assert service["Service"]["User"] == "earmark"
+    assert service["Service"]["SuccessExitStatus"] == "3"
+    assert service["Service"]["KillMode"] == "mixed"
+    assert service["Service"]["ProtectSystem"] == "strict"
+    assert service["Service"]["NoNewPrivileges"] == "yes"
+    assert service["Unit"]["AssertPathIsMountPoint"] == "/mnt/data"
+    assert timer["Timer"]["OnCalendar"] == "minutely"
+
+
+def test_systemd_accepts_the_units(coordinator: Path, tmp_path: Path) -> None:
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd here")
+    for unit in units(coordinator):
+        text = unit.read_text().replace("/mnt/data/earmark/.venv/bin/earmark", sys.executable)
+        (tmp_path / unit.name).write_text(text)
+    result = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *sorted(tmp_path.glob("earmark-cycle.*"))],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    about_ours = [line for line in result.stderr.splitlines() if "earmark-cycle" in line]
+    assert about_ours == []
+    assert result.returncode == 0, result.stderr
+
+
+def test_cron_does_what_the_service_does(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    env = environment(tmp_path, EARMARK_TRIGGER="cron")
+    set_up("coordinator", root, "--env", str(env))
+    lines = (root / "etc/cron.d/earmark").read_text().splitlines()
+    (line,) = [line for line in lines if re.match(r"[*0-9]", line)]
+    *when, user, command = line.split(maxsplit=6)
+    assert when == ["*/5", "*", "*", "*", "*"]
+    assert user == "earmark"
+    assert "%" not in command  # cron would take it for a new line
+    assert "earmark cycle --configfile /mnt/data/config/earmark.yaml" in command
+    subprocess.run(["bash", "-n", "-c", command], check=True)
+
+
+# --- models -----------------------------------------------------------------------------------
+
+
+def hub_models(config: Path) -> list[str]:
+    return subprocess.run(
+        [sys.executable, CLUSTER / "hub_models.py", config],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+
+def test_the_models_to_download_are_those_of_the_configuration(
+    coordinator: Path, tmp_path: Path
+) -> None:
+    assert hub_models(coordinator / "mnt/data/config/earmark.yaml") == [
+        "Systran/faster-whisper-large-v2",
+        "google/gemma-2-9b",
+        "zentropi-ai/cope-a-9b",
+    ]
+    folders = tmp_path / "folders.yaml"
+    folders.write_text("asr: {model: /models/whisper}\nclassify: {adapter: null}\n")
+    assert hub_models(folders) == ["google/gemma-2-9b"]
+
+
+# --- the page ---------------------------------------------------------------------------------
+
+
+def test_the_page_names_every_variable_and_file_of_the_set_up() -> None:
+    page = (REPOSITORY / "docs/deploy.md").read_text()
+    for path in CLUSTER.iterdir():
+        if not path.name.startswith("__"):
+            assert path.name in page, path.name
+
+
+def test_every_variable_of_the_environment_file_is_used() -> None:
+    names = re.findall(r"(?m)^([A-Z_]+)=", (CLUSTER / "earmark.env").read_text())
+    texts = "".join(
+        path.read_text() for path in CLUSTER.iterdir() if path.is_file() and path.suffix != ".env"
+    )
+    assert [name for name in names if name not in texts and name != "HF_HUB_OFFLINE"] == []
