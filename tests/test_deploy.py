@@ -115,6 +115,23 @@ def test_checking_a_machine_that_is_set_up_finds_all_of_it(machine: str, tmp_pat
     assert "missing" not in result.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="the scripts want root")
+@pytest.mark.parametrize("machine", MACHINES)
+def test_checking_this_machine_looks_at_users_daemons_and_devices_too(machine: str) -> None:
+    result = subprocess.run(
+        [CLUSTER / f"setup-{machine}", "--check", "--env", CLUSTER / "earmark.env"],
+        env=PATH,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert re.search(r"(?m)^(ok|missing) +user earmark with number 5500", result.stdout)
+    assert re.search(r"(?m)^(ok|missing) +munge\.service runs", result.stdout)
+    assert "command not found" not in result.stderr
+    assert "unbound variable" not in result.stderr
+
+
 @pytest.mark.parametrize("machine", MACHINES)
 def test_what_a_script_is_for_can_be_asked(machine: str, tmp_path: Path) -> None:
     result = set_up(machine, tmp_path, "--help")

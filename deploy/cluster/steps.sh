@@ -187,6 +187,7 @@ install_file() {
   local mode=$1 owner=$2 path=$3 content
   content=$(cat && printf x)
   content=${content%x}
+  [[ -n $content ]] || die "there is nothing to write to $path" # its template failed
   file_is_right() {
     [[ -f $root$path ]] && cmp --quiet "$root$path" <(printf %s "$content") &&
       [[ 0$(stat --format %a "$root$path") == "$mode" ]] && owned "$owner" "$path"
@@ -260,7 +261,7 @@ service_user() {
         --shell /usr/sbin/nologin "$EARMARK_USER"
   }
   on_machine "user $EARMARK_USER with number $EARMARK_UID" user_is_right make_user \
-    "the name has another number here; NFS and SLURM want the same on all machines"
+    "the name or the number is taken by another; NFS and SLURM want the same on all machines"
   install_folder 0750 "$EARMARK_USER:$EARMARK_USER" "$EARMARK_HOME"
   install_folder 0750 "$EARMARK_USER:$EARMARK_USER" /var/log/earmark
 }
@@ -281,7 +282,7 @@ machine_is_one_of() {
   name_is_known() { [[ $names == *" $(hostname -s) "* ]]; }
   on_machine "the machine's name is one of:$names" name_is_known '' \
     "give it its name of the environment file: hostnamectl set-hostname NAME"
-  clock_is_right() { [[ $(timedatectl show --property NTPSynchronized --value) == yes ]]; }
+  clock_is_right() { [[ $(timedatectl show --property NTPSynchronized --value 2> /dev/null) == yes ]]; }
   on_machine "the clock is synchronised" clock_is_right '' \
     "munge refuses what is five minutes off; timedatectl set-ntp true, or install chrony"
 }
@@ -295,6 +296,10 @@ slurm_files() {
   install_file 0644 root:root /etc/logrotate.d/earmark < <(render earmark.logrotate)
 }
 
+is_up() {
+  systemctl is-enabled --quiet "$1" 2> /dev/null && systemctl is-active --quiet "$1" 2> /dev/null
+}
+
 # serve UNIT FILE...: the unit is enabled and runs, and was started again if this run wrote a FILE.
 serve() {
   local unit=$1 file stale=
@@ -303,7 +308,7 @@ serve() {
     [[ $changed != *" $file "* ]] || stale=1
   done
   unit_runs() {
-    [[ -z $stale ]] && systemctl is-enabled --quiet "$unit" && systemctl is-active --quiet "$unit"
+    [[ -z $stale ]] && is_up "$unit"
   }
   start_unit() {
     systemctl daemon-reload && systemctl enable --quiet "$unit" && systemctl restart "$unit" && stale=
@@ -378,7 +383,6 @@ slurm_node() {
   controller_answers() { timeout 20 sinfo --noheader > /dev/null 2>&1; }
   on_machine "slurmctld answers: the munge keys are the same" controller_answers '' \
     "copy munge.key from $COORDINATOR_NAME again; is port 6817 open, does slurmctld run?"
-  database_answers() { as_user psql --no-password --quiet --command 'SELECT 1' "$(conninfo)" > /dev/null 2>&1; }
   on_machine "PostgreSQL lets $POSTGRES_USER in from here" database_answers '' \
     "copy .pgpass from $COORDINATOR_NAME again; is port $POSTGRES_PORT open?"
 }
@@ -397,6 +401,10 @@ conninfo() {
 
 # models_are_there: whether download-models has brought what the configuration names.
 models_are_there() { "$here/download-models" --check --env "$env" > /dev/null 2>&1; }
+
+database_answers() {
+  as_user psql --no-psqlrc --no-password --quiet --command 'SELECT 1' "$(conninfo)" > /dev/null 2>&1
+}
 
 # The key and alias of the host that archives come from (docs/ingest.md).
 source_host() {
