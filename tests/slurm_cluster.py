@@ -1,0 +1,93 @@
+"""A real SLURM for tests: the cluster of deploy/one-machine, up while a test needs it."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from earmark import REPOSITORY, locks
+
+COMMAND = REPOSITORY / "deploy/one-machine/slurm"
+
+
+class SlurmCluster:
+    """The cluster on this machine."""
+
+    def control(self, *arguments: str) -> str:
+        """Call deploy/one-machine/slurm; returns what it said."""
+        done = subprocess.run(
+            [COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def submit(self, script: str, *options: str, folder: Path) -> str:
+        """Submit a shell script; returns the job's id. Its output goes to a file of that name."""
+        command = ["sbatch", "--parsable", f"--chdir={folder}", "--output=%j", *options]
+        done = subprocess.run(
+            command, input=f"#!/bin/sh\n{script}\n", capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def state(self, job: str) -> str:
+        """A job's state in SLURM's word, such as RUNNING."""
+        return self.ask("%T", f"--jobs={job}")
+
+    def wait_until_running(self, job: str, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while (state := self.state(job)) != "RUNNING":
+            assert state == "PENDING", state
+            assert time.monotonic() < deadline, self.ask("%i %T %r %N")
+            time.sleep(0.1)
+
+    def wait(self, *jobs: str, seconds: float = 120) -> list[str]:
+        """Wait until jobs have ended; returns their states."""
+        deadline = time.monotonic() + seconds
+        while {"PENDING", "RUNNING", "COMPLETING"} & {*(states := [*map(self.state, jobs)])}:
+            assert time.monotonic() < deadline, self.ask("%i %T %r %N")
+            time.sleep(0.2)
+        return states
+
+    def ask(self, form: str, *options: str) -> str:
+        """What squeue(1) says of all jobs that it remembers, a line for each."""
+        command = ["squeue", "--states=all", "--noheader", f"--format={form}", *options]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster(shared_folder: Path) -> Iterator[SlurmCluster]:
+    """The cluster, brought up unless it is, and then taken down after the last test.
+
+    All processes of ``pytest -n`` use the same one: the first brings it up, and none does so
+    later, as that would revive a node that a test has just killed; the last takes it down.
+    """
+    for program, package in [("slurmctld", "slurmctld"), ("slurmd", "slurmd"), ("munged", "munge")]:
+        assert shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"), (
+            f"{program} is missing (on Debian: apt install {package} slurm-client)"
+        )
+    cluster = SlurmCluster()
+    ours = shared_folder / "slurm-is-ours"
+    users = shared_folder / "slurm-users"
+    with locks.exclusive(shared_folder / "slurm.lock"):
+        if not users.exists() or (ours.exists() and not any(users.iterdir())):
+            users.mkdir(exist_ok=True)
+            status = subprocess.run([COMMAND, "status"], capture_output=True, check=False)
+            if status.returncode != 0:
+                ours.touch()
+            cluster.control("up")
+        (users / str(os.getpid())).touch()
+    yield cluster
+    with locks.exclusive(shared_folder / "slurm.lock"):
+        (users / str(os.getpid())).unlink()
+        if ours.exists() and not any(users.iterdir()):
+            cluster.control("down")
