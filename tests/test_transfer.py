@@ -249,7 +249,7 @@ def test_a_connection_that_is_cut_in_the_middle_loses_nothing(
 FETCH = """
 import sys
 from pathlib import Path
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.room import RoomLimits
 from earmark.source import SshSource
 from earmark.transfer import TransferSettings, fetch_archive

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,11 @@ class Archive:
     def date(self) -> str:
         """The UTC day of its last change, which never differs between runs."""
         return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).date().isoformat()
+
+    def urgency(self, order: str) -> float:
+        """Between 0 and 1: the more urgent of two archives in an order of `Intake` has more."""
+        fraction = self.modified_ns / _LAST_MOMENT
+        return fraction if order == "newest" else 1 - fraction
 
     @property
     def age_seconds(self) -> float:
@@ -150,7 +155,11 @@ def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
 
 
 def poll(
-    source: Source, volume: Volume, poll_seconds: float, known: Catalogue | None = None
+    source: Source,
+    volume: Volume,
+    poll_seconds: float,
+    known: Catalogue | None = None,
+    at_work: Collection[str] | None = None,
 ) -> Catalogue:
     """List the source once and bring the catalogue up to date.
 
@@ -167,6 +176,8 @@ def poll(
             the same now, is confirmed.
         known: The catalogue to go on from; the one on the volume by default. Of another source
             only what is fetched and not finished goes on.
+        at_work: For the driver itself: the archives it has planned with, whose entries stay as
+            they are. None for everybody else.
 
     Returns:
         The catalogue as it is now.
@@ -185,11 +196,16 @@ def poll(
             raise
         catalogue = replace(known, source=str(source), problem=str(error))
         if not isinstance(error, SourceUnreachableError):
-            _write(catalogue, volume)
+            _write(catalogue, volume, at_work)
             raise
         logger.warning("%s; going on with the %d archives known", error, len(known.archives))
     else:
-        here = {a.name: a for a in known.archives if is_pending(a, volume) and is_here(a, volume)}
+        here = {
+            archive.name: archive
+            for archive in known.archives
+            if is_pending(archive, volume)
+            and (is_here(archive, volume) or archive.name in (at_work or ()))
+        }
         former = {archive.name: archive for archive in known.archives} if same else here
         found = {}
         for file in listed:
@@ -203,7 +219,7 @@ def poll(
             sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name)),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
-    _write(catalogue, volume)
+    _write(catalogue, volume, at_work)
     return catalogue
 
 
@@ -257,28 +273,30 @@ def _has_receipt(archive: Archive, volume: Volume) -> bool:
         return False
 
 
-def _write(catalogue: Catalogue, volume: Volume) -> None:
+def _write(catalogue: Catalogue, volume: Volume, at_work: Collection[str] | None) -> None:
     entries = {
         volume.entry(archive.name): archive
         for archive in catalogue.archives
         if is_pending(archive, volume)
     }
     # A driver at work has planned with what is there: only what is new is added.
-    at_work = locks.is_held(volume.driver_lock)
+    add_only = at_work is None and locks.is_held(volume.driver_lock)
+    planned = {volume.entry(name) for name in at_work or ()}
     folder = volume.entry("").parent
-    for path in folder.iterdir() if folder.exists() and not at_work else ():
-        if path not in entries:
+    for path in folder.iterdir() if folder.exists() and not add_only else ():
+        if path not in entries and path not in planned:
             path.unlink()
     for path, archive in entries.items():
         facts = asdict(archive)
         del facts["confirmed"], facts["refused"]
         text = json.dumps(facts, indent=1)
-        if not path.exists() or (not at_work and path.read_text(encoding="utf-8") != text):
+        may_change = not add_only and path not in planned
+        if not path.exists() or (may_change and path.read_text(encoding="utf-8") != text):
             with whole(path) as partial:
                 partial.write_text(text, encoding="utf-8")
                 # Snakemake compares times: an entry is as old as what it tells.
                 os.utime(partial, (archive.noted_at, archive.noted_at))
-    if at_work:
+    if add_only:
         return
     with whole(_file(volume)) as partial:
         partial.write_text(json.dumps(asdict(catalogue), indent=1), encoding="utf-8")

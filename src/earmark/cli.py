@@ -14,8 +14,19 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from earmark import __version__, analysis, catalogue, configuration, database, logs, retention
+from earmark import (
+    REPOSITORY,
+    __version__,
+    analysis,
+    catalogue,
+    configuration,
+    database,
+    logs,
+    quarantine,
+    retention,
+)
 from earmark.configuration import Config
+from earmark.cycle import cycle
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.policy import load_policies
@@ -42,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 after an error that was explained on standard error; 1 from ``discover`` when the
-        source didn't answer.
+        source didn't answer; 3 and 4 from ``cycle``.
     """
     parsed = _parser().parse_args(arguments)
     command: Command = parsed.command
@@ -100,6 +111,27 @@ def _parser() -> argparse.ArgumentParser:
         "List the source and write the catalogue of archives. Exit status 1: the source did not "
         "answer, and what is known of it is shown.", as_json,
     )  # fmt: skip
+    run = add(
+        "cycle", _cycle,
+        "Run the cluster's workflow on archives as they appear, until cycle.max_hours are over "
+        "or nothing is left; for cron or a timer. Exit status 0: worked; 2: could not run; 3: "
+        "nothing to do, or a driver is at work already; 4: some archives failed. SIGTERM lets "
+        "running jobs end, SIGINT cancels them.",
+    )  # fmt: skip
+    run.add_argument(
+        "--profile", type=Path, default=REPOSITORY / "profiles/slurm", metavar="FOLDER",
+        help="the Snakemake profile to run with (default: profiles/slurm)",
+    )  # fmt: skip
+    run.add_argument(
+        "--directory", type=Path, default=REPOSITORY, metavar="FOLDER",
+        help="where Snakemake keeps .snakemake (default: the checkout)",
+    )  # fmt: skip
+    retry = add(
+        "retry", _retry, "Release archives from quarantine; the next run takes them. Without "
+        "arguments, list what is in it.", as_json,
+    )  # fmt: skip
+    retry.add_argument("archives", nargs="*", metavar="ARCHIVE", help="such as sound_01.tar.gz")
+    retry.add_argument("--all", action="store_true", help="all that are in quarantine")
     add("status", _status, "Show what is going on: archives, stages at work, room.", as_json)
     clean = add(
         "clean", _clean,
@@ -196,6 +228,27 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
         for job in now.running
     ]
     _show(rows, False, f"{len(rows)} stages at work")
+
+
+def _cycle(config: Config, arguments: argparse.Namespace) -> int:
+    return cycle(config, arguments.profile, arguments.directory)
+
+
+def _retry(config: Config, arguments: argparse.Namespace) -> None:
+    volume = _volume(config)
+    held = quarantine.in_quarantine(volume)
+    if arguments.all and arguments.archives:
+        raise EarmarkError("name archives or give --all, not both")
+    names = [each.archive for each in held] if arguments.all else arguments.archives
+    if names:
+        quarantine.release(volume, names)
+        quarantine.record(volume, _connection(config))
+        held = quarantine.in_quarantine(volume)
+    rows = [
+        {"archive": each.archive, "since": each.since, "reason": each.reason, "log": each.log}
+        for each in held
+    ]
+    _show(rows, arguments.json, f"{len(rows)} archives in quarantine")
 
 
 def _clean(config: Config, arguments: argparse.Namespace) -> None:

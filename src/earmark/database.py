@@ -8,7 +8,7 @@ import glob
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
 from earmark import REPOSITORY, embedded_server
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, UnavailableError
 
 SQL = REPOSITORY / "sql"
 
@@ -186,19 +186,22 @@ _TROUBLES = (
 
 
 @contextmanager
-def connect(conninfo: str, patience_seconds: float = 15.0) -> Iterator[Connection]:
+def connect(
+    conninfo: str, patience_seconds: float = 15.0, waiting: Callable[[str], None] | None = None
+) -> Iterator[Connection]:
     """Open a connection for one transaction: committed at the end, rolled back on an error.
 
     Args:
         conninfo: As :func:`connection_string` returns it.
         patience_seconds: How long to wait for a server that is down or starting.
+        waiting: Called over and over meanwhile, with what it waits for and what to do.
 
     Raises:
-        EarmarkError: the database can't be reached, the connection broke, or the schema
-            is not there.
+        UnavailableError: the database can't be reached, or the connection broke.
+        EarmarkError: the schema is not there, or the role may not do this.
     """
     database = display(conninfo)
-    connection = _open(conninfo, patience_seconds)
+    connection = _open(conninfo, patience_seconds, waiting)
     try:
         yield connection
         connection.commit()
@@ -212,14 +215,16 @@ def connect(conninfo: str, patience_seconds: float = 15.0) -> Iterator[Connectio
             error
         )
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-        raise EarmarkError(
+        raise UnavailableError(
             f"{database} broke off: {_first_line(error)}; run again, nothing is stored twice"
         ) from error
     finally:
         connection.close()
 
 
-def _open(conninfo: str, patience_seconds: float) -> Connection:
+def _open(
+    conninfo: str, patience_seconds: float, waiting: Callable[[str], None] | None
+) -> Connection:
     deadline = time.monotonic() + patience_seconds
     pause = 0.1
     while True:
@@ -232,7 +237,9 @@ def _open(conninfo: str, patience_seconds: float) -> Connection:
             if trouble is None or not trouble.passes or time.monotonic() + pause > deadline:
                 remedy = trouble.remedy if trouble else f"PostgreSQL says: {message}"
                 # The cause would be printed with its connection details: not a person's text.
-                raise EarmarkError(f"can't reach {display(conninfo)}: {remedy}") from None
+                raise UnavailableError(f"can't reach {display(conninfo)}: {remedy}") from None
+            if waiting is not None:
+                waiting(f"{display(conninfo)}: {trouble.remedy}")
         time.sleep(pause)
         pause = min(2 * pause, 2.0)
 

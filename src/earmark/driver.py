@@ -1,7 +1,7 @@
 """What the one process that schedules jobs does before it schedules any."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from earmark import catalogue, database, locks, logs
+from earmark import catalogue, database, locks, logs, quarantine
 from earmark.catalogue import Archive, Intake, Plan
 from earmark.errors import EarmarkError
+from earmark.feed import Feed
 from earmark.models import check_models
 from earmark.names import asr_name, policy_name
 from earmark.policy import load_policies
@@ -24,6 +25,34 @@ from earmark.volume import Volume
 PREVIEW_ROWS = 40
 
 Config = dict[str, Any]
+
+
+class Work:
+    """What one driver works on: what is pending now, or what a feed brings it.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        failed: As :class:`earmark.feed.Feed` takes it.
+
+    Attributes:
+        feed: For a driver that stays up; not used by one that works through what is pending.
+    """
+
+    def __init__(self, config: Config, failed: Callable[[], Collection[str]]) -> None:
+        self.feed = Feed(config, failed)
+        self._config = config
+        self._pending: dict[str, Archive] | None = None
+
+    def pending(self) -> list[Archive]:
+        """What is pending now; see :func:`find_work`."""
+        if self._pending is None:
+            self._pending = {archive.name: archive for archive in find_work(self._config)}
+        return list(self._pending.values())
+
+    def urgency(self, name: str) -> float:
+        """From 0 to 1, to be added to a stage's priority: which archive comes first."""
+        archive = (self._pending or {}).get(name) or self.feed.taken.get(name)
+        return archive.urgency(self._config["source"]["order"]) if archive else 0.0
 
 
 def find_work(config: Config) -> list[Archive]:
@@ -43,6 +72,7 @@ def find_work(config: Config) -> list[Archive]:
     volume = Volume(Path(config["volume"]["root"]))
     source, intake = source_of(config), catalogue.intake_of(config)
     archives = catalogue.discover(source, volume, intake).archives
+    quarantine.give_up(volume, archives, config["failure"]["max_attempts"])
     plan = catalogue.plan_run(archives, volume, intake)
     _preview(archives, plan, source, intake)
     return plan.now
@@ -82,6 +112,7 @@ def begin(config: Config) -> None:
     volume = Volume(Path(config["volume"]["root"]))
     locks.hold_until_exit(volume.driver_lock)
     _prepare_database(config["database"]["url"], volume)
+    _record_quarantine(config, volume)
     sweep(volume, catalogue.read(volume).archives, Retention(**config["retention"]))
 
 
@@ -94,9 +125,15 @@ def end(config: Config) -> None:
     """
     volume = Volume(Path(config["volume"]["root"]))
     archives = catalogue.read(volume).archives
+    quarantine.give_up(volume, archives, config["failure"]["max_attempts"])
+    _record_quarantine(config, volume)
     sweep(volume, archives, Retention(**config["retention"]))
     if config["source"]["delete_after"]:
         delete_at_source(source_of(config), volume, archives)
+
+
+def _record_quarantine(config: Config, volume: Volume) -> None:
+    quarantine.record(volume, database.connection_string(config["database"]["url"], volume.root))
 
 
 def _prepare_database(url: str | None, volume: Volume) -> None:

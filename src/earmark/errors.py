@@ -8,6 +8,13 @@ class EarmarkError(Exception):
     """
 
 
+class UnavailableError(EarmarkError):
+    """Something that no archive can go on without isn't there now: the source, the database.
+
+    Trying again later is the remedy, and no archive is to blame.
+    """
+
+
 def refused_by_system(error: OSError) -> str:
     """What the operating system refused, in a sentence."""
     where = f" {error.filename}" if error.filename else ""

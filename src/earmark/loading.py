@@ -8,7 +8,7 @@ import datetime
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ def load_archive(
     date: str,
     asr: str,
     policy: str,
+    patience_seconds: float = 15.0,
+    waiting: Callable[[str], None] | None = None,
 ) -> Receipt:
     """Load an archive's manifest, transcripts and classes, then write the receipt.
 
@@ -74,13 +76,15 @@ def load_archive(
         date: Its date, ``YYYY-MM-DD``.
         asr: Name of the speech recognition set of ``transcripts``.
         policy: Name of the policy set of ``classes``.
+        patience_seconds: How long to wait for a database that is down.
+        waiting: As :func:`earmark.database.connect` takes it.
 
     Returns:
         The content of the receipt.
 
     Raises:
-        EarmarkError: the files don't belong together, or the database can't be reached
-            or lacks the schema.
+        UnavailableError: the database can't be reached.
+        EarmarkError: the files don't belong together, or the database lacks the schema.
     """
     started = time.monotonic()
     members, heard, judged = _read(manifest, transcripts, classes, archive)
@@ -91,7 +95,7 @@ def load_archive(
     }
     facts = _archive_row(members, provenance, archive, date, asr, policy, manifest)
     audio_files = _audio_file_rows(members, heard, judged, archive)
-    with connect(conninfo) as connection:
+    with connect(conninfo, patience_seconds, waiting) as connection:
         require_schema(connection)
         loaded_at, clips = _store(connection, facts, audio_files, heard, judged)
     result = Receipt(

@@ -32,6 +32,11 @@ _LOOK_SECONDS = 0.5
 _FLOCK = struct.Struct("hhqqi4x")
 
 
+def this_machine() -> str:
+    """Name of the machine, as SLURM has it if this process is a job's."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a lock, as written in its file.
@@ -57,6 +62,10 @@ class Holder:
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
+
+
+class HeldError(EarmarkError):
+    """Another process holds the lock."""
 
 
 class Lock:
@@ -117,7 +126,7 @@ def exclusive(path: Path, purpose: str = "", lease_seconds: float | None = None)
         former = _read(descriptor)
         holder = Holder(
             purpose=purpose,
-            host=socket.gethostname(),
+            host=this_machine(),
             process=os.getpid(),
             since=time.time(),
             until=None,
@@ -132,21 +141,21 @@ def exclusive(path: Path, purpose: str = "", lease_seconds: float | None = None)
         os.close(descriptor)
 
 
-def hold_until_exit(path: Path) -> None:
-    """Hold the lock ``path`` for as long as this process lives.
+def hold_until_exit(path: Path, purpose: str = "driver") -> Lock:
+    """Hold the lock ``path`` for as long as this process lives, or a child that inherits it.
 
     Raises:
-        EarmarkError: another process holds it.
+        HeldError: another process holds it.
     """
     descriptor = _open(path)
     if not _try(descriptor):
         holder = _read(descriptor) or "another process"
         os.close(descriptor)
-        raise EarmarkError(
+        raise HeldError(
             f"another run works on this volume already ({holder}); wait for it to end or stop it"
         )
-    holder = Holder("driver", socket.gethostname(), os.getpid(), time.time(), None, uuid4().hex)
-    Lock(path, descriptor, holder, None)  # the descriptor stays open on purpose
+    holder = Holder(purpose, this_machine(), os.getpid(), time.time(), None, uuid4().hex)
+    return Lock(path, descriptor, holder, None)  # the descriptor stays open on purpose
 
 
 def is_held(path: Path) -> bool:

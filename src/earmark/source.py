@@ -24,7 +24,7 @@ from typing import Any, NoReturn, Protocol
 
 from rich.filesize import decimal
 
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, UnavailableError
 
 _BILLION = 1_000_000_000
 #: How long a host may take to list its folder or to delete from it.
@@ -36,7 +36,7 @@ _NO_CONNECTION = 255
 _LONGEST_MESSAGE = 1 << 20
 
 
-class SourceUnreachableError(EarmarkError):
+class SourceUnreachableError(UnavailableError):
     """The source doesn't answer now; nothing is known to be wrong with it."""
 
 

@@ -50,6 +50,10 @@ class Volume:
         """JSON file that keeps the archive from being tried again."""
         return self.root / "failed" / f"{archive}.json"
 
+    def attempts(self, archive: str) -> Path:
+        """JSON file of the attempts at the archive's stages that have not succeeded."""
+        return self.state / "attempts" / f"{archive}.json"
+
     def log(self, stage: str, archive: str, date: str = "") -> Path:
         """Log of one stage of one archive."""
         return self.root / "logs" / stage / (f"date={date}" if date else "") / f"{archive}.log"
@@ -76,6 +80,16 @@ class Volume:
     def transfers_lock(self) -> Path:
         """Held while it is decided whether there is room for one more transfer."""
         return self.state / "transfers.lock"
+
+    @property
+    def cycle_lock(self) -> Path:
+        """Held by the one ``earmark cycle`` of this volume, and by the driver it started."""
+        return self.state / "cycle.lock"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of the configurations that the latest cycles ran with."""
+        return self.state / "runs"
 
     @property
     def driver_lock(self) -> Path:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from earmark import driver
+from earmark.driver import Work
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.catalogue import ARCHIVE_NAME
 from earmark.configuration import resolve
@@ -36,13 +37,19 @@ def end():
     explained(driver.end, config)
 
 
+def urgency(archive):
+    return work.urgency(archive) if work else 0
+
+
+def failed_archives():
+    jobs = workflow.scheduler.failed if workflow.scheduler else ()
+    return {job.wildcards.archive for job in tuple(jobs)}
+
+
 config.update(explained(resolve, config))
 volume = Volume(Path(config["volume"]["root"]))
-pending = explained(driver.find_work, config) if workflow.is_main_process else []
-#: Of the archives in this run, in their order: from just below 1 down to 0. Unpacking comes first.
-urgency = {
-    archive.name: 1 - n / len(pending) for n, archive in enumerate(pending, start=1)
-}
+#: What to work on; None in a job, which knows what it is of.
+work = Work(config, failed_archives) if workflow.is_main_process else None
 
 
 wildcard_constraints:

@@ -11,7 +11,7 @@ rule encode_opus:
         manifest=volume.manifest("{date}", "{archive}"),
     log:
         volume.log("encode_opus", "{archive}", "{date}"),
-    priority: 2
+    priority: lambda wildcards: 2 + urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
     threads: config["encode"]["workers"]

@@ -9,7 +9,7 @@ rule fetch_archive:
         archive=volume.incoming("{archive}"),
     log:
         volume.log("fetch_archive", "{archive}"),
-    priority: lambda wildcards: urgency.get(wildcards.archive, 0)
+    priority: lambda wildcards: urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
     # A transfer waits for the network, or for room that only the other stages can make: it must

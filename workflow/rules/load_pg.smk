@@ -11,7 +11,7 @@ rule load_pg:
         receipt=volume.receipt("{date}", "{archive}"),
     log:
         volume.log("load_pg", "{archive}", "{date}"),
-    priority: 5
+    priority: lambda wildcards: 5 + urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
     script:

@@ -10,7 +10,7 @@ rule unpack_archive:
         folder=temp(directory(volume.unpacked("{archive}"))),
     log:
         volume.log("unpack_archive", "{archive}"),
-    priority: 1
+    priority: lambda wildcards: 1 + urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
     script:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from earmark.classify import ClassifySettings, classify_archive
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.names import policy_name
 from earmark.policy import load_policies
 from earmark.volume import Volume

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from earmark.encoding import encode_archive
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.media import EncodeSettings
 from earmark.room import RoomLimits, encode_when_there_is_room
 from earmark.volume import Volume

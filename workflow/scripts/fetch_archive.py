@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.room import RoomLimits
 from earmark.source import source_of
 from earmark.transfer import TransferSettings, fetch_archive

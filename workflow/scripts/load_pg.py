@@ -4,13 +4,13 @@ from pathlib import Path
 
 from earmark.database import connection_string
 from earmark.loading import load_archive
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
 volume = Volume(Path(snakemake.config["volume"]["root"]))
 
-with stage("load_pg", archive, volume, Path(snakemake.log[0])):
+with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
     load_archive(
         manifest=Path(snakemake.input.manifest),
         transcripts=Path(snakemake.input.transcripts),
@@ -21,6 +21,8 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])):
         date=date,
         asr=snakemake.config["asr"]["name"],
         policy=snakemake.config["classify"]["policy"],
+        patience_seconds=snakemake.config["database"]["patience_minutes"] * 60,
+        waiting=lock.renew,
     )
     if snakemake.config["retention"]["archives"] == "delete":
         volume.incoming(archive).unlink(missing_ok=True)

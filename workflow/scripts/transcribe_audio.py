@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.names import asr_name
 from earmark.speech import AsrSettings, transcribe_archive
 from earmark.volume import Volume

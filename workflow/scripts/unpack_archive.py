@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from earmark.archive import UnpackLimits, unpack_archive
-from earmark.logs import stage
+from earmark.stages import stage
 from earmark.room import RoomLimits, encode_when_there_is_room
 from earmark.volume import Volume
 

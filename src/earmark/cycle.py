@@ -1,0 +1,198 @@
+"""One cycle of the cluster: what cron or a timer starts, again and again.
+
+It leaves at once if a driver lives, clears away what a dead one left, and else runs a driver
+that takes in archives as they appear until its time is up or nothing is left to do.
+"""
+
+import logging
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+
+from earmark import REPOSITORY, attempts, catalogue, driver, locks, quarantine, slurm
+from earmark.catalogue import Archive
+from earmark.errors import EarmarkError
+from earmark.files import whole
+from earmark.locks import HeldError, Lock
+from earmark.source import source_of
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: Exit statuses, besides 0 for "worked, and nothing failed" and 2 for "could not run".
+NOTHING_TO_DO = 3
+SOME_FAILED = 4
+
+#: Configurations and logs of so many former cycles are kept.
+_KEPT_RUNS = 50
+
+Config = dict[str, Any]
+
+
+def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
+    """Run one cycle to its end.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned; the run
+            gets a copy, so editing the file changes the next cycle and not this one.
+        profile: Folder of the Snakemake profile to run with.
+        directory: Where Snakemake keeps ``.snakemake``.
+
+    Returns:
+        0, or 3 if there was nothing to do (a driver that lives does it already), or 4 if
+        archives have failed.
+
+    Raises:
+        EarmarkError: it could not run, or the driver was killed.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    if not volume.root.is_dir():
+        raise EarmarkError(f"there is no {volume.root} (volume.root); is the volume mounted?")
+    try:
+        lock = locks.hold_until_exit(volume.cycle_lock, "cycle")
+    except HeldError as error:
+        logger.info("nothing to do: %s", error)
+        return NOTHING_TO_DO
+    if holder := locks.holder_of(volume.driver_lock):
+        logger.info("nothing to do: a driver is at work (%s)", holder)
+        return NOTHING_TO_DO
+    executor = _executor(profile)
+    driver.check_inputs(config)
+    prefix = slurm.job_prefix(volume.root)
+    if executor == "slurm":
+        slurm.clear(prefix, config["cycle"]["await_minutes"] * 60)
+    intake = catalogue.intake_of(config)
+    archives = catalogue.discover(source_of(config), volume, intake).archives
+    quarantine.give_up(volume, archives, config["failure"]["max_attempts"])
+    plan = catalogue.plan_run(archives, volume, intake)
+    if not plan.now:
+        logger.info("nothing to do: %d archives are known, none is pending", len(archives))
+        return NOTHING_TO_DO
+    options = ["--profile", str(profile), "--directory", str(directory)]
+    if executor == "slurm":
+        options += ["--slurm-jobname-prefix", prefix]
+    return _drive(config, volume, options, lock)
+
+
+def _executor(profile: Path) -> str:
+    """The executor that a profile names."""
+    path = profile / "config.yaml"
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return str(settings.get("executor", "local"))
+    except OSError as error:
+        raise EarmarkError(f"cannot read the profile {path}: {error.strerror}") from error
+    except (yaml.YAMLError, AttributeError) as error:
+        raise EarmarkError(f"the profile {path} is no mapping of options") from error
+
+
+def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -> int:
+    """Run the driver, end it when its time is up, and tell what it has done."""
+    began_at = time.time()
+    name = datetime.fromtimestamp(began_at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    snapshot = volume.runs / f"{name}.yaml"
+    log = volume.log("driver", name)
+    with whole(snapshot) as partial:
+        partial.write_text(yaml.safe_dump(config), encoding="utf-8")
+    for folder in (volume.runs, log.parent):
+        for path in sorted(folder.glob("*.*"))[:-_KEPT_RUNS]:
+            path.unlink(missing_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [
+        *(sys.executable, "-m", "snakemake", "cycle"),
+        *("--snakefile", str(REPOSITORY / "workflow/Snakefile")),
+        *("--configfile", str(snapshot), *options),
+    ]
+    logger.info("the driver starts; its log is %s", log)
+    with log.open("wb") as output, _Driver(command, output, lock) as process:
+        code = process.wait(config["cycle"]["max_hours"] * 3600)
+    after = catalogue.read(volume).archives
+    done = [archive for archive in after if _done_since(archive, volume, began_at)]
+    failed = sorted(
+        {name for name in attempts.tried(volume) if attempts.failures(volume, name)}
+        | {each.archive for each in quarantine.in_quarantine(volume) if _is_new(each, began_at)}
+    )
+    logger.info("%d archives were done, %d failed", len(done), len(failed))
+    if code < 0:
+        raise EarmarkError(
+            f"the driver was killed ({signal.Signals(-code).name}); the next cycle goes on"
+        )
+    if failed:
+        logger.warning("failed, see `earmark status` and the log: %s", ", ".join(failed[:20]))
+        return SOME_FAILED
+    if code and not process.stopped:
+        raise EarmarkError(f"the driver ended with status {code}; see {log}")
+    return 0
+
+
+class _Driver:
+    """Snakemake as a child that gets our signals once, and outlives us if we are killed.
+
+    Attributes:
+        stopped: Whether it was asked to stop before all was done.
+    """
+
+    def __init__(self, command: Sequence[str], output: Any, lock: Lock) -> None:
+        self.stopped = False
+        # In a session of its own: Ctrl-C on the terminal reaches it from here alone.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            pass_fds=[lock.descriptor],
+        )
+        self._former = {
+            number: signal.signal(number, self._forward)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+
+    def __enter__(self) -> "_Driver":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.wait()
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def wait(self, seconds: float) -> int:
+        """Wait for the end, and after some seconds ask for it; returns the exit status."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            logger.info("time is up (cycle.max_hours): no more jobs, the running ones may end")
+            self._stop(signal.SIGTERM)
+        return self._process.wait()
+
+    def _forward(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            logger.warning("stopping; running jobs are cancelled")
+            self._stop(signal.SIGINT)
+        else:
+            logger.warning("stopping; running jobs may end")
+            self._stop(signal.SIGTERM)
+
+    def _stop(self, number: int) -> None:
+        self.stopped = True
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+
+def _done_since(archive: Archive, volume: Volume, moment: float) -> bool:
+    with suppress(FileNotFoundError):
+        return volume.receipt(archive.date, archive.name).stat().st_mtime >= moment
+    return False
+
+
+def _is_new(found: quarantine.Quarantined, moment: float) -> bool:
+    return found.since is not None and datetime.fromisoformat(found.since).timestamp() >= moment - 1
