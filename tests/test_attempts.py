@@ -1,0 +1,230 @@
+"""Attempts and quarantine: what is counted, what is not, and when an archive is given up."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from earmark import attempts, catalogue, quarantine
+from earmark.attempts import failures
+from earmark.catalogue import Archive
+from earmark.database import connect
+from earmark.errors import EarmarkError, UnavailableError
+from earmark.stages import stage
+from earmark.volume import Volume
+
+ARCHIVE = Archive("a.tar", 1000, 1_700_000_000 * 10**9, confirmed=True)
+NAME = ARCHIVE.name
+
+#: A stage in a process of its own, which says when it is at work.
+STAGE = """
+import sys, time
+from pathlib import Path
+from earmark.stages import stage
+from earmark.volume import Volume
+volume = Volume(Path(sys.argv[1]))
+with stage("encode_opus", "a.tar", volume, volume.log("encode_opus", "a.tar")):
+    print("at work", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Volume:
+    return Volume(tmp_path)
+
+
+def work(shared: Volume, error: BaseException | None = None, name: str = "encode_opus") -> None:
+    """Go through a stage, and end it with an error if one is given."""
+    with stage(name, NAME, shared, shared.log(name, NAME)):
+        if error:
+            raise error
+
+
+def fail(shared: Volume, error: BaseException, name: str = "encode_opus") -> None:
+    with pytest.raises((SystemExit, type(error))):
+        work(shared, error, name)
+
+
+def killed(shared: Volume) -> None:
+    """Start a stage in another process and kill it at work."""
+    before = failures(shared, NAME)
+    command = [sys.executable, "-c", STAGE, str(shared.root)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        meanwhile = failures(shared, NAME)
+        process.send_signal(signal.SIGKILL)
+    assert meanwhile == before  # one that is at work is no failure
+
+
+def test_a_stage_that_succeeds_leaves_no_account(shared: Volume) -> None:
+    work(shared)
+    assert failures(shared, NAME) == []
+    assert attempts.tried(shared) == []
+
+
+def test_a_stage_that_was_killed_is_a_failure_as_soon_as_it_is_dead(shared: Volume) -> None:
+    killed(shared)
+    (failure,) = failures(shared, NAME)
+    assert (failure.stage, failure.reason) == ("encode_opus", "its process ended without a word")
+    assert failure.counts
+    killed(shared)
+    assert len(failures(shared, NAME)) == 2
+
+
+def test_success_forgives_the_failures_of_that_stage_alone(shared: Volume) -> None:
+    fail(shared, ValueError("one"), "fetch_archive")
+    fail(shared, ValueError("two"), "encode_opus")
+    work(shared, name="encode_opus")
+    assert [failure.reason for failure in failures(shared, NAME)] == ["ValueError: one"]
+
+
+@pytest.mark.parametrize(
+    ("error", "counts"),
+    [
+        (RuntimeError("CUDA error"), True),
+        (EarmarkError("the file can't be read"), True),
+        (UnavailableError("the source doesn't answer"), False),
+        (OSError(28, "No space left on device"), False),
+        (KeyboardInterrupt(), False),
+    ],
+)
+def test_only_what_an_archive_may_be_to_blame_for_counts(
+    shared: Volume, error: BaseException, counts: bool
+) -> None:
+    fail(shared, error)
+    (failure,) = failures(shared, NAME)
+    assert failure.counts == counts
+
+
+def test_a_stage_that_died_with_its_driver_does_not_count(shared: Volume) -> None:
+    driver = "import signal, sys; from pathlib import Path; from earmark import locks\n"
+    driver += "locks.hold_until_exit(Path(sys.argv[1])); print('holds', flush=True); signal.pause()"
+    with subprocess.Popen(
+        [sys.executable, "-c", driver, str(shared.driver_lock)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "holds\n"
+        killed(shared)
+        assert failures(shared, NAME)[0].counts
+        process.kill()
+    assert [each.counts for each in failures(shared, NAME)] == [False]
+
+
+def test_a_damaged_account_is_begun_anew(shared: Volume) -> None:
+    path = shared.attempts(NAME)
+    path.parent.mkdir(parents=True)
+    path.write_text("{not JSON")
+    fail(shared, ValueError("one"))
+    assert len(failures(shared, NAME)) == 1
+
+
+def test_an_archive_is_given_up_after_so_many_failures_of_one_stage(shared: Volume) -> None:
+    for number in range(3):
+        assert quarantine.give_up(shared, [ARCHIVE], 3) == []
+        fail(shared, ValueError(f"number {number}"))
+    fail(shared, ValueError("elsewhere"), "fetch_archive")
+    (given_up,) = quarantine.give_up(shared, [ARCHIVE], 3)
+    assert quarantine.in_quarantine(shared) == [given_up]
+    assert (given_up.archive, given_up.stage) == (NAME, "encode_opus")
+    assert given_up.reason == "encode_opus: ValueError: number 2"
+    assert "number 2" in given_up.log_tail
+    assert [each["reason"] for each in given_up.attempts] == [
+        *(f"ValueError: number {number}" for number in range(3)),
+        "ValueError: elsewhere",
+    ]
+    assert not catalogue.is_pending(ARCHIVE, shared)
+    assert quarantine.give_up(shared, [ARCHIVE], 3) == []
+
+
+def test_failures_that_do_not_count_give_nothing_up(shared: Volume) -> None:
+    for _ in range(5):
+        fail(shared, UnavailableError("the database is away"))
+    assert quarantine.give_up(shared, [ARCHIVE], 1) == []
+
+
+def test_no_stage_works_on_an_archive_in_quarantine(shared: Volume) -> None:
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    with pytest.raises(SystemExit):
+        work(shared)
+    assert f"earmark retry {NAME}" in shared.log("encode_opus", NAME).read_text()
+
+
+def test_a_released_archive_is_pending_and_has_all_its_attempts_again(shared: Volume) -> None:
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    quarantine.release(shared, [NAME])
+    assert catalogue.is_pending(ARCHIVE, shared)
+    assert quarantine.give_up(shared, [ARCHIVE], 1) == []
+    work(shared)
+
+
+def test_releasing_what_is_not_in_quarantine_releases_nothing(shared: Volume) -> None:
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    with pytest.raises(EarmarkError, match=r"'b\.tar' is not in quarantine; in it: a\.tar"):
+        quarantine.release(shared, [NAME, "b.tar"])
+    assert [each.archive for each in quarantine.in_quarantine(shared)] == [NAME]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"archive": "a.tar", "odd": 1}'])
+def test_a_person_may_put_an_archive_into_quarantine_by_any_file(
+    shared: Volume, text: str, migrated_database: str
+) -> None:
+    shared.quarantine(NAME).parent.mkdir()
+    shared.quarantine(NAME).write_text(text)
+    (held,) = quarantine.in_quarantine(shared)
+    assert (held.archive, held.reason) == (NAME, "put there by a person")
+    quarantine.record(shared, migrated_database)
+    quarantine.release(shared, [NAME])
+    assert quarantine.in_quarantine(shared) == []
+
+
+def rows(conninfo: str) -> list[tuple]:
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT name, status, reason FROM archives ORDER BY name")
+        return cursor.fetchall()
+
+
+def test_the_database_says_what_is_in_quarantine_and_what_is_not_any_more(
+    shared: Volume, migrated_database: str
+) -> None:
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    for _ in range(2):  # recording twice changes nothing
+        quarantine.record(shared, migrated_database)
+        assert rows(migrated_database) == [(NAME, "quarantined", "encode_opus: ValueError: no")]
+    quarantine.release(shared, [NAME])
+    quarantine.record(shared, migrated_database)
+    assert rows(migrated_database) == []
+
+
+def test_a_release_leaves_the_clips_of_an_earlier_load(
+    shared: Volume, migrated_database: str
+) -> None:
+    with connect(migrated_database) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO archives (id, name, date, status) VALUES (7, %s, %s, 'ok');"
+            "INSERT INTO audio_files (original_filename, archive_id, ordinal) VALUES ('x', 7, 0)",
+            [NAME, ARCHIVE.date],
+        )
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    quarantine.record(shared, migrated_database)
+    assert rows(migrated_database)[0][1] == "quarantined"
+    quarantine.release(shared, [NAME])
+    quarantine.record(shared, migrated_database)
+    assert rows(migrated_database) == [(NAME, "partial", "released from quarantine")]
+
+
+def test_a_database_that_is_away_stops_no_quarantine(
+    shared: Volume, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    quarantine.record(shared, "host=127.0.0.1 port=1 dbname=none user=none")
+    assert "the database does not know yet" in capfd.readouterr().err
