@@ -81,7 +81,8 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/snakemake $(DEMO) --lint
-	$(BIN)/shellcheck .ci/run deploy/one-machine/slurm
+	$(BIN)/shellcheck -x .ci/run deploy/one-machine/slurm $(addprefix deploy/cluster/,setup-coordinator \
+	  setup-transfer setup-worker download-models node-health steps.sh)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
