@@ -166,7 +166,7 @@ def test_status_tells_what_is_going_on(
         told = json.loads(capsys.readouterr().out)
         assert cli.main(["status", "--configfile", configfile]) == 0
         shown = capsys.readouterr().out
-    assert told["archives"] == {"pending": 1, "refused": 1}
+    assert {state: n for state, n in told["archives"].items() if n} == {"pending": 1, "refused": 1}
     assert (told["problem"], told["driver"]) == (None, None)
     assert told["room"]["bytes_free"] > 0
     assert told["room"]["stopped"] == []

@@ -5,7 +5,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from earmark import (
     configuration,
     database,
     logs,
+    metrics,
     quarantine,
     retention,
 )
@@ -34,7 +36,7 @@ from earmark.progress import track
 from earmark.retention import Retention, delete_at_source, done_archives
 from earmark.review_queue import health, review_queue
 from earmark.source import source_of
-from earmark.status import state_of_each, status
+from earmark.status import Review, Status, state_of_each, status
 from earmark.volume import Volume
 
 #: Exit status after an error that a person can put right; argparse has the same for usage.
@@ -132,7 +134,14 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     retry.add_argument("archives", nargs="*", metavar="ARCHIVE", help="such as sound_01.tar.gz")
     retry.add_argument("--all", action="store_true", help="all that are in quarantine")
-    add("status", _status, "Show what is going on: archives, stages at work, room.", as_json)
+    look = add(
+        "status", _status, "Show what is going on: archives, stages at work, rates, room, and "
+        "whether enough will wait for review at noon.", as_json,
+    )  # fmt: skip
+    look.add_argument(
+        "--prometheus", type=Path, metavar="FILE",
+        help="write metrics to a .prom file for node_exporter instead of printing",
+    )  # fmt: skip
     clean = add(
         "clean", _clean,
         "Remove leftovers of abandoned archives, and audio past retention.audio_days.", as_json,
@@ -198,21 +207,27 @@ def _discover(config: Config, arguments: argparse.Namespace) -> int:
 
 def _status(config: Config, arguments: argparse.Namespace) -> None:
     now = status(config)
+    if arguments.prometheus:
+        metrics.write(now, arguments.prometheus)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(now), indent=2, ensure_ascii=False))
+    if arguments.prometheus or arguments.json:
         return
-    answered = f"last answered {now.checked_at}" if now.checked_at else "has never answered yet"
-    print(_cell(f"Source   {now.source}, {answered}"))
-    if now.problem:
-        print(_cell(f"         not now: {now.problem}"))
-    print(_cell(f"Volume   {now.room.summary}"))
-    print(_cell(f"Driver   {now.driver or 'none at work'}"))
+    for name, text in _status_lines(now):
+        print(_cell(f"{name:<11}{text}"))
     print()
-    _show(
-        [{"state": key, "archives": count} for key, count in sorted(now.archives.items())],
-        False,
-        f"{sum(now.archives.values())} archives in the catalogue",
-    )
+    places: list[dict[str, Any]] = [
+        {
+            "stage": jobs.stage,
+            "node": jobs.node,
+            "at work": jobs.at_work_count,
+            "waiting": jobs.waiting_count,
+        }
+        for jobs in now.jobs
+    ]
+    _show(places, False, f"{len(now.running)} stages at work")
+    if not now.running:
+        return
     print()
     rows = [
         {
@@ -227,7 +242,59 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
         }
         for job in now.running
     ]
-    _show(rows, False, f"{len(rows)} stages at work")
+    _show(rows, False, "By archive")
+
+
+def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
+    """What is going on, but for the stages, as pairs of a heading and a line."""
+    answered = f"last answered {now.checked_at}" if now.checked_at else "has never answered yet"
+    yield "Source", f"{now.source}, {answered}"
+    if now.problem:
+        yield "", f"not now: {now.problem}"
+    yield "Volume", now.room.summary
+    yield "Driver", now.driver or "none at work"
+    yield "Database", "answers" if now.database.up else f"not now: {now.database.problem}"
+    if now.slurm.problem:
+        yield "SLURM", f"not now: {now.slurm.problem}"
+    elif now.slurm.queued is not None:
+        waiting = ", ".join(f"{count} {stage}" for stage, count in now.slurm.queued.items())
+        yield "SLURM", f"has not started yet: {waiting}" if waiting else "no job of ours is queued"
+    counts = [f"{count:,} {state}" for state, count in now.archives.items() if count]
+    yield "Archives", ", ".join(counts) or "none in the catalogue"
+    if now.oldest_waiting_archive:
+        waited = age(now.oldest_waiting_seconds)
+        yield "", f"the oldest that waits: {now.oldest_waiting_archive}, for {waited}"
+    if now.given_up is None:
+        yield "", "which of them failed and wait for another try can't be told now"
+    elif now.given_up:
+        first = now.given_up[0]
+        more = f", and {len(now.given_up) - 1} more" if len(now.given_up) > 1 else ""
+        failed = f"{first.archive} ({first.stage}: {first.reason})"
+        yield "", f"failed, to be tried again: {failed}{more}"
+    if now.quarantined_count:
+        yield "", f"{now.quarantined_count:,} in quarantine; `earmark retry` lists them"
+    done = now.finished
+    text = f"{done.ok_count:,} ok, {done.partial_count:,} partial, {done.failed_count:,} failed"
+    if done.unread_count:
+        text += f", {done.unread_count:,} not read"
+    yield "Finished", f"in the last {done.window_hours:g} h: {text}"
+    rate = now.rate
+    text = f"{rate.clips_per_hour:,.0f} clips and {rate.audio_seconds_per_hour / 3600:,.1f} h of"
+    yield "Rate", f"{text} audio per hour, over the last {rate.window_hours:.3g} h"
+    yield from _review_lines(now.review)
+
+
+def _review_lines(review: Review) -> Iterator[tuple[str, str]]:
+    target = f"the target is {review.target_count:,}"
+    if review.projected_count is None:
+        yield "Review", f"unknown without the database; {target}"
+        return
+    text = f"{review.flagged_24h_count:,} flagged in the last 24 h, {review.waiting_count:,} wait"
+    yield "Review", f"{text} for review; {target}"
+    noon = f"{datetime.fromisoformat(review.next_noon):%Y-%m-%d %H:%M} {review.timezone}"
+    yield "", f"noon, {noon}: {review.verdict}, as {review.projected_count:,} will wait then:"
+    text = f"{review.waiting_at_noon_count:,} of those now and {review.flagged_per_hour:,.1f}"
+    yield "", f"{text} per hour for {review.hours_to_noon:.1f} h, if {review.assumption}"
 
 
 def _cycle(config: Config, arguments: argparse.Namespace) -> int:
