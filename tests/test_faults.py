@@ -1,0 +1,207 @@
+"""Faults in the middle of a cycle on a real SLURM, and the cycles after them.
+
+Whatever happens: in the end every archive is in the database once, as if nothing had been,
+and nothing is left behind.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import yaml
+from slurm_cluster import SlurmCluster, slurm_cluster
+from workflow_run import ROWS, Run
+
+from earmark import attempts, locks, quarantine, slurm
+
+__all__ = ["slurm_cluster"]
+
+T = TypeVar("T")
+
+ARCHIVE = "small.tar"
+
+
+class Cycles(Run):
+    """A volume and a source that ``earmark cycle`` runs on, again and again."""
+
+    def __init__(
+        self,
+        folder: Path,
+        volume: Path,
+        source: Path,
+        resources: dict[str, dict] | None = None,
+        **changes: dict,
+    ) -> None:
+        sections = {"source": {"directory": str(source)}, "cycle": {"idle_minutes": 0.05}}
+        super().__init__(folder, volume, "slurm", **(sections | changes))
+        self.jobs = slurm.job_prefix(self.volume.root)
+        settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8"))
+        settings["slurm-init-seconds-before-status-checks"] = 2  # the jobs here are short
+        for rule, changed in (resources or {}).items():
+            settings["set-resources"][rule] |= changed
+        self.profile = folder / "profile"
+        self.profile.mkdir()
+        (self.profile / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+    def earmark(self, command: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start the ``earmark`` command."""
+        return subprocess.Popen(
+            ["earmark", command, f"--configfile={self.configfile}", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @contextmanager
+    def cycle(self, expected: int) -> Iterator[subprocess.Popen[str]]:
+        """A cycle during the block, which then has to end by itself with this status."""
+        process = self.earmark("cycle", f"--profile={self.profile}", f"--directory={self.folder}")
+        try:
+            yield process
+            said, _ = process.communicate(timeout=300)
+            assert process.returncode == expected, said
+        except BaseException:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=60)
+            for log in sorted((self.volume.root / "logs/driver").glob("*.log")):
+                print(log, log.read_text(), sep="\n")
+            raise
+
+    def wait_for_job(self, stage: str) -> slurm.Job:
+        """Wait until SLURM runs a job of a stage."""
+        return eventually(
+            lambda: next(
+                (
+                    job
+                    for job in slurm.jobs(self.jobs)
+                    if job.state == "RUNNING" and job.comment.startswith(f"rule_{stage}_")
+                ),
+                None,
+            )
+        )
+
+    def wait_for_stage(self, stage: str, archive: str = ARCHIVE) -> locks.Holder:
+        """Wait until a stage is at work on an archive."""
+
+        def holder() -> locks.Holder | None:
+            found = locks.holder_of(self.volume.archive_lock(archive))
+            return found if found and found.purpose == stage else None
+
+        return eventually(holder, pause=0.002)
+
+    def check_nothing_is_left(self) -> None:
+        assert self.leftovers() == []
+        assert slurm.jobs(self.jobs) == []
+        held = [path for path in self.volume.state.rglob("*.lock") if locks.is_held(path)]
+        assert held == []
+        assert attempts.tried(self.volume) == []
+
+
+@contextmanager
+def poisoned(run: Cycles, stage: str, archive: str) -> Iterator[None]:
+    """Kill each process of a stage of one archive, as soon as it has begun."""
+    over = threading.Event()
+
+    def kill() -> None:
+        killed = []
+        while not over.wait(0.005):
+            path = run.volume.attempts(archive)
+            last = json.loads(path.read_text())[-1] if path.exists() else None
+            if last and last["stage"] == stage and last["process"] not in killed:
+                killed.append(last["process"])
+                os.kill(last["process"], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def eventually(look: Callable[[], T | None], seconds: float = 120, pause: float = 0.1) -> T:
+    """What a look finds in the end."""
+    deadline = time.monotonic() + seconds
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, look
+        time.sleep(pause)
+    return found
+
+
+def test_a_killed_driver_is_replaced_and_its_job_awaited(
+    slurm_cluster: SlurmCluster,
+    tmp_path: Path,
+    volume: Path,
+    small_source: Path,
+    undisturbed: list[tuple],
+) -> None:
+    run = Cycles(tmp_path, volume, small_source)
+    # Two triggers at once: one works, the other one leaves.
+    options = [f"--profile={run.profile}", f"--directory={run.folder}"]
+    triggers = [run.earmark("cycle", *options) for _ in range(2)]
+    idle = eventually(lambda: next((one for one in triggers if one.poll() is not None), None))
+    assert idle.returncode == 3, idle.communicate()
+    (worker,) = {*triggers} - {idle}
+    driver = eventually(lambda: locks.holder_of(run.volume.driver_lock))
+    run.wait_for_job("fetch_archive")
+    worker.kill()  # `earmark cycle`; its driver lives
+    worker.communicate(timeout=10)
+    with run.cycle(3):
+        pass
+
+    run.wait_for_stage("transcribe_audio")
+    os.kill(driver.process, signal.SIGKILL)
+    (orphan,) = slurm.jobs(run.jobs)
+    with run.cycle(0):
+        pass
+    assert slurm.end_of(orphan.id)[0] == "COMPLETED"
+    assert run.query(ROWS) == undisturbed
+    run.check_nothing_is_left()
+
+
+def test_an_archive_that_kills_its_jobs_is_given_up_alone_until_a_person_releases_it(
+    slurm_cluster: SlurmCluster,
+    tmp_path: Path,
+    volume: Path,
+    small_source: Path,
+    undisturbed: list[tuple],
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (ARCHIVE, "poison.tar"):
+        shutil.copy2(small_source / ARCHIVE, source / name)
+    run = Cycles(tmp_path, volume, source)
+    with poisoned(run, "transcribe_audio", "poison.tar"), run.cycle(4):
+        pass
+    assert run.query(ROWS) == undisturbed
+    ((status, reason),) = run.query("SELECT status, reason FROM archives WHERE name = 'poison.tar'")
+    (given_up,) = quarantine.in_quarantine(run.volume)
+    assert (given_up.archive, given_up.stage) == ("poison.tar", "transcribe_audio")
+    assert (status, reason) == ("quarantined", given_up.reason)
+    assert "FAILED" in reason
+    assert "poison.tar: started" in given_up.log_tail
+    assert [attempt["stage"] for attempt in given_up.attempts] == ["transcribe_audio"] * 3
+    with run.cycle(3):
+        pass
+
+    said, _ = run.earmark("retry", "poison.tar").communicate(timeout=60)
+    assert "0 archives in quarantine" in said
+    with run.cycle(0):
+        pass
+    again = [
+        tuple(
+            part.replace(ARCHIVE, "poison.tar") if isinstance(part, str) else part for part in row
+        )
+        for row in undisturbed
+    ]
+    assert run.query(ROWS) == again + undisturbed
+    run.check_nothing_is_left()
