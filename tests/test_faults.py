@@ -44,7 +44,6 @@ class Cycles(Run):
         super().__init__(folder, volume, "slurm", **(sections | changes))
         self.jobs = slurm.job_prefix(self.volume.root)
         settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8"))
-        settings["slurm-init-seconds-before-status-checks"] = 2  # the jobs here are short
         for rule, changed in (resources or {}).items():
             settings["set-resources"][rule] |= changed
         self.profile = folder / "profile"
@@ -137,7 +136,7 @@ def eventually(look: Callable[[], T | None], seconds: float = 120, pause: float 
     return found
 
 
-def test_a_killed_driver_is_replaced_and_its_job_awaited(
+def test_however_a_driver_ends_the_next_one_goes_on(
     slurm_cluster: SlurmCluster,
     tmp_path: Path,
     volume: Path,
@@ -145,25 +144,41 @@ def test_a_killed_driver_is_replaced_and_its_job_awaited(
     undisturbed: list[tuple],
 ) -> None:
     run = Cycles(tmp_path, volume, small_source)
+    # SIGTERM: the running job may end.
+    with run.cycle(0) as process:
+        job = run.wait_for_job("fetch_archive")
+        process.terminate()
+    assert slurm.end_of(job.id)[0] == "COMPLETED"
+    assert slurm.jobs(run.jobs) == []
+
     # Two triggers at once: one works, the other one leaves.
     options = [f"--profile={run.profile}", f"--directory={run.folder}"]
     triggers = [run.earmark("cycle", *options) for _ in range(2)]
     idle = eventually(lambda: next((one for one in triggers if one.poll() is not None), None))
     assert idle.returncode == 3, idle.communicate()
     (worker,) = {*triggers} - {idle}
+    # The cycle is killed: its driver lives, and no other one starts.
     driver = eventually(lambda: locks.holder_of(run.volume.driver_lock))
-    run.wait_for_job("fetch_archive")
-    worker.kill()  # `earmark cycle`; its driver lives
+    run.wait_for_job("unpack_archive")
+    worker.kill()
     worker.communicate(timeout=10)
     with run.cycle(3):
         pass
-
-    run.wait_for_stage("transcribe_audio")
+    # The driver is killed: the next one awaits its job.
+    orphan = run.wait_for_job("encode_opus")
     os.kill(driver.process, signal.SIGKILL)
-    (orphan,) = slurm.jobs(run.jobs)
+
+    # SIGINT: the running job is cancelled, and its archive not done.
+    with run.cycle(4) as process:
+        run.wait_for_stage("transcribe_audio")
+        assert slurm.end_of(orphan.id)[0] == "COMPLETED"
+        (job,) = slurm.jobs(run.jobs)
+        process.send_signal(signal.SIGINT)
+    assert slurm.end_of(job.id)[0] == "CANCELLED"
+    assert slurm.jobs(run.jobs) == []
+
     with run.cycle(0):
         pass
-    assert slurm.end_of(orphan.id)[0] == "COMPLETED"
     assert run.query(ROWS) == undisturbed
     run.check_nothing_is_left()
 
