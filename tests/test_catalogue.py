@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -370,3 +371,40 @@ def test_the_catalogue_is_readable_by_people(source: Path, volume: Volume) -> No
     content = json.loads((volume.state / "catalogue.json").read_text())
     assert content["archives"][0]["name"] == "a.tar"
     assert content["source"] == str(source)
+
+
+def test_an_archive_whose_receipt_was_deleted_is_pending_again(
+    source: Path, volume: Volume
+) -> None:
+    (source / "a.tar").write_bytes(b"a")
+    for _ in range(3):  # the catalogue remembers that it was done
+        (archive,) = catalogue.poll(FolderSource(source), volume, 0).archives
+        receipt = volume.receipt(archive.date, archive.name)
+        receipt.parent.mkdir(parents=True, exist_ok=True)
+        receipt.write_text("{}")
+    assert archive.done
+    assert plan_run([archive], volume, Intake(0, 0)).now == []
+    receipt.unlink()
+    assert plan_run([archive], volume, Intake(0, 0)).now == [archive]
+
+
+@pytest.mark.parametrize("change", ["none", "receipt", "quarantine", "refused", "replaced"])
+def test_the_history_of_many_says_the_same_as_a_look_at_each(
+    source: Path, volume: Volume, change: str
+) -> None:
+    name = "a\n.tar" if change == "refused" else "a.tar"
+    (source / name).write_bytes(b"a")
+    (archive,) = catalogue.poll(FolderSource(source), volume, 0).archives
+    receipt = volume.receipt(archive.date, archive.name)
+    if change in ("receipt", "replaced"):
+        receipt.parent.mkdir(parents=True)
+        receipt.write_text("{}")
+    if change == "quarantine":
+        volume.quarantine(archive.name).parent.mkdir()
+        volume.quarantine(archive.name).write_text("{}")
+    if change == "replaced":
+        archive = replace(archive, noted_at=archive.noted_at + 100)
+    history = catalogue.History(volume)
+    assert history.is_pending(archive) == catalogue.is_pending(archive, volume)
+    assert history.is_done(archive) == catalogue.is_done(archive, volume)
+    assert history.is_done(archive) == (change == "receipt")

@@ -111,7 +111,7 @@ def test_a_full_volume_stops_every_stage_for_as_long_as_it_is_full(
             unpacked = run.volume.unpacked("small.tar")
             while process.poll() is None and not unpacked.exists():
                 make_room()
-            fill(root, leave_bytes=8 << 10)  # before encoding has begun
+            fill(root, leave_bytes=24 << 10)  # before encoding has begun
             while process.poll() is None:
                 make_room()
 

@@ -9,7 +9,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from earmark import catalogue, locks
-from earmark.catalogue import Archive
+from earmark.catalogue import Archive, History
 from earmark.errors import EarmarkError
 from earmark.source import Listed, Source, SourceUnreachableError
 from earmark.tables import CLASSES, MANIFEST, read_table
@@ -80,9 +80,10 @@ def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> 
         archives: The catalogue.
         retention: Whether archives that are done stay.
     """
-    pending = {a.name: a for a in archives if catalogue.is_pending(a, volume)}
+    history = History(volume)
+    pending = {archive.name: archive for archive in archives if history.is_pending(archive)}
     dates = {archive.date for archive in pending.values()}
-    for leftover in _leftovers_of_runs(volume, archives, retention, dates):
+    for leftover in _leftovers_of_runs(volume, archives, pending, retention, dates):
         remove(leftover)
     for path in _children(volume.locks):
         name = path.name.removesuffix(".lock")
@@ -102,7 +103,9 @@ def leftovers(
     """
     days = (day for kind in ("manifests", "processed") for day in _children(volume.root / kind))
     dates = {day.name.removeprefix("date=") for day in days}
-    yield from _leftovers_of_runs(volume, archives, retention, dates)
+    history = History(volume)
+    pending = {archive.name for archive in archives if history.is_pending(archive)}
+    yield from _leftovers_of_runs(volume, archives, pending, retention, dates)
     yield from _abandoned(volume, archives, retention.abandoned_days)
     if retention.audio_days is not None:
         yield from _expired_audio(volume, retention.audio_days)
@@ -122,7 +125,8 @@ def remove(leftover: Leftover) -> None:
 
 def done_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
     """The archives of the catalogue that have their receipt."""
-    return [a for a in archives if a.refused is None and catalogue.is_done(a, volume)]
+    history = History(volume)
+    return [a for a in archives if a.refused is None and history.is_done(a)]
 
 
 def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
@@ -152,11 +156,14 @@ def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]
 
 
 def _leftovers_of_runs(
-    volume: Volume, archives: Sequence[Archive], retention: Retention, dates: Iterable[str]
+    volume: Volume,
+    archives: Sequence[Archive],
+    pending: Collection[str],
+    retention: Retention,
+    dates: Iterable[str],
 ) -> Iterator[Leftover]:
     # What is unpacked or half fetched of a pending archive stays: the next run goes on with it.
     known = {archive.name: archive for archive in archives}
-    pending = {name for name, archive in known.items() if catalogue.is_pending(archive, volume)}
     for path in _children(volume.incoming("")):
         archive = known.get(path.name)
         done = catalogue.is_done(archive, volume) if archive else _has_receipt(path, volume)

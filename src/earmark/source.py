@@ -120,8 +120,8 @@ class FolderSource:
 
     def files(self) -> list[Listed]:
         """List the folder; see :class:`Source`."""
-        with self._explained():
-            return [listed for path in self.folder.iterdir() if (listed := _inspect(path))]
+        with self._explained(), os.scandir(self.folder) as entries:
+            return [listed for entry in entries if (listed := _inspect(entry))]
 
     def find(self, name: str) -> Listed | None:
         """What a file is now; see :class:`Source`."""
@@ -163,7 +163,7 @@ class FolderSource:
             ) from error
 
 
-def _inspect(path: Path) -> Listed | None:
+def _inspect(path: Path | os.DirEntry[str]) -> Listed | None:
     try:
         status = path.stat()
     except FileNotFoundError:
