@@ -18,9 +18,9 @@ from typing import TypeVar
 
 import yaml
 from slurm_cluster import SlurmCluster, slurm_cluster
-from workflow_run import ROWS, Run
+from workflow_run import ROWS, Run, wait_for
 
-from earmark import attempts, locks, quarantine, slurm
+from earmark import attempts, database, embedded_server, locks, quarantine, slurm
 
 __all__ = ["slurm_cluster"]
 
@@ -219,4 +219,80 @@ def test_an_archive_that_kills_its_jobs_is_given_up_alone_until_a_person_release
         for row in undisturbed
     ]
     assert run.query(ROWS) == again + undisturbed
+    run.check_nothing_is_left()
+
+
+def test_a_cycle_outlives_what_happens_around_it(
+    slurm_cluster: SlurmCluster,
+    tmp_path: Path,
+    volume: Path,
+    small_source: Path,
+    undisturbed: list[tuple],
+) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(small_source, source)
+    # In its usual folder, where `query` finds it, but one that the workflow may not start.
+    folder = volume / "state/postgres"
+    server = embedded_server.use(folder)
+    database.migrate(server)
+    # Less memory than a job's processes take, at first.
+    hungry = {"classify_transcripts": {"mem_mb": "60 if attempt == 1 else 8000"}}
+    run = Cycles(tmp_path, volume, source, hungry, database={"url": server})
+
+    def failure(stage: str) -> attempts.Attempt:
+        return eventually(
+            lambda: next(
+                (each for each in attempts.failures(run.volume, ARCHIVE) if each.stage == stage),
+                None,
+            )
+        )
+
+    date = run.date(ARCHIVE)
+    with run.cycle(0) as process:
+        run.wait_for_job("fetch_archive")
+        run.configfile.write_text("an edit that goes wrong: [")
+        away = source.rename(tmp_path / "away")
+        failure("fetch_archive")
+        away.rename(source)
+
+        lost = run.wait_for_job("encode_opus")
+        # Its job waits for this lock, and lives on when its node is lost.
+        with locks.exclusive(run.volume.archive_lock(ARCHIVE), "test"):
+            log = run.volume.log("encode_opus", ARCHIVE, date)
+            wait_for(log, "waiting for", process)
+            slurm_cluster.control("kill", lost.node)
+            try:
+                slurm_cluster.wait(lost.id)
+            finally:
+                slurm_cluster.control("start", lost.node)
+
+        run.wait_for_stage("transcribe_audio")
+        slurm.cancel([job.id for job in slurm.jobs(run.jobs)])
+        cancelled = failure("transcribe_audio")
+        assert "CANCELLED" in str(cancelled.reason)
+        assert not cancelled.counts
+
+        slurm_cluster.wait(run.wait_for_job("classify_transcripts").id)  # it wants more memory
+        run.wait_for_stage("classify_transcripts")
+        slurm_cluster.control("restart-controller")
+
+        run.wait_for_job("load_pg")
+        embedded_server.stop(folder)
+        eventually(lambda: run.wait_for_stage("load_pg").waits_for or None)
+        embedded_server.use(folder)
+
+    ends: dict[str, list[str]] = {}
+    for line in sorted(slurm_cluster.ask("%i|%j|%k|%T").splitlines()):
+        _, name, comment, state = line.split("|")
+        if name.startswith(run.jobs):
+            ends.setdefault(comment.removeprefix("rule_").split("_wildcards_")[0], []).append(state)
+    assert ends == {
+        "fetch_archive": ["FAILED", "COMPLETED"],
+        "unpack_archive": ["COMPLETED"],
+        "encode_opus": ["NODE_FAIL", "COMPLETED"],
+        "transcribe_audio": ["CANCELLED", "COMPLETED"],
+        "classify_transcripts": ["FAILED", "COMPLETED"],
+        "load_pg": ["COMPLETED"],
+    }
+    assert run.query(ROWS) == undisturbed
     run.check_nothing_is_left()
