@@ -39,43 +39,67 @@ class Work:
     """
 
     def __init__(self, config: Config, failed: Callable[[], Collection[str]]) -> None:
+        logs.configure_command("driver")
         self.feed = Feed(config, failed)
         self._config = config
-        self._pending: dict[str, Archive] | None = None
+        self._volume = Volume(Path(config["volume"]["root"]))
+        self._known: list[Archive] | None = None
+        self._pending: dict[str, Archive] = {}
 
     def pending(self) -> list[Archive]:
-        """What is pending now; see :func:`find_work`."""
-        if self._pending is None:
-            self._pending = {archive.name: archive for archive in find_work(self._config)}
+        """Check what can be checked from here, list the source, and say what is pending.
+
+        Returns:
+            The archives to be done now, in the order of ``source.order``.
+
+        Raises:
+            EarmarkError: a folder, a model or a policy is missing or wrong.
+        """
+        if self._known is None:
+            config, volume = self._config, self._volume
+            check_inputs(config)
+            source, intake = source_of(config), catalogue.intake_of(config)
+            self._known = catalogue.discover(source, volume, intake).archives
+            quarantine.give_up(volume, self._known, config["failure"]["max_attempts"])
+            plan = catalogue.plan_run(self._known, volume, intake)
+            _preview(self._known, plan, source, intake)
+            self._pending = {archive.name: archive for archive in plan.now}
         return list(self._pending.values())
 
     def urgency(self, name: str) -> float:
         """From 0 to 1, to be added to a stage's priority: which archive comes first."""
-        archive = (self._pending or {}).get(name) or self.feed.taken.get(name)
+        archive = self._pending.get(name) or self.feed.taken.get(name)
         return archive.urgency(self._config["source"]["order"]) if archive else 0.0
 
+    def begin(self) -> None:
+        """Become the one driver of the volume and make it ready for jobs.
 
-def find_work(config: Config) -> list[Archive]:
-    """Check what can be checked from here, list the source, and say what is pending.
+        Raises:
+            EarmarkError: another driver is at work, or the database cannot be reached.
+            OSError: the volume cannot be written.
+        """
+        locks.hold_until_exit(self._volume.driver_lock)
+        _prepare_database(self._config["database"]["url"], self._volume)
+        known = catalogue.read(self._volume).archives if self._known is None else self._known
+        self._tidy_up(known)
 
-    Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+    def end(self) -> None:
+        """Tidy up after the last job, at the source too if that is wanted.
 
-    Returns:
-        The archives to be done now, in the order of ``source.order``.
+        Raises:
+            EarmarkError: the source's folder can't be changed.
+            OSError: the volume cannot be written.
+        """
+        archives = catalogue.read(self._volume).archives
+        quarantine.give_up(self._volume, archives, self._config["failure"]["max_attempts"])
+        self._tidy_up(archives)
+        if self._config["source"]["delete_after"]:
+            delete_at_source(source_of(self._config), self._volume, archives)
 
-    Raises:
-        EarmarkError: a folder, a model or a policy is missing or wrong.
-    """
-    logs.configure_command("driver")
-    check_inputs(config)
-    volume = Volume(Path(config["volume"]["root"]))
-    source, intake = source_of(config), catalogue.intake_of(config)
-    archives = catalogue.discover(source, volume, intake).archives
-    quarantine.give_up(volume, archives, config["failure"]["max_attempts"])
-    plan = catalogue.plan_run(archives, volume, intake)
-    _preview(archives, plan, source, intake)
-    return plan.now
+    def _tidy_up(self, archives: Sequence[Archive]) -> None:
+        url = self._config["database"]["url"]
+        quarantine.record(self._volume, database.connection_string(url, self._volume.root))
+        sweep(self._volume, archives, Retention(**self._config["retention"]))
 
 
 def check_inputs(config: Config) -> None:
@@ -97,43 +121,6 @@ def check_inputs(config: Config) -> None:
     volume = Volume(Path(config["volume"]["root"]))
     asr_name(config, volume).check()
     policy_name(config, volume, policies).check()
-
-
-def begin(config: Config) -> None:
-    """Become the one driver of the volume and make it ready for jobs.
-
-    Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
-
-    Raises:
-        EarmarkError: another driver is at work, or the database cannot be reached.
-        OSError: the volume cannot be written.
-    """
-    volume = Volume(Path(config["volume"]["root"]))
-    locks.hold_until_exit(volume.driver_lock)
-    _prepare_database(config["database"]["url"], volume)
-    _record_quarantine(config, volume)
-    sweep(volume, catalogue.read(volume).archives, Retention(**config["retention"]))
-
-
-def end(config: Config) -> None:
-    """Tidy up after the last job, at the source too if that is wanted.
-
-    Raises:
-        EarmarkError: the source's folder can't be changed.
-        OSError: the volume cannot be written.
-    """
-    volume = Volume(Path(config["volume"]["root"]))
-    archives = catalogue.read(volume).archives
-    quarantine.give_up(volume, archives, config["failure"]["max_attempts"])
-    _record_quarantine(config, volume)
-    sweep(volume, archives, Retention(**config["retention"]))
-    if config["source"]["delete_after"]:
-        delete_at_source(source_of(config), volume, archives)
-
-
-def _record_quarantine(config: Config, volume: Volume) -> None:
-    quarantine.record(volume, database.connection_string(config["database"]["url"], volume.root))
 
 
 def _prepare_database(url: str | None, volume: Volume) -> None:

@@ -7,7 +7,6 @@
 import sys
 from pathlib import Path
 
-from earmark import driver
 from earmark.driver import Work
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.catalogue import ARCHIVE_NAME
@@ -27,14 +26,6 @@ def explained(step, *arguments):
 
 def receipts_of(archives):
     return [volume.receipt(archive.date, archive.name) for archive in archives]
-
-
-def begin():
-    explained(driver.begin, config)
-
-
-def end():
-    explained(driver.end, config)
 
 
 def urgency(archive):
