@@ -12,7 +12,7 @@ DEMO := --configfile demo/config.yaml
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
-  bench-encode bench-unpack slurm-up slurm-down
+  bench-encode bench-unpack bench-cycle slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench-unpack   speed and memory of unpacking against tar"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
+	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in requirements.lock"
@@ -74,6 +75,9 @@ slurm-up:
 
 slurm-down:
 	deploy/one-machine/slurm down
+
+bench-cycle: $(READY)
+	$(BIN)/python -m benchmarks.cycle
 
 lint: $(READY)
 	$(BIN)/ruff check .
