@@ -64,30 +64,20 @@ class SlurmCluster:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm_cluster(shared_folder: Path) -> Iterator[SlurmCluster]:
-    """The cluster, brought up unless it is, and then taken down after the last test.
+    """The cluster, for one file of tests at a time, since some of them kill nodes.
 
-    All processes of ``pytest -n`` use the same one: the first brings it up, and none does so
-    later, as that would revive a node that a test has just killed; the last takes it down.
+    It is brought up unless it is, and then taken down again.
     """
     for program, package in [("slurmctld", "slurmctld"), ("slurmd", "slurmd"), ("munged", "munge")]:
         assert shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"), (
             f"{program} is missing (on Debian: apt install {package} slurm-client)"
         )
     cluster = SlurmCluster()
-    ours = shared_folder / "slurm-is-ours"
-    users = shared_folder / "slurm-users"
     with locks.exclusive(shared_folder / "slurm.lock"):
-        if not users.exists() or (ours.exists() and not any(users.iterdir())):
-            users.mkdir(exist_ok=True)
-            status = subprocess.run([COMMAND, "status"], capture_output=True, check=False)
-            if status.returncode != 0:
-                ours.touch()
-            cluster.control("up")
-        (users / str(os.getpid())).touch()
-    yield cluster
-    with locks.exclusive(shared_folder / "slurm.lock"):
-        (users / str(os.getpid())).unlink()
-        if ours.exists() and not any(users.iterdir()):
+        was_up = subprocess.run([COMMAND, "status"], capture_output=True, check=False)
+        cluster.control("up")
+        yield cluster
+        if was_up.returncode != 0:
             cluster.control("down")
