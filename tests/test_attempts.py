@@ -12,6 +12,7 @@ from earmark.attempts import failures
 from earmark.catalogue import Archive
 from earmark.database import connect
 from earmark.errors import EarmarkError, UnavailableError
+from earmark.source import FolderSource
 from earmark.stages import stage
 from earmark.volume import Volume
 
@@ -22,6 +23,7 @@ NAME = ARCHIVE.name
 STAGE = """
 import sys, time
 from pathlib import Path
+from earmark.source import FolderSource
 from earmark.stages import stage
 from earmark.volume import Volume
 volume = Volume(Path(sys.argv[1]))
@@ -228,3 +230,11 @@ def test_a_database_that_is_away_stops_no_quarantine(
     quarantine.give_up(shared, [ARCHIVE], 1)
     quarantine.record(shared, "host=127.0.0.1 port=1 dbname=none user=none")
     assert "the database does not know yet" in capfd.readouterr().err
+
+
+def test_a_source_folder_that_is_gone_is_no_archives_fault(tmp_path: Path) -> None:
+    source = FolderSource(tmp_path / "gone")
+    with pytest.raises(UnavailableError, match="is gone"):
+        source.copy(NAME, tmp_path / "partial", 10, [])
+    with pytest.raises(UnavailableError, match="cannot be used"):
+        source.files()

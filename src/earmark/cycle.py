@@ -80,9 +80,6 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
     options = ["--profile", str(profile), "--directory", str(directory)]
     if executor == "slurm":
         options += ["--slurm-jobname-prefix", prefix]
-        # After five questions that SLURM doesn't answer, version 2.8 of the plugin forgets all of
-        # its jobs, and the driver waits for them forever. So it asks for as long as it takes.
-        options += ["--slurm-status-attempts", "1000000", "--max-status-checks-per-second", "1"]
     return _drive(config, volume, options, lock)
 
 

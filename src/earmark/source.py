@@ -139,6 +139,8 @@ class FolderSource:
         except FileNotFoundError as error:
             if origin.exists():
                 raise
+            if not self.folder.is_dir():
+                raise SourceUnreachableError(f"the source folder {self.folder} is gone") from error
             raise EarmarkError(f"{origin} has vanished from the source") from error
         os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
 
@@ -157,7 +159,7 @@ class FolderSource:
         try:
             yield
         except OSError as error:
-            raise EarmarkError(
+            raise UnavailableError(
                 f"the source folder {self.folder} cannot be used ({error.strerror}); "
                 "create it or correct source.directory in the config"
             ) from error
