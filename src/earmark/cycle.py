@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 NOTHING_TO_DO = 3
 SOME_FAILED = 4
 
+#: How often it looks whether the driver's time is up, or an interrupt was lost.
+_LOOK_SECONDS = 20.0
 #: Configurations and logs of so many former cycles are kept.
 _KEPT_RUNS = 50
 
@@ -142,7 +144,7 @@ class _Driver:
     """
 
     def __init__(self, command: Sequence[str], output: Any, lock: Lock) -> None:
-        self.stopped = False
+        self.stopped = self._interrupted = False
         # In a session of its own: Ctrl-C on the terminal reaches it from here alone.
         self._process = subprocess.Popen(
             command,
@@ -167,16 +169,21 @@ class _Driver:
 
     def wait(self, seconds: float) -> int:
         """Wait for the end, and after some seconds ask for it; returns the exit status."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            logger.info("time is up (cycle.max_hours): no more jobs, the running ones may end")
-            self._stop(signal.SIGTERM)
-        return self._process.wait()
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                return self._process.wait(min(_LOOK_SECONDS, max(until - time.monotonic(), 1.0)))
+            except subprocess.TimeoutExpired:
+                if self._interrupted:  # Python can lose one that comes in an awkward moment
+                    self._stop(signal.SIGINT)
+                elif not self.stopped and time.monotonic() >= until:
+                    logger.info("time is up (cycle.max_hours): running jobs may end, no others")
+                    self._stop(signal.SIGTERM)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
             logger.warning("stopping; running jobs are cancelled")
+            self._interrupted = True
             self._stop(signal.SIGINT)
         else:
             logger.warning("stopping; running jobs may end")
