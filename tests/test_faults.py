@@ -44,6 +44,7 @@ class Cycles(Run):
         super().__init__(folder, volume, "slurm", **(sections | changes))
         self.jobs = slurm.job_prefix(self.volume.root)
         settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8"))
+        settings["slurm-init-seconds-before-status-checks"] = 2  # its jobs are short
         for rule, changed in (resources or {}).items():
             settings["set-resources"][rule] |= changed
         self.profile = folder / "profile"

@@ -41,20 +41,6 @@ def test_a_job_above_its_memory_dies(slurm_cluster: SlurmCluster, tmp_path: Path
     assert "exceeded memory limit" in (tmp_path / job).read_text()
 
 
-def test_a_lost_node_fails_its_job_and_comes_back(
-    slurm_cluster: SlurmCluster, tmp_path: Path
-) -> None:
-    job = slurm_cluster.submit("sleep 100", "--partition=transfer", "--no-requeue", folder=tmp_path)
-    slurm_cluster.wait_until_running(job)
-    slurm_cluster.control("kill", "transfer")
-    try:
-        assert slurm_cluster.wait(job) == ["NODE_FAIL"]
-    finally:
-        slurm_cluster.control("start", "transfer")
-    again = slurm_cluster.submit("true", "--partition=transfer", folder=tmp_path)
-    assert slurm_cluster.wait(again) == ["COMPLETED"]
-
-
 def test_a_run_on_the_cluster_yields_what_a_run_on_one_machine_does(
     slurm_cluster: SlurmCluster,
     tmp_path: Path,

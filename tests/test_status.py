@@ -17,15 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slurm_cluster import SlurmCluster, slurm_cluster
 
-from earmark import catalogue, cli, configuration, database, locks, metrics, slurm
+from earmark import catalogue, cli, configuration, database, locks, metrics, noon, pace, slurm
 from earmark import status as status_module
 from earmark.database import connect, display
 from earmark.errors import EarmarkError
 from earmark.loading import load_archive
+from earmark.noon import next_noon
 from earmark.review_queue import health, review_queue
 from earmark.source import source_of
 from earmark.stages import stage
-from earmark.status import Jobs, Status, next_noon, status
+from earmark.status import Jobs, Status, status
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
@@ -309,7 +310,7 @@ def test_a_damaged_receipt_or_manifest_is_counted_and_the_rest_stands(
 def test_only_the_newest_receipts_are_read_and_rates_go_over_just_their_time(
     place: Place, migrated_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(status_module, "_MOST_RECEIPTS", 2)
+    monkeypatch.setattr(pace, "_MOST_RECEIPTS", 2)
     for number, name in enumerate(("a.tar", "b.tar", "c.tar"), 1):
         place.finish(migrated_database, name, clean=6, hours_ago=number)
     told = place.status()
@@ -681,14 +682,14 @@ EMPTY = Status(
     oldest_waiting_seconds=0.0,
     quarantined_count=0,
     given_up=None,
-    finished=status_module.Finished(24.0, 0, 0, 0, 0, 0),
-    rate=status_module.Rate(6.0, 0.0, 0.0, 0.0, 0),
+    finished=pace.Finished(24.0, 0, 0, 0, 0, 0),
+    rate=pace.Rate(6.0, 0.0, 0.0, 0.0, 0),
     driver=None,
     jobs=[],
     running=[],
     slurm=status_module.Slurm(False, None, None),
     database=status_module.Database(False, "down"),
-    review=status_module.Review(
+    review=noon.Review(
         *(200, "2026-11-24T12:00:00+01:00", "Europe/Zurich", 1.0, None, None, None),
         *(6.0, None, None, "unknown", "nothing"),
     ),

@@ -93,8 +93,9 @@ read_env() {
     [[ ${!name} =~ ^(/[A-Za-z0-9._-]+)+$ ]] ||
       die "$1: $name is '${!name}'; expected an absolute path of letters, digits and ._-"
   done
-  [[ $EARMARK_HOME != /home/* && $EARMARK_HOME != /root/* ]] ||
-    die "$1: EARMARK_HOME is '$EARMARK_HOME'; earmark-cycle.service hides /home and /root"
+  [[ $EARMARK_HOME == /var/* || $EARMARK_HOME == /srv/* || $EARMARK_HOME == /opt/* ]] ||
+    die "$1: EARMARK_HOME is '$EARMARK_HOME'; expected one below /var, /srv or /opt, as" \
+      "earmark-cycle.service hides people's homes (ProtectHome)"
   for name in POSTGRES_DB POSTGRES_USER EARMARK_USER; do
     [[ ${!name} =~ ^[a-z_][a-z0-9_-]*$ ]] || die "$1: $name is '${!name}'; expected a plain name"
   done

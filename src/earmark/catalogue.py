@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -322,7 +322,7 @@ def _write(
         if path not in entries and path not in planned:
             path.unlink()
     for path, archive in entries.items():
-        facts = asdict(archive)
+        facts = _facts(archive)
         del facts["confirmed"], facts["refused"], facts["done"]
         text = json.dumps(facts, indent=1)
         may_change = not add_only and path not in planned
@@ -396,9 +396,13 @@ class History:
 
     def is_pending(self, archive: Archive) -> bool:
         """Whether an archive is still to be done."""
-        if archive.refused is not None or archive.name in self._quarantined:
+        if archive.refused is not None or self.is_quarantined(archive):
             return False
         return not self.is_done(archive)
+
+    def is_quarantined(self, archive: Archive) -> bool:
+        """Whether an archive waits for a person to release it."""
+        return archive.name in self._quarantined
 
     def is_done(self, archive: Archive) -> bool:
         """Whether there is a receipt of this archive."""

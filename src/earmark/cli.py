@@ -31,12 +31,13 @@ from earmark.configuration import Config
 from earmark.cycle import cycle
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
+from earmark.noon import Review
 from earmark.policy import load_policies
 from earmark.progress import track
 from earmark.retention import Retention, delete_at_source, done_archives
 from earmark.review_queue import health, review_queue
 from earmark.source import source_of
-from earmark.status import Review, Status, state_of_each, status
+from earmark.status import Status, state_of_each, status
 from earmark.volume import Volume
 
 #: Exit status after an error that a person can put right; argparse has the same for usage.

@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from earmark import REPOSITORY, attempts, catalogue, driver, locks, quarantine, slurm
-from earmark.catalogue import Archive
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.locks import HeldError, Lock
+from earmark.pace import receipts_since
 from earmark.source import source_of
 from earmark.volume import Volume
 
@@ -33,7 +33,7 @@ NOTHING_TO_DO = 3
 SOME_FAILED = 4
 
 #: How often it looks whether the driver's time is up, or an interrupt was lost.
-_LOOK_SECONDS = 20.0
+_LOOK_SECONDS = 5.0
 #: Configurations and logs of so many former cycles are kept.
 _KEPT_RUNS = 50
 
@@ -69,8 +69,8 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
         return NOTHING_TO_DO
     executor = _executor(profile)
     driver.check_inputs(config)
-    prefix = slurm.job_prefix(volume.root)
-    if executor == "slurm":
+    prefix = slurm.job_prefix(volume.root) if executor == "slurm" else None
+    if prefix:
         slurm.clear(prefix, config["cycle"]["await_minutes"] * 60)
     intake = catalogue.intake_of(config)
     archives = catalogue.discover(source_of(config), volume, intake).archives
@@ -80,9 +80,7 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
         logger.info("nothing to do: %d archives are known, none is pending", len(archives))
         return NOTHING_TO_DO
     options = ["--profile", str(profile), "--directory", str(directory)]
-    if executor == "slurm":
-        options += ["--slurm-jobname-prefix", prefix]
-    return _drive(config, volume, options, lock)
+    return _drive(config, volume, options, lock, prefix)
 
 
 def _executor(profile: Path) -> str:
@@ -97,7 +95,9 @@ def _executor(profile: Path) -> str:
         raise EarmarkError(f"the profile {path} is no mapping of options") from error
 
 
-def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -> int:
+def _drive(
+    config: Config, volume: Volume, options: Sequence[str], lock: Lock, slurm_prefix: str | None
+) -> int:
     """Run the driver, end it when its time is up, and tell what it has done."""
     began_at = time.time()
     name = datetime.fromtimestamp(began_at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
@@ -113,12 +113,14 @@ def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -
         *(sys.executable, "-m", "snakemake", "cycle"),
         *("--snakefile", str(REPOSITORY / "workflow/Snakefile")),
         *("--configfile", str(snapshot), *options),
+        *(("--slurm-jobname-prefix", slurm_prefix) if slurm_prefix else ()),
     ]
     logger.info("the driver starts; its log is %s", log)
     with log.open("wb") as output, _Driver(command, output, lock) as process:
         code = process.wait(config["cycle"]["max_hours"] * 3600)
-    after = catalogue.read(volume).archives
-    done = [archive for archive in after if _done_since(archive, volume, began_at)]
+    if process.interrupted and slurm_prefix:
+        slurm.clear(slurm_prefix, 0)  # whatever the driver still had time for
+    done = receipts_since(volume, began_at)
     failed = sorted(
         {name for name in attempts.tried(volume) if attempts.failures(volume, name)}
         | {each.archive for each in quarantine.in_quarantine(volume) if _is_new(each, began_at)}
@@ -141,10 +143,11 @@ class _Driver:
 
     Attributes:
         stopped: Whether it was asked to stop before all was done.
+        interrupted: Whether that was to happen at once.
     """
 
     def __init__(self, command: Sequence[str], output: Any, lock: Lock) -> None:
-        self.stopped = self._interrupted = False
+        self.stopped = self.interrupted = False
         # In a session of its own: Ctrl-C on the terminal reaches it from here alone.
         self._process = subprocess.Popen(
             command,
@@ -174,7 +177,7 @@ class _Driver:
             try:
                 return self._process.wait(min(_LOOK_SECONDS, max(until - time.monotonic(), 1.0)))
             except subprocess.TimeoutExpired:
-                if self._interrupted:  # Python can lose one that comes in an awkward moment
+                if self.interrupted:  # asyncio loses one that comes in an awkward moment
                     self._stop(signal.SIGINT)
                 elif not self.stopped and time.monotonic() >= until:
                     logger.info("time is up (cycle.max_hours): running jobs may end, no others")
@@ -183,7 +186,7 @@ class _Driver:
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
             logger.warning("stopping; running jobs are cancelled")
-            self._interrupted = True
+            self.interrupted = True
             self._stop(signal.SIGINT)
         else:
             logger.warning("stopping; running jobs may end")
@@ -193,12 +196,6 @@ class _Driver:
         self.stopped = True
         with suppress(ProcessLookupError):
             self._process.send_signal(number)
-
-
-def _done_since(archive: Archive, volume: Volume, moment: float) -> bool:
-    with suppress(FileNotFoundError):
-        return volume.receipt(archive.date, archive.name).stat().st_mtime >= moment
-    return False
 
 
 def _is_new(found: quarantine.Quarantined, moment: float) -> bool:

@@ -106,7 +106,10 @@ class Feed(Queue[Any]):
             self._busy_at = time.monotonic()
 
     def _poll(self) -> None:
-        if time.monotonic() - self._polled_at < self._intake.poll_seconds and self._polled_at:
+        if self._known is None:  # the cycle has just polled
+            self._known = catalogue.read(self._volume)
+            self._polled_at = time.monotonic()
+        if time.monotonic() - self._polled_at < self._intake.poll_seconds:
             return
         self._polled_at = time.monotonic()
         self._known = catalogue.poll(

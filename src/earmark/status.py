@@ -6,27 +6,20 @@ so, and the rest stands.  No question grows with the history: rates and outcomes
 receipts of the last day, and the database counts through its indexes.
 """
 
-import json
-import math
-import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
-from zoneinfo import ZoneInfo
+from typing import Any, Generic, TypeVar
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from earmark import attempts, catalogue, database, locks, quarantine, room, slurm
+from earmark import attempts, catalogue, locks, quarantine, room, slurm
 from earmark.catalogue import Archive, Catalogue, Intake
 from earmark.errors import EarmarkError, refused_by_system
+from earmark.noon import Review, flagged_clips, next_noon, review
+from earmark.pace import Finished, Rate, recent
 from earmark.room import RoomLimits
 from earmark.source import source_of
 from earmark.transfer import running_transfers
@@ -34,37 +27,10 @@ from earmark.volume import Volume
 
 #: How an archive of the catalogue can stand.
 STATES = ("pending", "later", "too recent", "seen once", "done", "quarantined", "refused")
-#: How an archive can end that was done.
-OUTCOMES = ("ok", "partial", "failed")
-#: Outcomes are counted over this time.
-OUTCOME_HOURS = 24.0
-#: Rates are means over this time: long enough that one large archive makes no trend.
-RATE_HOURS = 6.0
-#: Receipts that are read at the most, the newest ones; a day has fewer.
-_MOST_RECEIPTS = 2000
 #: So long SLURM and the database are waited for, side by side.
 _PATIENCE_SECONDS = 10.0
-#: A folder may look older than what was written into it last, by the clocks of two machines.
-_SLACK_SECONDS = 3600.0
 
 _T = TypeVar("_T")
-
-# The clips of sql/health.sql's flagged_count, found by the index on status and created_at.
-# What waits is what the view ra_queue shows, which forgets a clip 24 hours after its load.
-_FLAGGED = """
-    SELECT count(*),
-           count(*) FILTER (WHERE waits),
-           count(*) FILTER (WHERE waits AND created_at > %(noon)s - INTERVAL '24 hours'),
-           count(*) FILTER (WHERE created_at > now() - %(hours)s * INTERVAL '1 hour')
-    FROM (
-        SELECT af.created_at, af.status = 'flagged' AS waits
-        FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id
-        WHERE af.status IN ('flagged', 'reviewed')
-          AND af.created_at > now() - INTERVAL '24 hours'
-          AND EXISTS (SELECT FROM classifications c WHERE c.audio_file_id = af.id
-                      AND c.policy = COALESCE(a.policy, 'unrecorded') AND c.flagged)
-    ) AS flagged
-"""
 
 
 @dataclass(frozen=True)
@@ -159,46 +125,6 @@ class GivenUp:
 
 
 @dataclass(frozen=True)
-class Finished:
-    """How the archives ended whose receipts were written lately.
-
-    Attributes:
-        window_hours: How lately.
-        receipts_count: How many there are.
-        ok_count: Whole archives.
-        partial_count: Those of which some was saved.
-        failed_count: Those of which nothing was.
-        unread_count: Receipts beyond the newest 2,000, or damaged: they count nowhere.
-    """
-
-    window_hours: float
-    receipts_count: int
-    ok_count: int
-    partial_count: int
-    failed_count: int
-    unread_count: int
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How fast archives are finished, told by receipts and manifests, without the database.
-
-    Attributes:
-        window_hours: Over how long the means go.
-        archives_per_hour: Receipts written.
-        clips_per_hour: Clips in them that have an answer.
-        audio_seconds_per_hour: Length of the clips that were drawn for transcription.
-        unread_count: Manifests that could not be read; their audio is missing in the rate.
-    """
-
-    window_hours: float
-    archives_per_hour: float
-    clips_per_hour: float
-    audio_seconds_per_hour: float
-    unread_count: int
-
-
-@dataclass(frozen=True)
 class Database:
     """Whether the database can be used.
 
@@ -209,42 +135,6 @@ class Database:
 
     up: bool
     problem: str | None
-
-
-@dataclass(frozen=True)
-class Review:
-    """Whether enough flagged clips will wait for review at noon.
-
-    Each clip counts once. All that comes from the database is None where it doesn't answer.
-
-    Attributes:
-        target_count: So many are wanted.
-        next_noon: When, ISO 8601 in the configured zone.
-        timezone: That zone.
-        hours_to_noon: Until then.
-        flagged_24h_count: Clips loaded in the last 24 hours and flagged, reviewed ones too.
-        waiting_count: Those that wait for review now.
-        waiting_at_noon_count: Those of them that the queue will still show at noon; it forgets
-            a clip 24 hours after its load.
-        rate_window_hours: Over how long the next one is a mean.
-        flagged_per_hour: How fast clips are flagged.
-        projected_count: ``waiting_at_noon_count`` and what is flagged until noon at that rate.
-        verdict: ``on course`` if that reaches the target.
-        assumption: What the projection takes for granted.
-    """
-
-    target_count: int
-    next_noon: str
-    timezone: str
-    hours_to_noon: float
-    flagged_24h_count: int | None
-    waiting_count: int | None
-    waiting_at_noon_count: int | None
-    rate_window_hours: float
-    flagged_per_hour: float | None
-    projected_count: int | None
-    verdict: Literal["on course", "will be missed", "unknown"]
-    assumption: str
 
 
 @dataclass(frozen=True)
@@ -318,9 +208,9 @@ def status(config: dict[str, Any]) -> Status:
     unfinished = {name for name, state in states.items() if state in STATES[:4]}
     queue = _Question(lambda: _queued(volume))
     failing = _Question(lambda: _given_up(volume, unfinished - busy))
-    flagged = _Question(lambda: _flagged(config, volume, noon))
+    flagged = _Question(lambda: flagged_clips(config, noon, _PATIENCE_SECONDS))
     oldest, since = _oldest(known.archives, states, busy)
-    finished, rate = _finished(volume, now.timestamp())
+    finished, rate = recent(volume, now.timestamp())
     counts = Counter(state.partition(":")[0] for state in states.values())
     driver = locks.holder_of(volume.driver_lock)
     for question in (queue, failing, flagged):
@@ -342,32 +232,9 @@ def status(config: dict[str, Any]) -> Status:
         running=running,
         slurm=Slurm(slurm.is_installed(), queue.problem, queue.answer),
         database=Database(flagged.problem is None, flagged.problem),
-        review=_review(config["review"], now, noon, flagged.answer),
+        review=review(config["review"], now, noon, flagged.answer),
         room=_room(volume.root, RoomLimits(**config["room"])),
     )
-
-
-def next_noon(now: datetime, noon: str, timezone: str) -> datetime:
-    """The next time after ``now`` that clocks of a zone show ``noon``.
-
-    Args:
-        now: A moment of any zone.
-        noon: ``HH:MM``.
-        timezone: A name of the IANA time zone database.
-
-    Raises:
-        EarmarkError: there is no such zone.
-    """
-    try:
-        zone = ZoneInfo(timezone)
-    except (KeyError, ValueError, OSError) as error:  # KeyError: ZoneInfoNotFoundError
-        raise EarmarkError(
-            f"the config's 'review.timezone' is {timezone!r}, which is no time zone; expected a "
-            "name such as Europe/Zurich or UTC"
-        ) from error
-    hour, minute = (int(part) for part in noon.split(":"))
-    today = now.astimezone(zone).replace(hour=hour, minute=minute, second=0, microsecond=0, fold=0)
-    return today if today.astimezone(UTC) > now else today + timedelta(days=1)
 
 
 def state_of_each(archives: list[Archive], volume: Volume, intake: Intake) -> dict[str, str]:
@@ -381,13 +248,12 @@ def state_of_each(archives: list[Archive], volume: Volume, intake: Intake) -> di
     planned = {archive.name: "pending" for archive in plan.now}
     planned |= {archive.name: "later" for archive in plan.later}
     planned |= {a.name: "too recent" if a.confirmed else "seen once" for a in plan.unsettled}
-    folder = volume.quarantine("").parent
-    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    history = catalogue.History(volume)
     states = {}
     for archive in archives:
         if archive.refused:
             state = f"refused: {archive.refused}"
-        elif f"{archive.name}.json" in held:
+        elif history.is_quarantined(archive):
             state = "quarantined"
         else:
             state = planned.get(archive.name, "done")
@@ -453,56 +319,6 @@ def _given_up(volume: Volume, names: set[str]) -> list[GivenUp]:
     return found
 
 
-def _flagged(config: dict[str, Any], volume: Volume, noon: datetime) -> tuple[int, ...]:
-    """The four numbers of :data:`_FLAGGED`."""
-    url = config["database"]["url"]
-    if database.is_embedded(url):
-        if not database.embedded_exists(volume.root):
-            raise EarmarkError("there is none yet; the first run makes it")
-        # It is not worth being started, and stopped again, for each look.
-        if not (volume.state / "postgres/data/postmaster.pid").exists():
-            raise EarmarkError("the embedded server is not running; it starts with the next run")
-    conninfo = database.connection_string(url, volume.root)
-    with (
-        database.connect(conninfo, patience_seconds=0.0) as connection,
-        connection.cursor() as cursor,
-    ):
-        cursor.execute(f"SET LOCAL statement_timeout = '{_PATIENCE_SECONDS:g}s'")
-        database.require_schema(connection)
-        cursor.execute(_FLAGGED, {"noon": noon, "hours": RATE_HOURS})
-        numbers: tuple[int, ...] = cursor.fetchall()[0]
-        return numbers
-
-
-def _review(
-    wanted: dict[str, Any], now: datetime, noon: datetime, flagged: tuple[int, ...] | None
-) -> Review:
-    hours = (noon.astimezone(UTC) - now).total_seconds() / 3600
-    day, waiting, at_noon, lately = flagged or (None,) * 4
-    rate: float | None = None
-    projected: int | None = None
-    verdict: Literal["on course", "will be missed", "unknown"] = "unknown"
-    if at_noon is not None and lately is not None:
-        rate = lately / RATE_HOURS
-        projected = math.floor(at_noon + rate * hours)
-        verdict = "on course" if projected >= wanted["target"] else "will be missed"
-    return Review(
-        target_count=wanted["target"],
-        next_noon=noon.isoformat(),
-        timezone=wanted["timezone"],
-        hours_to_noon=round(hours, 3),
-        flagged_24h_count=day,
-        waiting_count=waiting,
-        waiting_at_noon_count=at_noon,
-        rate_window_hours=RATE_HOURS,
-        flagged_per_hour=None if rate is None else round(rate, 3),
-        projected_count=projected,
-        verdict=verdict,
-        assumption=f"clips are flagged until then as fast as in the last {RATE_HOURS:g} hours, and "
-        "nobody reviews any before",
-    )
-
-
 def _oldest(
     archives: Sequence[Archive], states: dict[str, str], busy: set[str]
 ) -> tuple[str | None, float]:
@@ -516,79 +332,6 @@ def _oldest(
     ]
     since, name = min(waiting, default=(0.0, None))
     return name, since
-
-
-def _finished(volume: Volume, now: float) -> tuple[Finished, Rate]:
-    """What the receipts of the last hours tell."""
-    newest = sorted(_receipts(volume, now - OUTCOME_HOURS * 3600), reverse=True)
-    read = newest[:_MOST_RECEIPTS]
-    hours = RATE_HOURS
-    if len(read) < len(newest):  # the rest may reach into the time that the rate is over
-        hours = max(min(hours, (now - read[-1][0]) / 3600), 1 / 3600)
-    outcomes: Counter[str] = Counter()
-    archives, clips, seconds, unread = 0, 0, 0.0, 0
-    for written_at, path in read:
-        try:
-            receipt = json.loads(path.read_text(encoding="utf-8"))
-            answered = receipt["clips"].items()
-            count = sum(n for key, n in answered if key not in ("pending", "failed"))
-            outcomes[receipt["status"]] += 1
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # gone, or damaged
-            continue
-        if written_at < now - hours * 3600:
-            continue
-        archives, clips = archives + 1, clips + count
-        try:
-            seconds += _audio_seconds(
-                volume.manifest(path.parent.name.removeprefix("date="), path.stem)
-            )
-        except (OSError, KeyError, pa.ArrowException):
-            unread += 1
-    ok, partial, failed = (outcomes[each] for each in OUTCOMES)
-    unknown = len(newest) - ok - partial - failed
-    return (
-        Finished(OUTCOME_HOURS, len(newest), ok, partial, failed, unknown),
-        Rate(
-            window_hours=round(hours, 3),
-            archives_per_hour=round(archives / hours, 3),
-            clips_per_hour=round(clips / hours, 3),
-            audio_seconds_per_hour=round(seconds / hours, 3),
-            unread_count=unread,
-        ),
-    )
-
-
-def _receipts(volume: Volume, since: float) -> list[tuple[float, Path]]:
-    """Receipts written since a moment, with their times.
-
-    Of the history only the folders of days are looked at: one gets a new time when a receipt
-    is put into it.
-    """
-    folder = volume.root / "processed"
-    found: list[tuple[float, Path]] = []
-    if not folder.is_dir():
-        return found
-    with os.scandir(folder) as days:
-        oldest = since - _SLACK_SECONDS
-        recent = [day.path for day in days if day.is_dir() and day.stat().st_mtime >= oldest]
-    for day in recent:
-        with os.scandir(day) as files:
-            for file in files:
-                if file.name.startswith(".") or not file.name.endswith(".json"):
-                    continue
-                with suppress(FileNotFoundError):  # deleted, to be done again
-                    written_at = file.stat().st_mtime
-                    if written_at >= since:
-                        found.append((written_at, Path(file.path)))
-    return found
-
-
-def _audio_seconds(manifest: Path) -> float:
-    """Length of the clips of an archive that were drawn for transcription."""
-    columns = ["status", "selected", "duration_seconds"]
-    table = pq.read_table(manifest, columns=columns, partitioning=None)
-    drawn = pc.and_(pc.equal(table["status"], "ok"), table["selected"])
-    return float(pc.sum(table.filter(drawn)["duration_seconds"]).as_py() or 0.0)
 
 
 def _by_stage_and_node(running: Sequence[Running]) -> list[Jobs]:
