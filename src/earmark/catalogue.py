@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -128,6 +129,10 @@ class Catalogue:
     def is_of(self, source: Source) -> bool:
         """Whether this source was polled, and not another one before the settings changed."""
         return self.source == str(source)
+
+
+_COLUMNS = [key.name for key in fields(Archive)]
+_values_of = attrgetter(*_COLUMNS)
 
 
 @contextmanager
@@ -340,7 +345,7 @@ def _write(
 
 
 def _facts(archive: Archive) -> dict[str, Any]:
-    return {key.name: getattr(archive, key.name) for key in fields(archive)}
+    return dict(zip(_COLUMNS, _values_of(archive), strict=True))
 
 
 @_without_collection()
@@ -456,16 +461,14 @@ def plan_run(archives: Sequence[Archive], volume: Volume, intake: Intake) -> Pla
         intake: Which are taken.
     """
     plan = Plan()
+    history = History(volume)
     ordered = sorted(
-        archives,
+        filter(history.is_pending, archives),
         key=lambda archive: (archive.modified_ns, archive.name),
         reverse=intake.order == "newest",
     )
     taken = 0
-    history = History(volume)
     for archive in ordered:
-        if not history.is_pending(archive):
-            continue
         here = is_here(archive, volume)
         settled = archive.confirmed and archive.age_seconds >= intake.latency_minutes * 60
         if not settled and not here:
