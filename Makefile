@@ -62,7 +62,7 @@ demo-archives: $(READY)
 	$(BIN)/python -m demo.make_archives
 
 test: $(READY)
-	$(BIN)/pytest --numprocesses 3 --dist loadfile
+	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 bench-encode: $(READY)
 	$(BIN)/python -m benchmarks.encode

@@ -190,3 +190,22 @@ def test_the_jobs_of_two_volumes_have_different_names(tmp_path: Path) -> None:
     prefixes = {slurm.job_prefix(Volume(tmp_path / name).root) for name in ("a", "b")}
     assert len(prefixes) == 2
     assert all(len(prefix) <= 50 for prefix in prefixes)
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_an_interrupt_ends_the_driver_also_where_a_shell_has_it_ignored(
+    run: Cycle, ignored: bool
+) -> None:
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
+    try:
+        process = run.begin()
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, former)
+    with process:
+        wait_for(run.volume.log("fetch_archive", "small.tar"), "done in", process)
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert "stopping; running jobs are cancelled" in said
+    assert "0 archives were done" in said
+    assert not locks.is_held(run.volume.driver_lock)

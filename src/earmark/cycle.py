@@ -32,8 +32,6 @@ logger = logging.getLogger(__name__)
 NOTHING_TO_DO = 3
 SOME_FAILED = 4
 
-#: How often it looks whether the driver's time is up, or an interrupt was lost.
-_LOOK_SECONDS = 5.0
 #: Configurations and logs of so many former cycles are kept.
 _KEPT_RUNS = 50
 
@@ -67,10 +65,11 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
     if holder := locks.holder_of(volume.driver_lock):
         logger.info("nothing to do: a driver is at work (%s)", holder)
         return NOTHING_TO_DO
-    executor = _executor(profile)
     driver.check_inputs(config)
-    prefix = slurm.job_prefix(volume.root) if executor == "slurm" else None
-    if prefix:
+    options = ["--profile", str(profile), "--directory", str(directory)]
+    if _executor(profile) == "slurm":
+        prefix = slurm.job_prefix(volume.root)
+        options += ["--slurm-jobname-prefix", prefix]
         slurm.clear(prefix, config["cycle"]["await_minutes"] * 60)
     intake = catalogue.intake_of(config)
     archives = catalogue.discover(source_of(config), volume, intake).archives
@@ -79,8 +78,7 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
     if not plan.now:
         logger.info("nothing to do: %d archives are known, none is pending", len(archives))
         return NOTHING_TO_DO
-    options = ["--profile", str(profile), "--directory", str(directory)]
-    return _drive(config, volume, options, lock, prefix)
+    return _drive(config, volume, options, lock)
 
 
 def _executor(profile: Path) -> str:
@@ -95,9 +93,7 @@ def _executor(profile: Path) -> str:
         raise EarmarkError(f"the profile {path} is no mapping of options") from error
 
 
-def _drive(
-    config: Config, volume: Volume, options: Sequence[str], lock: Lock, slurm_prefix: str | None
-) -> int:
+def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -> int:
     """Run the driver, end it when its time is up, and tell what it has done."""
     began_at = time.time()
     name = datetime.fromtimestamp(began_at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
@@ -113,13 +109,10 @@ def _drive(
         *(sys.executable, "-m", "snakemake", "cycle"),
         *("--snakefile", str(REPOSITORY / "workflow/Snakefile")),
         *("--configfile", str(snapshot), *options),
-        *(("--slurm-jobname-prefix", slurm_prefix) if slurm_prefix else ()),
     ]
     logger.info("the driver starts; its log is %s", log)
     with log.open("wb") as output, _Driver(command, output, lock) as process:
         code = process.wait(config["cycle"]["max_hours"] * 3600)
-    if process.interrupted and slurm_prefix:
-        slurm.clear(slurm_prefix, 0)  # whatever the driver still had time for
     done = receipts_since(volume, began_at)
     failed = sorted(
         {name for name in attempts.tried(volume) if attempts.failures(volume, name)}
@@ -143,11 +136,12 @@ class _Driver:
 
     Attributes:
         stopped: Whether it was asked to stop before all was done.
-        interrupted: Whether that was to happen at once.
     """
 
     def __init__(self, command: Sequence[str], output: Any, lock: Lock) -> None:
-        self.stopped = self.interrupted = False
+        self.stopped = False
+        # A background job of a shell begins with SIGINT ignored, and would hand that on.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         # In a session of its own: Ctrl-C on the terminal reaches it from here alone.
         self._process = subprocess.Popen(
             command,
@@ -172,21 +166,16 @@ class _Driver:
 
     def wait(self, seconds: float) -> int:
         """Wait for the end, and after some seconds ask for it; returns the exit status."""
-        until = time.monotonic() + seconds
-        while True:
-            try:
-                return self._process.wait(min(_LOOK_SECONDS, max(until - time.monotonic(), 1.0)))
-            except subprocess.TimeoutExpired:
-                if self.interrupted:  # asyncio loses one that comes in an awkward moment
-                    self._stop(signal.SIGINT)
-                elif not self.stopped and time.monotonic() >= until:
-                    logger.info("time is up (cycle.max_hours): running jobs may end, no others")
-                    self._stop(signal.SIGTERM)
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            logger.info("time is up (cycle.max_hours): running jobs may end, no others")
+            self._stop(signal.SIGTERM)
+        return self._process.wait()
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
             logger.warning("stopping; running jobs are cancelled")
-            self.interrupted = True
             self._stop(signal.SIGINT)
         else:
             logger.warning("stopping; running jobs may end")
