@@ -12,7 +12,7 @@ DEMO := --configfile demo/config.yaml
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
-  bench-encode bench-unpack bench-cycle slurm-up slurm-down
+  bench-encode bench-unpack bench-cycle bench-feed check-cluster slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -26,6 +26,8 @@ help:
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
 	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
+	@echo "make bench-feed     how much of the GPUs' time a driver leaves unused (half an hour; root)"
+	@echo "make check-cluster  30 archives on a SLURM of four nodes (a quarter of an hour; root)"
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in requirements.lock"
@@ -45,7 +47,7 @@ $(READY): requirements.lock pyproject.toml
 
 demo: $(READY)
 	$(BIN)/snakemake --profile profiles/local $(DEMO)
-	@$(BIN)/python -m demo.show
+	@$(BIN)/python -m demo.show $(DEMO)
 
 demo-clean: $(READY)
 	$(BIN)/earmark database $(DEMO) --stop
@@ -79,11 +81,17 @@ slurm-down:
 bench-cycle: $(READY)
 	$(BIN)/python -m benchmarks.cycle
 
+bench-feed: $(READY)
+	$(BIN)/python -m benchmarks.feed
+
+check-cluster: $(READY)
+	$(BIN)/python -m benchmarks.cluster
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakefmt --check workflow benchmarks
 	$(BIN)/snakemake $(DEMO) --lint
 	$(BIN)/shellcheck -x .ci/run deploy/one-machine/slurm $(addprefix deploy/cluster/,setup-coordinator \
 	  setup-transfer setup-worker download-models node-health steps.sh)
@@ -91,7 +99,7 @@ lint: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt workflow
+	$(BIN)/snakefmt workflow benchmarks
 
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \

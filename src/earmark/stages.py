@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from earmark import attempts, locks, logs
+from earmark import attempts, locks, logs, slurm
 from earmark.errors import EarmarkError, UnavailableError, refused_by_system
 from earmark.locks import Lock
 from earmark.room import ran_out
@@ -43,7 +43,7 @@ def stage(
     started = time.monotonic()
     try:
         logs.configure(f"{name}@{locks.this_machine()}", log_file)
-        logger.info("%s: started (process %d)", archive, os.getpid())
+        logger.info("%s: started (%s)", archive, _where())
         with (
             locks.exclusive(volume.archive_lock(archive), name, lease_seconds) as lock,
             _counted(name, archive, volume, log_file),
@@ -62,6 +62,16 @@ def stage(
         logger.exception("%s: failed", archive)
         raise
     logger.info("%s: done in %.1f s", archive, time.monotonic() - started)
+
+
+def _where() -> str:
+    """What a person needs to find this stage at work."""
+    facts = {
+        "process": str(os.getpid()),
+        "SLURM job": slurm.own_job(),
+        "GPU": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
 
 
 @contextmanager
