@@ -236,9 +236,12 @@ def test_a_cycle_outlives_what_happens_around_it(
     folder = volume / "state/postgres"
     server = embedded_server.use(folder)
     database.migrate(server)
-    # Less memory than a job's processes take, at first.
-    hungry = {"classify_transcripts": {"mem_mb": "60 if attempt == 1 else 8000"}}
-    run = Cycles(tmp_path, volume, source, hungry, database={"url": server})
+    # At first, less memory than a job's processes take, and no more time than SLURM has to allow.
+    tight = {
+        "classify_transcripts": {"mem_mb": "60 if attempt == 1 else 8000"},
+        "load_pg": {"runtime": "1 if attempt == 1 else 60"},
+    }
+    run = Cycles(tmp_path, volume, source, tight, database={"url": server})
 
     def failure(stage: str) -> attempts.Attempt:
         return eventually(
@@ -277,9 +280,11 @@ def test_a_cycle_outlives_what_happens_around_it(
         run.wait_for_stage("classify_transcripts")
         slurm_cluster.control("restart-controller")
 
-        run.wait_for_job("load_pg")
+        late = run.wait_for_job("load_pg")
         embedded_server.stop(folder)
         eventually(lambda: run.wait_for_stage("load_pg").waits_for or None)
+        slurm_cluster.wait(late.id, seconds=180)
+        failure("load_pg")
         embedded_server.use(folder)
 
     ends: dict[str, list[str]] = {}
@@ -293,7 +298,7 @@ def test_a_cycle_outlives_what_happens_around_it(
         "encode_opus": ["NODE_FAIL", "COMPLETED"],
         "transcribe_audio": ["CANCELLED", "COMPLETED"],
         "classify_transcripts": ["FAILED", "COMPLETED"],
-        "load_pg": ["COMPLETED"],
+        "load_pg": ["TIMEOUT", "COMPLETED"],
     }
     assert run.query(ROWS) == undisturbed
     run.check_nothing_is_left()
