@@ -1,5 +1,6 @@
 """Shows what a run of the demo made: the review queue, the counts, the files, what to try."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from rich.table import Table
 from earmark import cli, configuration
 from earmark.database import connect, connection_string
 
-CONFIG = Path(__file__).parent / "config.yaml"
 STATUSES = ("flagged", "transcribed", "pending", "failed", "skipped", "duplicates")
 
 NEXT = """
@@ -46,14 +46,22 @@ COUNTS = """
 
 def main() -> int:
     """Show the demo's results; returns an exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument(
+        "--configfile",
+        type=Path,
+        default=Path(__file__).parent / "config.yaml",
+        help="what the demo ran with (demo/config.yaml)",
+    )
+    configfile = parser.parse_args().configfile
     for command in (["queue", "--limit", "10"], ["health"]):
-        if status := cli.main([*command, "--configfile", str(CONFIG)]):
+        if status := cli.main([*command, "--configfile", str(configfile)]):
             return status
     print("What became of the archives' members")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("archive", "status", "members", *STATUSES, "reason"):
         table.add_column(column, justify="right" if column in ("members", *STATUSES) else "left")
-    root = Path(configuration.read(CONFIG)["volume"]["root"])
+    root = Path(configuration.read(configfile)["volume"]["root"])
     with connect(connection_string(None, root)) as connection, connection.cursor() as cursor:
         cursor.execute(COUNTS)
         for row in cursor:
