@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from earmark.errors import EarmarkError
-from earmark.models import check_model
+from earmark.models import Found, Model, find
 from earmark.policy import PROMPT_SHA256, Policy, one_line, prompt_around, set_sha256
 from earmark.progress import track
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
@@ -37,6 +37,8 @@ class ClassifySettings:
     Attributes:
         model: The base, a folder or a name on the Hugging Face hub.
         adapter: The PEFT adapter on top of it, likewise; None uses the base alone.
+        revision: The hub's commit that the base is pinned to, or None.
+        adapter_revision: The same for the adapter.
         device: ``cuda`` or ``cpu``.
         quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
         dtype: Of the weights that are not quantized: ``bfloat16``, ``float16`` or
@@ -58,6 +60,8 @@ class ClassifySettings:
     threads: int = 4
     threshold: float = 0.5
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    revision: str | None = None
+    adapter_revision: str | None = None
 
     def threshold_of(self, category: str) -> float:
         """Lowest score that is flagged in a category, 0..1."""
@@ -88,29 +92,33 @@ class Classifier:
             EarmarkError: the device, a model or an option is not there, or the tokenizer
                 has no single tokens for the two answers.
         """
-        check_model("classify.model", settings.model, "config.json")
+        #: Where the models lie, and the hub's commits of them.
+        self.base = find(Model("classify.model", settings.model, settings.revision))
+        self.adapter: Found | None = None
         if settings.adapter is not None:
-            check_model("classify.adapter", settings.adapter, "adapter_config.json")
+            self.adapter = find(
+                Model("classify.adapter", settings.adapter, settings.adapter_revision)
+            )
         self.settings = settings
         torch.set_num_threads(settings.threads)
         self.device = _device(settings.device)
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-                settings.model
+                self.base.folder
             )
             model: Any = AutoModelForCausalLM.from_pretrained(
-                settings.model,
+                self.base.folder,
                 dtype=_dtype(settings.dtype),
                 quantization_config=_quantization(settings.quantization),
                 device_map={"": self.device},
                 # PyTorch's own attention drops Gemma-2's soft-capping without a word.
                 attn_implementation="eager",
             )
-            if settings.adapter is not None:
+            if self.adapter is not None:
                 from peft import PeftModel  # slow, and talkative until logging is set up
 
                 model = PeftModel.from_pretrained(
-                    model, settings.adapter, torch_device=self.device
+                    model, self.adapter.folder, torch_device=self.device
                 ).get_base_model()
         except (OSError, ValueError) as error:
             raise EarmarkError(
@@ -126,8 +134,6 @@ class Classifier:
             )
         self._inside_control = _inside_control_tokens(self._tokenizer)
         self._answers = [self._answer_token(answer) for answer in ("0", "1")]
-        #: Commit of a model from the hub, else None.
-        self.revision: str | None = getattr(model.config, "_commit_hash", None)
         if self.device == "cuda":
             free, total = torch.cuda.mem_get_info()
             logger.info(
@@ -354,8 +360,9 @@ def classify_archive(
         rows,
         {
             "model": settings.model,
-            "model_revision": classifier and classifier.revision,
+            "model_revision": classifier and classifier.base.revision,
             "adapter": settings.adapter,
+            "adapter_revision": classifier and classifier.adapter and classifier.adapter.revision,
             "quantization": settings.quantization,
             "dtype": settings.dtype,
             "max_tokens": settings.max_tokens,

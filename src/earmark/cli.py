@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,7 @@ from earmark import (
     database,
     logs,
     metrics,
+    models,
     quarantine,
     retention,
 )
@@ -44,6 +46,10 @@ from earmark.volume import Volume
 ERROR = 2
 #: Exit status of `discover` when the source didn't answer and what was known is shown.
 UNANSWERED = 1
+#: Exit status of `models verify` when something is missing or damaged.
+DAMAGED = 1
+
+logger = logging.getLogger(__name__)
 
 Command = Callable[[Config, argparse.Namespace], int | None]
 
@@ -56,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 after an error that was explained on standard error; 1 from ``discover`` when the
-        source didn't answer; 3 and 4 from ``cycle``.
+        source didn't answer and from ``models verify`` when a model isn't whole; 3 and 4 from
+        ``cycle``.
     """
     parsed = _parser().parse_args(arguments)
     command: Command = parsed.command
@@ -102,8 +109,9 @@ def _parser() -> argparse.ArgumentParser:
         command: Command,
         summary: str,
         *parents: argparse.ArgumentParser,
+        to: Any = commands,
     ) -> argparse.ArgumentParser:
-        added = commands.add_parser(
+        added: argparse.ArgumentParser = to.add_parser(
             name, help=summary, description=summary, parents=[common, *parents]
         )
         added.set_defaults(command=command)
@@ -148,6 +156,20 @@ def _parser() -> argparse.ArgumentParser:
         "Remove leftovers of abandoned archives, and audio past retention.audio_days.", as_json,
     )  # fmt: skip
     clean.add_argument("--dry-run", action="store_true", help="show what would be removed")
+    group = commands.add_parser("models", help="Fetch or verify the configuration's models.")
+    actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add(
+        "fetch", _models_fetch,
+        "Bring the configuration's models from the Hugging Face hub into HF_HOME, as far as they "
+        "are not there, and check them; jobs then never ask the hub. Gated models want their "
+        "licence accepted on their page and HF_TOKEN in the environment.", as_json, to=actions,
+    )  # fmt: skip
+    verify = add(
+        "verify", _models_verify,
+        "Check every file of the configuration's models against the hub's checksums, without "
+        "asking the hub. Exit status 1: something is missing or damaged.", as_json, to=actions,
+    )  # fmt: skip
+    verify.add_argument("--quick", action="store_true", help="compare sizes only, at once")
     add("migrate", _migrate, "Bring the database's schema up to date.")
     queue = add("queue", _queue, "Show what waits for review, the highest score first.", as_json)
     queue.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N items")
@@ -350,6 +372,48 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
     verb = "Would remove" if arguments.dry_run else "Removed"
     size = decimal(sum(row["bytes"] for row in rows))
     _show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
+
+
+def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
+    from earmark import hub  # slow
+
+    named = models.named_in(config)
+    for model in named:
+        if model.is_folder:
+            models.check_folder(model)
+    wanted = [model for model in named if not model.is_folder]
+    fetched = list(zip(wanted, hub.fetch(wanted), strict=True))
+    rows = [
+        {
+            "model": snapshot.repository,
+            "commit": snapshot.commit,
+            "pin": model.pin,
+            "pinned": model.revision is not None,
+            "files": len(snapshot.files),
+            "bytes": snapshot.bytes,
+        }
+        for model, snapshot in fetched
+    ]
+    size = decimal(sum(snapshot.bytes for _, snapshot in fetched))
+    _show(rows, arguments.json, f"{len(rows)} models are here, whole, {size}")
+    for model, snapshot in fetched:
+        if model.revision is None:
+            logger.warning(
+                "%s is not pinned, and the next fetch may bring another commit; to keep this one, "
+                "set %s: %s", snapshot.repository, model.pin, snapshot.commit,
+            )  # fmt: skip
+
+
+def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
+    rows = [
+        dataclasses.asdict(condition)
+        for model in models.named_in(config)
+        for condition in models.inspect(model, by_size=arguments.quick)
+    ]
+    problems = sum(row["problem"] is not None for row in rows)
+    title = f"{problems} things are wrong" if problems else "All models are whole"
+    _show(rows, arguments.json, title)
+    return DAMAGED if problems else 0
 
 
 def _migrate(config: Config, _: argparse.Namespace) -> None:

@@ -1,43 +1,203 @@
-"""Whether the models that the configuration names are there, without loading them.
+"""Which models a configuration names, and where on this machine they lie.
 
-Loading them imports PyTorch, which takes seconds; whoever only schedules jobs should not wait
-for that.
+Nothing here asks the model hub: a run uses what ``earmark models fetch`` (:mod:`earmark.hub`)
+left behind, or a folder that somebody put there.  Nor is a model loaded; that imports PyTorch,
+which takes seconds, and whoever only schedules jobs should not wait for that.
 """
 
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from earmark.configuration import Config, is_folder
 from earmark.errors import EarmarkError
+from earmark.snapshots import Snapshot
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that the configuration names.
+
+    Attributes:
+        key: The configuration's key that names it, such as ``asr.model``.
+        name: Its value: a folder, a name on the hub, or a Whisper model's name.
+        revision: The commit that it is pinned to, or None.
+    """
+
+    key: str
+    name: str
+    revision: str | None = None
+
+    @property
+    def pin(self) -> str:
+        """The configuration's key that pins its revision."""
+        section, _, which = self.key.partition(".")
+        return f"{section}.revision" if which == "model" else f"{section}.{which}_revision"
+
+    @property
+    def file(self) -> str:
+        """The file that every such model has."""
+        return {
+            "asr.model": "model.bin",
+            "classify.model": "config.json",
+            "classify.adapter": "adapter_config.json",
+        }[self.key]
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder rather than a model of the hub."""
+        return is_folder(self.name)
+
+    @property
+    def repository(self) -> str:
+        """Its name on the hub, ``owner/name``: faster-whisper knows what ``large-v2`` stands for.
+
+        Raises:
+            EarmarkError: a Whisper model of this name isn't known.
+        """
+        if self.key != "asr.model" or "/" in self.name:
+            return self.name
+        from faster_whisper.utils import _MODELS  # takes a second
+
+        if self.name not in _MODELS:
+            raise EarmarkError(
+                f"{self.key} is '{self.name}', which is neither a Whisper model ("
+                f"{', '.join(_MODELS)}) nor owner/name on the hub nor a folder that is there"
+            )
+        return str(_MODELS[self.name])
+
+
+class Found(NamedTuple):
+    """Where a model lies.
+
+    Attributes:
+        folder: What to load; a library that gets a folder never asks the hub.
+        revision: The hub's commit that it holds; None for a folder that somebody put there.
+    """
+
+    folder: str
+    revision: str | None
+
+
+def named_in(config: Config) -> list[Model]:
+    """The models that a configuration names.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+    """
+    asr, classify = config["asr"], config["classify"]
+    models = [
+        Model("asr.model", asr["model"], asr["revision"]),
+        Model("classify.model", classify["model"], classify["revision"]),
+    ]
+    if classify["adapter"] is not None:
+        models.append(Model("classify.adapter", classify["adapter"], classify["adapter_revision"]))
+    return models
 
 
 def check_models(config: Config) -> None:
-    """Check the folders of all models in a configuration.
+    """Check that all models of a configuration are there.
 
     Args:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
 
     Raises:
-        EarmarkError: see :func:`check_model`.
+        EarmarkError: see :func:`find`.
     """
-    check_model("asr.model", config["asr"]["model"], "model.bin")
-    check_model("classify.model", config["classify"]["model"], "config.json")
-    if config["classify"]["adapter"] is not None:
-        check_model("classify.adapter", config["classify"]["adapter"], "adapter_config.json")
+    for model in named_in(config):
+        find(model)
 
 
-def check_model(key: str, model: str, file: str) -> None:
-    """Check that a model named by a folder is there; a name on the model hub passes.
+def find(model: Model) -> Found:
+    """Where a model lies, once it is known to be there, every file with its size.
 
     Args:
-        key: The configuration's key, for the message.
-        model: Its value.
-        file: The file that every such model has.
+        model: The model.
 
     Raises:
-        EarmarkError: it is not there; a library would take the path for a name on the hub.
+        EarmarkError: it isn't, or not whole; the message says what to do.
     """
-    if is_folder(model) and not (Path(model) / file).is_file():
+    if model.is_folder:
+        check_folder(model)
+        return Found(model.name, None)
+    snapshot = _fetched(model)
+    for damage in snapshot.damage(by_size=True):
+        raise EarmarkError(_remedy(model, snapshot, damage))
+    return Found(str(snapshot.folder), snapshot.commit)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a check of a model found.
+
+    Attributes:
+        key: The configuration's key that names the model.
+        model: Its name.
+        commit: The hub's commit; None for a folder, and for what isn't there.
+        problem: What is wrong and what to do, or None.
+    """
+
+    key: str
+    model: str
+    commit: str | None
+    problem: str | None
+
+
+def inspect(model: Model, by_size: bool) -> list[Condition]:
+    """Check a model as it lies here.
+
+    Args:
+        model: The model.
+        by_size: Compare sizes only; else every byte of a model from the hub is read.
+
+    Returns:
+        Each problem, or one entry that has none.
+    """
+    try:
+        if model.is_folder:
+            check_folder(model)
+            return [Condition(model.key, model.name, None, None)]
+        snapshot = _fetched(model)
+    except EarmarkError as error:
+        return [Condition(model.key, model.name, None, str(error))]
+    problems = [_remedy(model, snapshot, damage) for damage in snapshot.damage(by_size)]
+    whole = Condition(model.key, snapshot.repository, snapshot.commit, None)
+    return [replace(whole, problem=problem) for problem in problems] or [whole]
+
+
+def _fetched(model: Model) -> Snapshot:
+    snapshot = Snapshot.of(model.repository, model.revision)
+    if snapshot is None:
+        wanted = f" at revision {model.revision}" if model.revision else ""
         raise EarmarkError(
-            f"{key} names the folder {model}, which is missing or holds no {file}; "
-            "correct the path or put the model there"
+            f"{model.key} names {model.repository}, which has not been fetched{wanted}; run "
+            "`earmark models fetch` with this configuration where the model hub can be reached "
+            "(HF_HOME says where models lie, and must be the same there and here)"
+        )
+    return snapshot
+
+
+def _remedy(model: Model, snapshot: Snapshot, damage: str) -> str:
+    return (
+        f"{model.key}: {damage} of {snapshot.repository} in {snapshot.folder}; run "
+        "`earmark models fetch`, which brings just that"
+    )
+
+
+def check_folder(model: Model) -> None:
+    """Check a model that is named by a folder.
+
+    Raises:
+        EarmarkError: it is not there (a library would take the path for a name on the hub), or
+            a revision is given, which only a model of the hub has.
+    """
+    if not (Path(model.name) / model.file).is_file():
+        raise EarmarkError(
+            f"{model.key} names the folder {model.name}, which is missing or holds no "
+            f"{model.file}; correct the path or put the model there"
+        )
+    if model.revision is not None:
+        raise EarmarkError(
+            f"{model.pin} pins a model of the hub, but {model.key} names the folder {model.name}; "
+            f"set {model.pin} to null"
         )

@@ -77,7 +77,7 @@ class Name:
 def asr_name(config: Config, volume: Volume) -> Name:
     """The name of the transcription settings."""
     asr = config["asr"]
-    keys = ("model", "compute_type", "beam_size", "language", "vad")
+    keys = ("model", "revision", "compute_type", "beam_size", "language", "vad")
     return Name(
         "asr.name",
         asr["name"],
@@ -89,7 +89,15 @@ def asr_name(config: Config, volume: Volume) -> Name:
 def policy_name(config: Config, volume: Volume, policies: Sequence[Policy]) -> Name:
     """The name of the policy set, which stands for all that a score depends on."""
     classify = config["classify"]
-    keys = ("model", "adapter", "quantization", "dtype", "max_tokens")
+    keys = (
+        "model",
+        "revision",
+        "adapter",
+        "adapter_revision",
+        "quantization",
+        "dtype",
+        "max_tokens",
+    )
     return Name(
         "classify.policy",
         classify["policy"],

@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,20 +53,24 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
 
 
 @contextmanager
-def watch_file(path: Path, total: int, description: str) -> Iterator[None]:
+def watch_file(
+    path: Path, total: int, description: str, moved_to: Path | None = None
+) -> Iterator[None]:
     """Tell how far a file has grown while the block fills it: on the terminal, else in the log.
 
     Args:
         path: The file; it may not be there yet.
         total: Its size in the end, in bytes.
         description: What is done, for example ``fetch 2026-11-01.tar``.
+        moved_to: Its name once it is whole, if the block gives it another.
     """
 
     def size() -> int:
-        try:
-            return path.stat().st_size
-        except FileNotFoundError:
-            return 0
+        for name in (path, moved_to):
+            with suppress(FileNotFoundError):
+                if name is not None:
+                    return name.stat().st_size
+        return 0
 
     def watch() -> None:
         said = begun

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from earmark.errors import EarmarkError
 from earmark.media import MediaError, decode_audio
-from earmark.models import check_model
+from earmark.models import Model, find
 from earmark.progress import track
 from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, read_table, write_table
 
@@ -42,6 +42,7 @@ class AsrSettings:
     Attributes:
         name: Name of this set of settings.
         model: A Whisper model's name, or a folder with a CTranslate2 model.
+        revision: The hub's commit that it is pinned to, or None.
         device: ``cuda`` or ``cpu``.
         compute_type: CTranslate2's number format.
         batch_size: Windows that pass the model together.
@@ -60,6 +61,7 @@ class AsrSettings:
     language: str | None = None
     vad: str = "pyannote"
     threads: int = 4
+    revision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,10 @@ class Recogniser:
                 "repair the driver, or set asr.device and classify.device to 'cpu', "
                 "asr.compute_type to 'int8' and classify.quantization to null"
             )
-        check_model("asr.model", settings.model, "model.bin")
+        folder, self.revision = find(Model("asr.model", settings.model, settings.revision))
         try:
             self._pipeline = whisperx.load_model(
-                settings.model,
+                folder,
                 settings.device,
                 compute_type=settings.compute_type,
                 asr_options={"beam_size": settings.beam_size},
@@ -308,8 +310,10 @@ def transcribe_archive(
         if clip["status"] == "ok" and clip["selected"] and clip["duplicate_of"] is None
     ]
     rows = []
+    revision = None
     if clips:
         recogniser = Recogniser(settings)
+        revision = recogniser.revision
         for clip in track(clips, description=f"transcribe {clips[0]['archive']}", unit="clips"):
             row = _transcribe_clip(recogniser, volume_root / clip["opus_path"])
             rows.append({"archive": clip["archive"], "ordinal": clip["ordinal"], **row})
@@ -318,7 +322,8 @@ def transcribe_archive(
         TRANSCRIPTS,
         rows,
         {
-            **{key: value for key, value in asdict(settings).items() if key != "name"},
+            **{k: v for k, v in asdict(settings).items() if k not in ("name", "revision")},
+            "model_revision": revision,
             "asr": settings.name,
             "whisperx": version("whisperx"),
             "archive_status": origin.get("archive_status"),
