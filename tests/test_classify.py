@@ -308,6 +308,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
         "model": str(BASE),
         "model_revision": "",
         "adapter": str(ADAPTER),
+        "adapter_revision": "",
         "quantization": "",
         "dtype": "float32",
         "max_tokens": "8192",

@@ -209,7 +209,7 @@ def test_a_transcript_tells_what_made_it_and_the_archives_status(
     source = manifest(tmp_path, [{"opus_path": str(clips[spoken("es")["ordinal"]])}])
     transcribe_archive(source, tmp_path / "out.parquet", tmp_path, SETTINGS)
     facts = read_provenance(tmp_path / "out.parquet")
-    assert facts["model"] == str(MODEL)
+    assert (facts["model"], facts["model_revision"]) == (str(MODEL), "")
     assert facts["compute_type"] == "float32"
     assert (facts["archive_status"], facts["archive_error"]) == ("partial", "cut")
     assert float(facts["seconds"]) > 0
@@ -226,7 +226,7 @@ def test_an_audio_file_that_vanished_is_no_bad_file_but_stops_the_job(tmp_path: 
     ("change", "message"),
     [
         ({"model": "/nowhere"}, r"asr\.model names the folder /nowhere"),
-        ({"model": "no-such-model"}, r"'no-such-model' cannot be loaded"),
+        ({"model": "no-such-model"}, "'no-such-model', which is neither a Whisper model"),
         ({"compute_type": "int4"}, r"cannot be loaded .*asr\.compute_type"),
         ({"device": "cuda"}, r"asr\.device is 'cuda', but this machine has no usable CUDA"),
     ],

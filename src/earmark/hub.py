@@ -7,6 +7,7 @@ which never appears in what is said here).
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from functools import partial as with_arguments
@@ -28,6 +29,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils._auth import get_token
 from huggingface_hub.utils.tqdm import disable_progress_bars
+from requests.exceptions import ChunkedEncodingError
+from rich.filesize import decimal
 
 from earmark.errors import EarmarkError
 from earmark.models import Model
@@ -38,7 +41,11 @@ logger = logging.getLogger(__name__)
 
 #: The same weights for other programs, which nothing here loads.
 OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.onnx_data", "*.tflite", "*.pth")
+#: How often a file that arrives damaged is fetched, ...
 _ATTEMPTS = 2
+#: ... how often in a row a connection may break without having brought a byte, and the pause then.
+_BREAKS = 3
+_PAUSE_SECONDS = 1.0
 _HEXADECIMAL = re.compile("[0-9a-f]{40,64}")
 
 T = TypeVar("T")
@@ -146,12 +153,7 @@ def _bring(model: Model, snapshot: Snapshot, file: File) -> None:
         if partial.exists() and partial.stat().st_size >= file.bytes:
             partial.unlink()  # the hub has no bytes after the last one, and would refuse
         with watch_file(partial, file.bytes, f"fetch {model.repository}/{file.name}", blob):
-            _ask(
-                model,
-                with_arguments(
-                    hf_hub_download, model.repository, file.name, revision=snapshot.commit
-                ),
-            )
+            _ask(model, with_arguments(_download, snapshot, file, partial))
         found = file.damage(snapshot.folder)
         if found is not None:
             logger.warning("%s: %s", model.repository, found)
@@ -161,6 +163,26 @@ def _bring(model: Model, snapshot: Snapshot, file: File) -> None:
             f"{model.repository}: {found}, although it was fetched anew; something between here "
             f"and {constants.ENDPOINT} changes it, or the disk does"
         )
+
+
+def _download(snapshot: Snapshot, file: File, partial: Path) -> None:
+    """Download a file; a connection that breaks is taken up as long as it brings something."""
+    breaks = had = 0
+    while True:
+        try:
+            hf_hub_download(snapshot.repository, file.name, revision=snapshot.commit)
+            return
+        except (requests.ConnectionError, requests.Timeout, ChunkedEncodingError) as error:
+            has = partial.stat().st_size if partial.exists() else 0
+            breaks = 1 if has > had else breaks + 1
+            had = has
+            if breaks >= _BREAKS:
+                raise
+            logger.warning(
+                "%s: the connection broke at %s of %s of %s (%s); going on from there",
+                snapshot.repository, decimal(has), decimal(file.bytes), file.name, error,
+            )  # fmt: skip
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _discard(link: Path) -> None:
@@ -192,8 +214,16 @@ def _ask(model: Model, question: Callable[[], T]) -> T:
             f"{model.key}, or, if it is private or gated, give HF_TOKEN of an account that may "
             "see it"
         ) from error
-    except HfHubHTTPError as error:
-        status = None if error.response is None else error.response.status_code
+    except (HfHubHTTPError, requests.RequestException) as error:
+        # What the client says of a hub that it can't reach looks like an answer, without one.
+        if error.response is None or isinstance(error, LocalEntryNotFoundError):
+            cause = error.__cause__ or error
+            raise EarmarkError(
+                f"{model.repository} can't be fetched from {constants.ENDPOINT} "
+                f"({' '.join(str(cause).split())}); run the command again, which goes on where "
+                "this one ended"
+            ) from error
+        status = error.response.status_code
         advice = "; try again later; what was fetched stays"
         if status in (401, 403):
             advice = (
@@ -202,11 +232,4 @@ def _ask(model: Model, question: Callable[[], T]) -> T:
             )
         raise EarmarkError(
             f"{constants.ENDPOINT} answered {status} for {model.repository}{advice}"
-        ) from error
-    except (LocalEntryNotFoundError, requests.RequestException) as error:
-        cause = error.__cause__ or error
-        raise EarmarkError(
-            f"{model.repository} can't be fetched from {constants.ENDPOINT} "
-            f"({' '.join(str(cause).split())}); run the command again, which goes on where this "
-            "one ended"
         ) from error
