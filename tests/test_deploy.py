@@ -695,31 +695,6 @@ def test_cron_does_what_the_service_does(tmp_path: Path) -> None:
     subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
-# --- models -----------------------------------------------------------------------------------
-
-
-def hub_models(config: Path) -> list[str]:
-    return subprocess.run(
-        [sys.executable, CLUSTER / "hub_models.py", config],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-
-
-def test_the_models_to_download_are_those_of_the_configuration(
-    coordinator: Path, tmp_path: Path
-) -> None:
-    assert hub_models(coordinator / "mnt/data/config/earmark.yaml") == [
-        "Systran/faster-whisper-large-v2",
-        "google/gemma-2-9b",
-        "zentropi-ai/cope-a-9b",
-    ]
-    folders = tmp_path / "folders.yaml"
-    folders.write_text("asr: {model: /models/whisper}\nclassify: {adapter: null}\n")
-    assert hub_models(folders) == ["google/gemma-2-9b"]
-
-
 # --- the page ---------------------------------------------------------------------------------
 
 

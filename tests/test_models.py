@@ -18,6 +18,8 @@ from huggingface_hub.utils import reset_sessions
 from model_hub import COMMIT, TOKEN, Hub, files_of, serve
 
 from earmark import REPOSITORY, cli
+from earmark.configuration import resolve
+from earmark.models import named_in
 
 DEMO = REPOSITORY / "demo/models"
 WHISPER, GEMMA, COPE = "lab/whisper-demo", "lab/gemma-demo", "lab/cope-demo"
@@ -130,12 +132,13 @@ with tarfile.open(next(Path("demo/archives").glob("*_03.tar.gz"))) as archive:
 row = {"archive": "a", "ordinal": 0, "member": "a.mp3", "source_bytes": 1, "status": "ok"}
 row |= {"selected": True, "inclusion_probability": 1.0, "opus_path": "clip"}
 write_table(folder / "m", MANIFEST, [row], {})
-asr = config["asr"] | {"device": "cpu", "compute_type": "float32"}
+asr = config["asr"] | {"device": "cpu", "compute_type": "float32", "threads": 1}
 transcribe_archive(folder / "m", folder / "t", folder, AsrSettings(**asr))
 said = {"archive": "a", "ordinal": 0, "status": "ok", "text": "send me your password"}
 write_table(folder / "s", TRANSCRIPTS, [said], {})
 settings = {k: v for k, v in config["classify"].items() if not k.startswith(("polic", "categ"))}
-settings |= {"device": "cpu", "quantization": None, "dtype": "float32", "max_tokens": 2048}
+settings |= {"device": "cpu", "quantization": None, "dtype": "float32"}
+settings |= {"max_tokens": 2048, "threads": 1}
 policies = load_policies(Path(config["classify"]["policies"]), ["scams"])
 classify_archive(folder / "s", folder / "c", policies, ClassifySettings(**settings), "p")
 t, c = read_provenance(folder / "t"), read_provenance(folder / "c")
@@ -352,6 +355,31 @@ def test_a_name_that_would_leave_the_models_folder_is_refused(whisper_alone: Mac
     done = whisper_alone.run("fetch")
     assert done.returncode == 2
     assert "which can't be" in done.stderr
+
+
+def test_the_models_wanted_are_those_of_the_configuration() -> None:
+    assert [model.repository for model in named_in(resolve({}))] == [
+        "Systran/faster-whisper-large-v2",
+        "google/gemma-2-9b",
+        "zentropi-ai/cope-a-9b",
+    ]
+    folders = resolve({"asr": {"model": "/models/whisper"}, "classify": {"adapter": None}})
+    assert [model.is_folder for model in named_in(folders)] == [True, False]
+
+
+def test_a_run_refuses_to_start_without_its_models(whisper_alone: Machine) -> None:
+    config = whisper_alone.folder / "config.yaml"
+    (whisper_alone.folder / "volume").mkdir()
+    done = subprocess.run(
+        ["earmark", "cycle", "--configfile", config],
+        env=whisper_alone.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"asr.model names {WHISPER}, which has not been fetched; run `earmark models fetch`" in (
+        done.stderr
+    )
 
 
 @pytest.mark.parametrize("action", ["fetch", "verify"])
