@@ -411,7 +411,7 @@ def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
         for condition in models.inspect(model, by_size=arguments.quick)
     ]
     problems = sum(row["problem"] is not None for row in rows)
-    title = f"{problems} things are wrong" if problems else "All models are whole"
+    title = f"Problems: {problems}" if problems else "All models are whole"
     _show(rows, arguments.json, title)
     return DAMAGED if problems else 0
 
