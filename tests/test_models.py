@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -302,6 +303,28 @@ def test_verify_names_a_file_that_rotted_and_fetch_brings_just_that(
     }
     assert path.read_bytes() == content
     assert machine.run("verify").returncode == 0
+
+
+def test_what_was_downloaded_in_another_way_is_checked_and_not_brought_again(
+    whisper_alone: Machine,
+) -> None:
+    machine = whisper_alone
+    assert machine.run("fetch").returncode == 0
+    shutil.rmtree(machine.storage(WHISPER) / "earmark")
+    assert machine.run("verify").returncode == 1
+    machine.hub.asked.clear()
+    assert machine.run("fetch").returncode == 0
+    assert [path for _, path, _, _ in machine.hub.asked if "/api/" not in path] == []
+    assert machine.run("verify").returncode == 0
+
+
+def test_a_damaged_list_of_files_is_explained(whisper_alone: Machine) -> None:
+    machine = whisper_alone
+    assert machine.run("fetch").returncode == 0
+    (machine.storage(WHISPER) / "earmark/main.json").write_text("{")
+    done = machine.run("verify", "--json")
+    assert done.returncode == 1
+    assert "main.json, which lists the files of lab/whisper-demo, is damaged" in done.stdout
 
 
 def test_what_is_missing_or_cut_short_is_found_without_reading(whisper_alone: Machine) -> None:

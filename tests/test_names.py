@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from earmark.configuration import resolve
 from earmark.errors import EarmarkError
-from earmark.names import Name
+from earmark.names import Name, asr_name
+from earmark.volume import Volume
 
 FACTS = {"model": "large-v2", "language": None, "scams.md": "# Scams"}
 
@@ -55,6 +57,18 @@ def test_other_settings_under_an_old_name_are_refused(
 def test_settings_that_lack_something_are_refused_too(record: Path) -> None:
     with pytest.raises(EarmarkError, match=r"another scams\.md .*choose a new asr\.name"):
         name(record, {"model": "large-v2", "language": None}).bind()
+
+
+def test_a_pin_is_part_of_what_a_name_stands_for_and_none_changes_nothing(tmp_path: Path) -> None:
+    config, volume = resolve({}), Volume(tmp_path)
+    known = asr_name(config, volume)
+    known.bind()
+    old = {fact: value for fact, value in known.facts.items() if fact != "revision"}
+    known.record.write_text(json.dumps(old))  # from before there were pins
+    asr_name(config, volume).check()
+    config["asr"]["revision"] = "c" * 40
+    with pytest.raises(EarmarkError, match="another revision"):
+        asr_name(config, volume).check()
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])

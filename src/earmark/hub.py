@@ -145,11 +145,17 @@ def _bring(model: Model, snapshot: Snapshot, file: File) -> None:
     path = snapshot.folder / file.name
     blob = snapshot.folder.parents[1] / "blobs" / file.checksum
     partial = blob.with_name(f"{blob.name}.incomplete")
+
+    def discard() -> None:
+        if path.exists():  # a link to the blob, which other commits may share
+            blob.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
     found = file.damage(snapshot.folder)
     for _ in range(_ATTEMPTS):
         if found is None:
             return
-        _discard(path)
+        discard()
         if partial.exists() and partial.stat().st_size >= file.bytes:
             partial.unlink()  # the hub has no bytes after the last one, and would refuse
         with watch_file(partial, file.bytes, f"fetch {model.repository}/{file.name}", blob):
@@ -158,7 +164,7 @@ def _bring(model: Model, snapshot: Snapshot, file: File) -> None:
         if found is not None:
             logger.warning("%s: %s", model.repository, found)
     if found is not None:
-        _discard(path)
+        discard()
         raise EarmarkError(
             f"{model.repository}: {found}, although it was fetched anew; something between here "
             f"and {constants.ENDPOINT} changes it, or the disk does"
@@ -183,12 +189,6 @@ def _download(snapshot: Snapshot, file: File, partial: Path) -> None:
                 snapshot.repository, decimal(has), decimal(file.bytes), file.name, error,
             )  # fmt: skip
             time.sleep(_PAUSE_SECONDS)
-
-
-def _discard(link: Path) -> None:
-    """Remove a file that is damaged, so that it is fetched instead of found."""
-    link.resolve().unlink(missing_ok=True)
-    link.unlink(missing_ok=True)
 
 
 def _ask(model: Model, question: Callable[[], T]) -> T:
