@@ -6,15 +6,11 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich import box
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from earmark import (
     REPOSITORY,
@@ -31,15 +27,15 @@ from earmark import (
 )
 from earmark.configuration import Config
 from earmark.cycle import cycle
+from earmark.display import show, show_status
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
-from earmark.noon import Review
 from earmark.policy import load_policies
 from earmark.progress import track
 from earmark.retention import Retention, delete_at_source, done_archives
 from earmark.review_queue import health, review_queue
 from earmark.source import source_of
-from earmark.status import Status, state_of_each, status
+from earmark.status import state_of_each, status
 from earmark.volume import Volume
 
 #: Exit status after an error that a person can put right; argparse has the same for usage.
@@ -224,7 +220,7 @@ def _discover(config: Config, arguments: argparse.Namespace) -> int:
         for archive in found.archives
     ]
     pending = sum(state == "pending" for state in states.values())
-    _show(rows, arguments.json, f"{len(rows)} archives, {pending} pending")
+    show(rows, arguments.json, f"{len(rows)} archives, {pending} pending")
     return UNANSWERED if found.problem else 0
 
 
@@ -234,90 +230,8 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
         metrics.write(now, arguments.prometheus)
     if arguments.json:
         print(json.dumps(dataclasses.asdict(now), indent=2, ensure_ascii=False))
-    if arguments.prometheus or arguments.json:
-        return
-    for name, text in _status_lines(now):
-        print(_cell(f"{name:<11}{text}"))
-    print()
-    places: list[dict[str, Any]] = [
-        {
-            "stage": jobs.stage,
-            "node": jobs.node,
-            "at work": jobs.at_work_count,
-            "waiting": jobs.waiting_count,
-        }
-        for jobs in now.jobs
-    ]
-    _show(places, False, f"{len(now.running)} stages at work")
-    if not now.running:
-        return
-    print()
-    rows = [
-        {
-            "archive": job.archive,
-            "stage": job.stage,
-            "where": f"{job.host}, process {job.process}",
-            "for": age(job.seconds),
-            "fetched": ""
-            if job.total_bytes is None or job.fetched_bytes is None
-            else f"{decimal(job.fetched_bytes)} of {decimal(job.total_bytes)}",
-            "waits for": job.waits_for,
-        }
-        for job in now.running
-    ]
-    _show(rows, False, "By archive")
-
-
-def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
-    """What is going on, but for the stages, as pairs of a heading and a line."""
-    answered = f"last answered {now.checked_at}" if now.checked_at else "has never answered yet"
-    yield "Source", f"{now.source}, {answered}"
-    if now.problem:
-        yield "", f"not now: {now.problem}"
-    yield "Volume", now.room.summary
-    yield "Driver", now.driver or "none at work"
-    yield "Database", "answers" if now.database.up else f"not now: {now.database.problem}"
-    if now.slurm.problem:
-        yield "SLURM", f"not now: {now.slurm.problem}"
-    elif now.slurm.queued is not None:
-        waiting = ", ".join(f"{count} {stage}" for stage, count in now.slurm.queued.items())
-        yield "SLURM", f"has not started yet: {waiting}" if waiting else "no job of ours is queued"
-    counts = [f"{count:,} {state}" for state, count in now.archives.items() if count]
-    yield "Archives", ", ".join(counts) or "none in the catalogue"
-    if now.oldest_waiting_archive:
-        waited = age(now.oldest_waiting_seconds)
-        yield "", f"the oldest that waits: {now.oldest_waiting_archive}, for {waited}"
-    if now.given_up is None:
-        yield "", "which of them failed and wait for another try can't be told now"
-    elif now.given_up:
-        first = now.given_up[0]
-        more = f", and {len(now.given_up) - 1} more" if len(now.given_up) > 1 else ""
-        failed = f"{first.archive} ({first.stage}: {first.reason})"
-        yield "", f"failed, to be tried again: {failed}{more}"
-    if now.quarantined_count:
-        yield "", f"{now.quarantined_count:,} in quarantine; `earmark retry` lists them"
-    done = now.finished
-    text = f"{done.ok_count:,} ok, {done.partial_count:,} partial, {done.failed_count:,} failed"
-    if done.unread_count:
-        text += f", {done.unread_count:,} not read"
-    yield "Finished", f"in the last {done.window_hours:g} h: {text}"
-    rate = now.rate
-    text = f"{rate.clips_per_hour:,.0f} clips and {rate.audio_seconds_per_hour / 3600:,.1f} h of"
-    yield "Rate", f"{text} audio per hour, over the last {rate.window_hours:.3g} h"
-    yield from _review_lines(now.review)
-
-
-def _review_lines(review: Review) -> Iterator[tuple[str, str]]:
-    target = f"the target is {review.target_count:,}"
-    if review.projected_count is None:
-        yield "Review", f"unknown without the database; {target}"
-        return
-    text = f"{review.flagged_24h_count:,} flagged in the last 24 h, {review.waiting_count:,} wait"
-    yield "Review", f"{text} for review; {target}"
-    noon = f"{datetime.fromisoformat(review.next_noon):%Y-%m-%d %H:%M} {review.timezone}"
-    yield "", f"noon, {noon}: {review.verdict}, as {review.projected_count:,} will wait then:"
-    text = f"{review.waiting_at_noon_count:,} of those now and {review.flagged_per_hour:,.1f}"
-    yield "", f"{text} per hour for {review.hours_to_noon:.1f} h, if {review.assumption}"
+    elif not arguments.prometheus:
+        show_status(now)
 
 
 def _cycle(config: Config, arguments: argparse.Namespace) -> int:
@@ -338,7 +252,7 @@ def _retry(config: Config, arguments: argparse.Namespace) -> None:
         {"archive": each.archive, "since": each.since, "reason": each.reason, "log": each.log}
         for each in held
     ]
-    _show(rows, arguments.json, f"{len(rows)} archives in quarantine")
+    show(rows, arguments.json, f"{len(rows)} archives in quarantine")
 
 
 def _clean(config: Config, arguments: argparse.Namespace) -> None:
@@ -371,7 +285,7 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
         ]
     verb = "Would remove" if arguments.dry_run else "Removed"
     size = decimal(sum(row["bytes"] for row in rows))
-    _show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
+    show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
 
 
 def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
@@ -395,7 +309,7 @@ def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
         for model, snapshot in fetched
     ]
     size = decimal(sum(snapshot.bytes for _, snapshot in fetched))
-    _show(rows, arguments.json, f"{len(rows)} models are here, whole, {size}")
+    show(rows, arguments.json, f"{len(rows)} models are here, whole, {size}")
     for model, snapshot in fetched:
         if model.revision is None:
             logger.warning(
@@ -412,7 +326,7 @@ def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
     ]
     problems = sum(row["problem"] is not None for row in rows)
     title = f"Problems: {problems}" if problems else "All models are whole"
-    _show(rows, arguments.json, title)
+    show(rows, arguments.json, title)
     return DAMAGED if problems else 0
 
 
@@ -434,7 +348,7 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
         )
     items = review_queue(_existing(config), arguments.limit, arguments.category)
     if arguments.json:
-        _show([dataclasses.asdict(item) for item in items], True, "")
+        show([dataclasses.asdict(item) for item in items], True, "")
         return
     rows = [
         {
@@ -446,12 +360,12 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
         }
         for item in items
     ]
-    _show(rows, False, f"Review queue: {len(rows)} shown")
+    show(rows, False, f"Review queue: {len(rows)} shown")
 
 
 def _health(config: Config, arguments: argparse.Namespace) -> None:
     counts = dataclasses.asdict(health(_existing(config)))
-    _show([counts], arguments.json, "Clips of the last 24 hours")
+    show([counts], arguments.json, "Clips of the last 24 hours")
 
 
 def _database(config: Config, arguments: argparse.Namespace) -> None:
@@ -466,35 +380,8 @@ def _database(config: Config, arguments: argparse.Namespace) -> None:
 def _analyse(config: Config, arguments: argparse.Namespace) -> None:
     if arguments.query is None:
         rows = [{"query": name, "answers": text} for name, text in analysis.queries().items()]
-        _show(rows, arguments.json, "Queries in sql/analysis")
+        show(rows, arguments.json, "Queries in sql/analysis")
         return
     answer = analysis.run(arguments.query, _volume(config).root)
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
-    _show(rows, arguments.json, arguments.query)
-
-
-def _show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
-    """Print rows as a table for people or as JSON for programs."""
-    if as_json:
-        print(json.dumps(rows, indent=2, default=str, ensure_ascii=False))
-        return
-    print(title)
-    if not rows:
-        return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in rows[0]:
-        numeric = all(isinstance(row[column], int | float | None) for row in rows)
-        justify: Literal["left", "right"] = "right" if numeric else "left"
-        table.add_column(column, justify=justify, max_width=60, overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    # As wide as it is: a table of many columns squeezed into a terminal can't be read.
-    Console(width=1000, highlight=False, markup=False).print(table)
-
-
-def _cell(value: object) -> str:
-    """One value as plain text: no control character of a transcript reaches the terminal."""
-    if value is None:
-        return ""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+    show(rows, arguments.json, arguments.query)
