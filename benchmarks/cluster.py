@@ -71,7 +71,7 @@ def _check(folder: Path, copies: int) -> int:
     configfile.write_text(yaml.safe_dump(config), encoding="utf-8")
     url = connection_string(configuration.read(configfile)["database"]["url"], volume.root)
 
-    earmark = [sys.executable, "-c", "import sys; from earmark.cli import main; sys.exit(main())"]
+    earmark = [sys.executable, "-m", "earmark"]
     begun = time.monotonic()
     cycle = subprocess.Popen(
         [*earmark, "cycle", f"--configfile={configfile}", f"--directory={folder}"]

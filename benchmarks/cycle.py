@@ -146,8 +146,8 @@ def main() -> int:
                 missed.append(f"{what}: {ratio:.2f} times as long, allowed {MOST_RATIO:g}")
         for place in (without, with_history):
             subprocess.run(
-                [*(sys.executable, "-c"), "import sys; from earmark.cli import main; main()",
-                 *("database", "--stop", "--configfile", str(place.configfile))],
+                [*(sys.executable, "-m", "earmark", "database", "--stop"),
+                 *("--configfile", str(place.configfile))],
                 check=False, stdout=subprocess.DEVNULL,
             )  # fmt: skip
     return finish(max(results.values(), key=lambda result: result.ratio), missed)

@@ -140,8 +140,8 @@ def measure(way: Way, arrivals: Sequence[Arrival], trigger_seconds: float) -> Ou
         finally:
             slurm.clear(prefix, 0)
             subprocess.run(
-                [*(sys.executable, "-c"), "import sys; from earmark.cli import main; main()",
-                 *("database", "--stop", "--configfile", str(configfile))],
+                [*(sys.executable, "-m", "earmark", "database", "--stop"),
+                 *("--configfile", str(configfile))],
                 check=False, stdout=subprocess.DEVNULL,
             )  # fmt: skip
         return assess(arrivals, begun, gpu_uses(prefix))

@@ -1,8 +1,11 @@
 """Attempts and quarantine: what is counted, what is not, and when an archive is given up."""
 
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from earmark import attempts, catalogue, quarantine
 from earmark.attempts import failures
 from earmark.catalogue import Archive
 from earmark.database import connect
-from earmark.errors import EarmarkError, UnavailableError
+from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.source import FolderSource
 from earmark.stages import stage
 from earmark.volume import Volume
@@ -27,7 +30,8 @@ from earmark.source import FolderSource
 from earmark.stages import stage
 from earmark.volume import Volume
 volume = Volume(Path(sys.argv[1]))
-with stage("encode_opus", "a.tar", volume, volume.log("encode_opus", "a.tar")):
+with stage("encode_opus", "a.tar", volume, volume.log("encode_opus", "a.tar")) as lock:
+    lock.renew(waits_for=sys.argv[2])
     print("at work", flush=True)
     time.sleep(600)
 """
@@ -50,10 +54,10 @@ def fail(shared: Volume, error: BaseException, name: str = "encode_opus") -> Non
         work(shared, error, name)
 
 
-def killed(shared: Volume) -> None:
-    """Start a stage in another process and kill it at work."""
+def killed(shared: Volume, waits_for: str = "") -> None:
+    """Start a stage in another process and kill it at work, or while it waits."""
     before = failures(shared, NAME)
-    command = [sys.executable, "-c", STAGE, str(shared.root)]
+    command = [sys.executable, "-c", STAGE, str(shared.root), waits_for]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "at work\n"
@@ -77,6 +81,25 @@ def test_a_stage_that_was_killed_is_a_failure_as_soon_as_it_is_dead(shared: Volu
     assert len(failures(shared, NAME)) == 2
 
 
+@pytest.mark.parametrize("seen_at_once", [True, False])
+def test_a_stage_that_was_killed_while_it_waited_does_not_count(
+    shared: Volume, seen_at_once: bool
+) -> None:
+    killed(shared, waits_for="room")
+    if seen_at_once:
+        assert [failure.counts for failure in failures(shared, NAME)] == [False]
+    killed(shared)
+    assert [failure.counts for failure in failures(shared, NAME)] == [False, True]
+
+
+def test_an_attempt_that_could_not_be_written_down_leaves_the_former_one_as_it_was(
+    shared: Volume,
+) -> None:
+    fail(shared, ValueError("one"))
+    attempts.fail(shared, NAME, "two", counts=True)
+    assert [failure.reason for failure in failures(shared, NAME)] == ["ValueError: one"]
+
+
 def test_success_forgives_the_failures_of_that_stage_alone(shared: Volume) -> None:
     fail(shared, ValueError("one"), "fetch_archive")
     fail(shared, ValueError("two"), "encode_opus")
@@ -90,6 +113,7 @@ def test_success_forgives_the_failures_of_that_stage_alone(shared: Volume) -> No
         (RuntimeError("CUDA error"), True),
         (EarmarkError("the file can't be read"), True),
         (UnavailableError("the source doesn't answer"), False),
+        (SetupError("a policy was edited under its old name"), False),
         (OSError(28, "No space left on device"), False),
         (KeyboardInterrupt(), False),
     ],
@@ -142,6 +166,20 @@ def test_an_archive_is_given_up_after_so_many_failures_of_one_stage(shared: Volu
     assert quarantine.give_up(shared, [ARCHIVE], 3) == []
 
 
+def test_a_preview_of_what_is_given_up_changes_nothing(shared: Volume) -> None:
+    fail(shared, ValueError("no"))
+    (due,) = quarantine.failed_too_often(shared, [ARCHIVE], 1)
+    assert due.archive == NAME
+    assert quarantine.in_quarantine(shared) == []
+
+
+def test_failures_of_an_archive_do_not_count_against_the_one_that_replaced_it(
+    shared: Volume,
+) -> None:
+    fail(shared, ValueError("no"))
+    assert quarantine.give_up(shared, [replace(ARCHIVE, noted_at=time.time())], 1) == []
+
+
 def test_failures_that_do_not_count_give_nothing_up(shared: Volume) -> None:
     for _ in range(5):
         fail(shared, UnavailableError("the database is away"))
@@ -170,6 +208,14 @@ def test_releasing_what_is_not_in_quarantine_releases_nothing(shared: Volume) ->
     quarantine.give_up(shared, [ARCHIVE], 1)
     with pytest.raises(EarmarkError, match=r"'b\.tar' is not in quarantine; in it: a\.tar"):
         quarantine.release(shared, [NAME, "b.tar"])
+    assert [each.archive for each in quarantine.in_quarantine(shared)] == [NAME]
+
+
+def test_a_copied_file_holds_the_archive_of_its_own_name(shared: Volume) -> None:
+    fail(shared, ValueError("no"))
+    quarantine.give_up(shared, [ARCHIVE], 1)
+    shutil.copy(shared.quarantine(NAME), shared.quarantine("b.tar"))
+    quarantine.release(shared, ["b.tar"])
     assert [each.archive for each in quarantine.in_quarantine(shared)] == [NAME]
 
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from workflow_run import ROWS, Run, wait_for
 from earmark import REPOSITORY, locks, slurm
 from earmark.volume import Volume
 
-EARMARK = [sys.executable, "-c", "import sys; from earmark.cli import main; sys.exit(main())"]
+EARMARK = [sys.executable, "-m", "earmark"]
 
 
 class Cycle(Run):
@@ -113,9 +114,16 @@ def test_a_volume_that_is_not_mounted_is_not_made(run: Cycle) -> None:
 def test_archives_that_appear_meanwhile_are_taken_in_and_edits_of_the_config_wait(
     run: Cycle, source: Path, undisturbed: list[tuple]
 ) -> None:
+    policies = source.parent / "policies"
+    shutil.copytree(REPOSITORY / "config/policies", policies)
+    config = yaml.safe_load(run.configfile.read_text())
+    config["classify"]["policies"] = str(policies)
+    run.configfile.write_text(yaml.safe_dump(config))
     with run.begin() as process:
         wait_for(run.volume.log("fetch_archive", "small.tar"), "done in", process)
         run.configfile.write_text("asr: {name: [this is none")
+        for policy in policies.iterdir():
+            policy.write_text("No policy any more.")
         shutil.copy2(source / "small.tar", source / ".later.tar")
         with (source / ".later.tar").open("ab") as file:
             file.write(bytes(10240))  # another file, of the same members
@@ -161,7 +169,7 @@ def test_time_that_is_up_ends_a_driver_like_a_term_signal(run: Cycle) -> None:
 
 
 def test_an_archive_whose_stage_fails_makes_the_status_4_and_is_given_up_and_released(
-    run: Cycle, undisturbed: list[tuple]
+    run: Cycle, source: Path, undisturbed: list[tuple]
 ) -> None:
     config = yaml.safe_load(run.configfile.read_text())
     config["failure"] = {"max_attempts": 2}
@@ -177,6 +185,14 @@ def test_an_archive_whose_stage_fails_makes_the_status_4_and_is_given_up_and_rel
     assert run.query("SELECT name, status FROM archives") == [("small.tar", "quarantined")]
     code, said = run.run()
     assert code == 3, said
+    # What is in quarantine since then is no failure of a later cycle.
+    with tarfile.open(source / "more.tar", "w"):
+        pass
+    code, said = run.run()
+    assert code == 0, said
+    assert "1 archives were done, 0 failed" in said
+    (source / "more.tar").unlink()
+    run.query("DELETE FROM archives WHERE name = 'more.tar' RETURNING name")
     blocked.unlink()
     retry = [*EARMARK, "retry", "small.tar", "--configfile", str(run.configfile)]
     released = subprocess.run(retry, capture_output=True, text=True, check=True)

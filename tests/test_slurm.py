@@ -1,12 +1,17 @@
 """The workflow on a real SLURM cluster, and what that cluster promises."""
 
 import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from slurm_cluster import COMMAND, SlurmCluster, slurm_cluster
 from workflow_run import ROWS, STAGES, Run
+
+from earmark import cycle, slurm
+from earmark.volume import Volume
 
 __all__ = ["slurm_cluster"]
 
@@ -41,6 +46,42 @@ def test_a_job_above_its_memory_dies(slurm_cluster: SlurmCluster, tmp_path: Path
     assert "exceeded memory limit" in (tmp_path / job).read_text()
 
 
+def test_a_driver_that_ends_waits_for_no_job_that_has_not_begun_or_waits_itself(
+    slurm_cluster: SlurmCluster, tmp_path: Path
+) -> None:
+    volume = Volume(tmp_path)
+    prefix = slurm.job_prefix(tmp_path)
+    stage = f"""exec {sys.executable} - <<'END'
+import time
+from pathlib import Path
+from earmark.stages import stage
+from earmark.volume import Volume
+volume = Volume(Path({str(tmp_path)!r}))
+with stage("encode_opus", ARCHIVE, volume, Path("log")) as lock:
+    lock.renew(WAITS_FOR)
+    print("at work", flush=True)
+    time.sleep(100)
+END"""
+    jobs = {
+        waits_for: slurm_cluster.submit(
+            stage.replace("ARCHIVE", repr(f"{waits_for}.tar")).replace(
+                "WAITS_FOR", repr(waits_for)
+            ),
+            *(f"--job-name={prefix}_1", *options),
+            folder=tmp_path,
+        )
+        for waits_for, options in [("room", []), ("", []), ("a GPU", ["--begin=now+1hour"])]
+    }
+    for waits_for in ("room", ""):
+        slurm_cluster.wait_until_running(jobs[waits_for])
+        while "at work" not in (tmp_path / jobs[waits_for]).read_text():
+            time.sleep(0.1)
+    cycle.let_go(volume, prefix)
+    assert slurm_cluster.wait(jobs["room"], jobs["a GPU"]) == ["CANCELLED"] * 2
+    assert slurm_cluster.state(jobs[""]) == "RUNNING"
+    slurm.cancel([jobs[""]])
+
+
 def test_a_run_on_the_cluster_yields_what_a_run_on_one_machine_does(
     slurm_cluster: SlurmCluster,
     tmp_path: Path,
@@ -60,8 +101,9 @@ def test_a_run_on_the_cluster_yields_what_a_run_on_one_machine_does(
     ]
     placed = {comment.split("_wildcards_")[0]: place for comment, *place in jobs}
     assert placed.keys() == {f"rule_{stage}" for stage in STAGES}
-    assert placed["rule_fetch_archive"] == ["transfer", "transfer", "N/A"]
-    for stage in ("unpack_archive", "encode_opus", "load_pg"):
+    for stage in ("fetch_archive", "load_pg"):
+        assert placed[f"rule_{stage}"] == ["transfer", "transfer", "N/A"]
+    for stage in ("unpack_archive", "encode_opus"):
         assert placed[f"rule_{stage}"][0::2] == ["cpu", "N/A"]
     for stage in ("transcribe_audio", "classify_transcripts"):
         assert placed[f"rule_{stage}"][0::2] == ["gpu", "gres:gpu:l4:1"]

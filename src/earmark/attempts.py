@@ -14,6 +14,7 @@ from pathlib import Path
 
 from earmark import locks, slurm
 from earmark.files import whole
+from earmark.locks import Holder
 from earmark.room import ran_out
 from earmark.volume import Volume
 
@@ -51,8 +52,15 @@ class Attempt:
     counts: bool = True
 
 
-def begin(volume: Volume, archive: str, stage: str, log_file: Path) -> None:
+def begin(volume: Volume, archive: str, stage: str, log_file: Path, former: Holder | None) -> None:
     """Write down that a stage begins. To be called with the archive's lock held.
+
+    Args:
+        volume: The shared volume.
+        archive: Its name.
+        stage: As the rule is called.
+        log_file: The stage's log.
+        former: Who held the archive's lock before.
 
     Raises:
         OSError: the volume cannot be written.
@@ -67,8 +75,8 @@ def begin(volume: Volume, archive: str, stage: str, log_file: Path) -> None:
         driver=holder.token if holder else None,
         log=str(log_file),
     )
-    former = [_closed(each, volume) for each in _read(volume, archive)]
-    _write(volume, archive, [*former, attempt])
+    earlier = [_closed(each, volume, former) for each in _read(volume, archive)]
+    _write(volume, archive, [*earlier, attempt])
 
 
 def succeed(volume: Volume, archive: str, stage: str) -> None:
@@ -82,7 +90,8 @@ def fail(volume: Volume, archive: str, reason: str, counts: bool) -> None:
     if not found:  # it could not be written down that it began
         return
     *former, last = found
-    _write(volume, archive, [*former, replace(last, reason=reason[:1000], counts=counts)])
+    if last.reason is None:
+        _write(volume, archive, [*former, replace(last, reason=reason[:1000], counts=counts)])
 
 
 def forget(volume: Volume, archive: str) -> None:
@@ -101,7 +110,18 @@ def failures(volume: Volume, archive: str) -> list[Attempt]:
         return former
     if last.job is not None and slurm.end_of(last.job)[0] in _GOING_ON:
         return former
-    return [*former, _closed(last, volume)]
+    return [*former, _closed(last, volume, locks.last_holder_of(volume.archive_lock(archive)))]
+
+
+def waiting_jobs(volume: Volume) -> list[str]:
+    """SLURM's numbers of the jobs that wait within a stage, for room or for a server."""
+    found = []
+    for name in tried(volume):
+        holder = locks.holder_of(volume.archive_lock(name))
+        last = _read(volume, name)[-1:]
+        if holder and holder.waits_for and last and last[0].reason is None and last[0].job:
+            found.append(last[0].job)
+    return found
 
 
 def tried(volume: Volume) -> list[str]:
@@ -111,21 +131,34 @@ def tried(volume: Volume) -> list[str]:
     return sorted(name.removesuffix(".json") for name in names)
 
 
-def _closed(attempt: Attempt, volume: Volume) -> Attempt:
-    """An attempt whose process is gone, with the reason as far as it can be known."""
+def _closed(attempt: Attempt, volume: Volume, holder: Holder | None) -> Attempt:
+    """An attempt whose process is gone, with the reason as far as it can be known.
+
+    Args:
+        attempt: The attempt.
+        volume: The shared volume.
+        holder: Who held the archive's lock last.
+    """
     if attempt.reason is not None:
         return attempt
+    waited = ""
+    if holder and (holder.host, holder.process) == (attempt.host, attempt.process):
+        waited = holder.waits_for
     if attempt.job is not None:
         state, why = slurm.end_of(attempt.job)
         said = f"SLURM ended job {attempt.job}: {state}{f' ({why})' if why else ''}"
         if state in {"", "COMPLETED", *_GOING_ON}:
             said = f"SLURM job {attempt.job} ended without a word"
-        return replace(attempt, reason=said, counts=state not in _STOPPED)
+        if waited:
+            said += f", while it waited for {waited}"
+        # What SLURM has forgotten may have been cancelled.
+        counts = not waited and state not in {"", *_STOPPED}
+        return replace(attempt, reason=said, counts=counts)
     # Without SLURM a job is a child of its driver, and dies with it.
-    holder = locks.holder_of(volume.driver_lock)
-    if attempt.driver != (holder.token if holder else None):
+    driver = locks.holder_of(volume.driver_lock)
+    if attempt.driver != (driver.token if driver else None):
         return replace(attempt, reason="stopped with the run it belonged to", counts=False)
-    return replace(attempt, reason="its process ended without a word")
+    return replace(attempt, reason="its process ended without a word", counts=not waited)
 
 
 def _read(volume: Volume, archive: str) -> list[Attempt]:

@@ -5,11 +5,12 @@ that takes in archives as they appear until its time is up or nothing is left to
 """
 
 import logging
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 NOTHING_TO_DO = 3
 SOME_FAILED = 4
 
+#: How often it is looked whether the driver has ended, in s.
+_LOOK_SECONDS = 2.0
 #: Configurations and logs of so many former cycles are kept.
 _KEPT_RUNS = 50
 
@@ -67,18 +70,18 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
         return NOTHING_TO_DO
     driver.check_inputs(config)
     options = ["--profile", str(profile), "--directory", str(directory)]
-    if _executor(profile) == "slurm":
-        prefix = slurm.job_prefix(volume.root)
+    prefix = slurm.job_prefix(volume.root) if _executor(profile) == "slurm" else None
+    if prefix:
         options += ["--slurm-jobname-prefix", prefix]
         slurm.clear(prefix, config["cycle"]["await_minutes"] * 60)
     intake = catalogue.intake_of(config)
     archives = catalogue.discover(source_of(config), volume, intake).archives
-    quarantine.give_up(volume, archives, config["failure"]["max_attempts"])
+    quarantine.update(volume, archives, config)
     plan = catalogue.plan_run(archives, volume, intake)
     if not plan.now:
         logger.info("nothing to do: %d archives are known, none is pending", len(archives))
         return NOTHING_TO_DO
-    return _drive(config, volume, options, lock)
+    return _drive(config, volume, options, lock, prefix)
 
 
 def _executor(profile: Path) -> str:
@@ -93,18 +96,19 @@ def _executor(profile: Path) -> str:
         raise EarmarkError(f"the profile {path} is no mapping of options") from error
 
 
-def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -> int:
+def _drive(
+    config: Config, volume: Volume, options: Sequence[str], lock: Lock, prefix: str | None
+) -> int:
     """Run the driver, end it when its time is up, and tell what it has done."""
     began_at = time.time()
     name = datetime.fromtimestamp(began_at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
-    snapshot = volume.runs / f"{name}.yaml"
     log = volume.log("driver", name)
-    with whole(snapshot) as partial:
-        partial.write_text(yaml.safe_dump(config), encoding="utf-8")
-    for folder in (volume.runs, log.parent):
-        for path in sorted(folder.glob("*.*"))[:-_KEPT_RUNS]:
-            path.unlink(missing_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
+    snapshot = _snapshot(config, volume.runs / name)
+    for former in sorted(volume.runs.iterdir())[:-_KEPT_RUNS]:
+        shutil.rmtree(former)
+    for former in sorted(log.parent.glob("*.log"))[:-_KEPT_RUNS]:
+        former.unlink()
     command = [
         *(sys.executable, "-m", "snakemake", "cycle"),
         *("--snakefile", str(REPOSITORY / "workflow/Snakefile")),
@@ -112,12 +116,12 @@ def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -
     ]
     logger.info("the driver starts; its log is %s", log)
     with log.open("wb") as output, _Driver(command, output, lock) as process:
-        code = process.wait(config["cycle"]["max_hours"] * 3600)
+        code = process.wait(
+            config["cycle"]["max_hours"] * 3600,
+            at_end=lambda: let_go(volume, prefix) if prefix else None,
+        )
     done = receipts_since(volume, began_at)
-    failed = sorted(
-        {name for name in attempts.tried(volume) if attempts.failures(volume, name)}
-        | {each.archive for each in quarantine.in_quarantine(volume) if _is_new(each, began_at)}
-    )
+    failed = _failed_since(volume, began_at, process.stopped)
     logger.info("%d archives were done, %d failed", len(done), len(failed))
     if code < 0:
         raise EarmarkError(
@@ -129,6 +133,39 @@ def _drive(config: Config, volume: Volume, options: Sequence[str], lock: Lock) -
     if code and not process.stopped:
         raise EarmarkError(f"the driver ended with status {code}; see {log}")
     return 0
+
+
+def _snapshot(config: Config, folder: Path) -> Path:
+    """Copy the configuration and the policies, which jobs read when they start."""
+    policies = folder / "policies"
+    policies.mkdir(parents=True, exist_ok=True)
+    for path in Path(config["classify"]["policies"]).glob("*.md"):
+        shutil.copyfile(path, policies / path.name)
+    copied = config | {"classify": config["classify"] | {"policies": str(policies.resolve())}}
+    snapshot = folder / "config.yaml"
+    with whole(snapshot) as partial:
+        partial.write_text(yaml.safe_dump(copied), encoding="utf-8")
+    return snapshot
+
+
+def let_go(volume: Volume, prefix: str) -> None:
+    """Cancel what a driver that ends would wait for in vain, as it starts no other jobs.
+
+    These are jobs that have not begun, and those that wait for room that only other jobs could
+    make, or for a server.
+    """
+    waiting = [job.id for job in slurm.jobs(prefix) if job.state == "PENDING"]
+    slurm.cancel([*waiting, *attempts.waiting_jobs(volume)])
+
+
+def _failed_since(volume: Volume, moment: float, stopped: bool) -> list[str]:
+    """The archives that failed since a moment; what was cancelled by a stop did not."""
+    failed = {each.archive for each in quarantine.in_quarantine(volume) if _is_new(each, moment)}
+    for name in attempts.tried(volume):
+        for attempt in attempts.failures(volume, name):
+            if attempt.began_at >= moment and (attempt.counts or not stopped):
+                failed.add(name)
+    return sorted(failed)
 
 
 class _Driver:
@@ -164,14 +201,26 @@ class _Driver:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def wait(self, seconds: float) -> int:
-        """Wait for the end, and after some seconds ask for it; returns the exit status."""
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            logger.info("time is up (cycle.max_hours): running jobs may end, no others")
-            self._stop(signal.SIGTERM)
-        return self._process.wait()
+    def wait(self, seconds: float, at_end: Callable[[], None]) -> int:
+        """Wait for the end, and after some seconds ask for it; returns the exit status.
+
+        Args:
+            seconds: Until it is asked to end.
+            at_end: Called now and then from when it was asked to end.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return self._process.wait(_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                if not self.stopped and time.monotonic() >= deadline:
+                    logger.info("time is up (cycle.max_hours): running jobs may end, no others")
+                    self._stop(signal.SIGTERM)
+                if self.stopped:
+                    try:
+                        at_end()
+                    except EarmarkError as error:
+                        logger.warning("%s", error)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:

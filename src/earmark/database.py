@@ -23,7 +23,7 @@ from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
 from earmark import REPOSITORY, embedded_server
-from earmark.errors import EarmarkError, UnavailableError
+from earmark.errors import EarmarkError, SetupError, UnavailableError
 
 SQL = REPOSITORY / "sql"
 
@@ -198,7 +198,7 @@ def connect(
 
     Raises:
         UnavailableError: the database can't be reached, or the connection broke.
-        EarmarkError: the schema is not there, or the role may not do this.
+        SetupError: the schema is not there, or the role may not do this.
     """
     database = display(conninfo)
     connection = _open(conninfo, patience_seconds, waiting)
@@ -206,14 +206,14 @@ def connect(
         yield connection
         connection.commit()
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
-        raise EarmarkError(
+        raise SetupError(
             f"{database} lacks a table or column of this version ({_first_line(error)}); "
             "run `earmark migrate`"
         ) from error
     except psycopg2.errors.InsufficientPrivilege as error:
-        raise EarmarkError(f"{database}: {_first_line(error)}; grant it or use another role") from (
-            error
-        )
+        raise SetupError(
+            f"{database}: {_first_line(error)}; grant it or use another role"
+        ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise UnavailableError(
             f"{database} broke off: {_first_line(error)}; run again, nothing is stored twice"
@@ -329,11 +329,11 @@ def require_schema(connection: Connection) -> None:
     """Check that the schema is the one this version works with, or a newer one.
 
     Raises:
-        EarmarkError: it is missing or older.
+        SetupError: it is missing or older.
     """
     pending = _pending(connection, SQL / "migrations")
     if pending:
-        raise EarmarkError(
+        raise SetupError(
             f"the schema of the database {connection.info.dbname} lacks {', '.join(pending)}; "
             "run `earmark migrate`"
         )

@@ -60,8 +60,13 @@ class Work:
             check_inputs(config)
             source, intake = source_of(config), catalogue.intake_of(config)
             self._known = catalogue.discover(source, volume, intake).archives
-            quarantine.give_up(volume, self._known, config["failure"]["max_attempts"])
-            plan = catalogue.plan_run(self._known, volume, intake)
+            # A preview changes nothing, so they are given up when the run begins.
+            most = config["failure"]["max_attempts"]
+            given_up = {
+                each.archive for each in quarantine.failed_too_often(volume, self._known, most)
+            }
+            archives = [each for each in self._known if each.name not in given_up]
+            plan = catalogue.plan_run(archives, volume, intake)
             _preview(self._known, plan, source, intake)
             self._pending = {archive.name: archive for archive in plan.now}
         return list(self._pending.values())
@@ -80,8 +85,7 @@ class Work:
         """
         locks.hold_until_exit(self._volume.driver_lock)
         _prepare_database(self._config["database"]["url"], self._volume)
-        known = catalogue.read(self._volume).archives if self._known is None else self._known
-        self._tidy_up(known)
+        self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)
 
     def end(self) -> None:
         """Tidy up after the last job, at the source too if that is wanted.
@@ -91,12 +95,12 @@ class Work:
             OSError: the volume cannot be written.
         """
         archives = catalogue.read(self._volume).archives
-        quarantine.give_up(self._volume, archives, self._config["failure"]["max_attempts"])
         self._tidy_up(archives)
         if self._config["source"]["delete_after"]:
             delete_at_source(source_of(self._config), self._volume, archives)
 
     def _tidy_up(self, archives: Sequence[Archive]) -> None:
+        quarantine.give_up(self._volume, archives, self._config["failure"]["max_attempts"])
         url = self._config["database"]["url"]
         quarantine.record(self._volume, database.connection_string(url, self._volume.root))
         sweep(self._volume, archives, Retention(**self._config["retention"]))

@@ -15,6 +15,13 @@ class UnavailableError(EarmarkError):
     """
 
 
+class SetupError(EarmarkError):
+    """Something is wrong with what all archives share: the configuration, a model, the schema.
+
+    A person has to put it right, and no archive is to blame.
+    """
+
+
 def refused_by_system(error: OSError) -> str:
     """What the operating system refused, in a sentence."""
     where = f" {error.filename}" if error.filename else ""

@@ -11,7 +11,6 @@ from typing import Any
 
 from earmark import catalogue, quarantine
 from earmark.catalogue import Archive, Catalogue
-from earmark.database import connection_string
 from earmark.errors import EarmarkError
 from earmark.source import source_of
 from earmark.volume import Volume
@@ -49,6 +48,7 @@ class Feed(Queue[Any]):
         self._intake = catalogue.intake_of(config)
         self._source = source_of(config)
         self._known: Catalogue | None = None  # what the source is known to have
+        self._plan: list[Archive] = []  # what of it is to be done, in its order
         self._polled_at = self._busy_at = 0.0
         self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
         self._started = threading.Event()
@@ -66,7 +66,10 @@ class Feed(Queue[Any]):
         try:
             while time.monotonic() - self._busy_at < self._config["cycle"]["idle_minutes"] * 60:
                 time.sleep(min(_LOOK_SECONDS, max(self._intake.poll_seconds, 1.0)))
-                self._look()
+                try:
+                    self._look()
+                except (EarmarkError, OSError) as error:
+                    logger.warning("%s; looking again soon", error)
             logger.info("nothing is left to do; no more archives are taken")
         except Exception:
             logger.exception("no more archives are taken")
@@ -80,19 +83,19 @@ class Feed(Queue[Any]):
         except EarmarkError as error:
             logger.warning("%s; going on with what is known", error)
         volume = self._volume
-        config = self._config
         archives = self._known.archives if self._known else []
-        if quarantine.give_up(volume, archives, config["failure"]["max_attempts"]):
-            quarantine.record(volume, connection_string(config["database"]["url"], volume.root))
+        quarantine.update(volume, archives, self._config)
         failed = self._failed()
         in_work = [
             archive
             for archive in self.taken.values()
             if archive.name not in failed and catalogue.is_pending(archive, volume)
         ]
-        everything = replace(self._intake, batch=len(archives) + 1)
-        plan = catalogue.plan_run(archives, volume, everything)
-        waiting = [archive for archive in plan.now if archive.name not in self.taken]
+        waiting = [
+            archive
+            for archive in self._plan
+            if archive.name not in self.taken and catalogue.is_pending(archive, volume)
+        ]
         fresh = waiting[: max(0, self._intake.batch - len(in_work))]
         for archive in fresh:
             self.taken[archive.name] = archive
@@ -106,12 +109,19 @@ class Feed(Queue[Any]):
             self._busy_at = time.monotonic()
 
     def _poll(self) -> None:
-        if self._known is None:  # the cycle has just polled
-            self._known = catalogue.read(self._volume)
-            self._polled_at = time.monotonic()
-        if time.monotonic() - self._polled_at < self._intake.poll_seconds:
+        """List the source if it is time, and plan: that reads folders that grow for ever."""
+        first = self._known is None
+        if not first and time.monotonic() - self._polled_at < self._intake.poll_seconds:
             return
         self._polled_at = time.monotonic()
-        self._known = catalogue.poll(
-            self._source, self._volume, self._intake.poll_seconds, self._known, self.taken
-        )
+        try:
+            if first:  # the cycle has just polled
+                self._known = catalogue.read(self._volume)
+            else:
+                self._known = catalogue.poll(
+                    self._source, self._volume, self._intake.poll_seconds, self._known, self.taken
+                )
+        finally:
+            archives = self._known.archives if self._known else []
+            everything = replace(self._intake, batch=len(archives) + 1)
+            self._plan = catalogue.plan_run(archives, self._volume, everything).now

@@ -74,13 +74,20 @@ class Lock:
     Attributes:
         descriptor: Of the lock's file. A child that inherits it holds the lock too.
         holder: What the file says.
+        former: What it said before: how the last holder left it.
     """
 
     def __init__(
-        self, path: Path, descriptor: int, holder: Holder, lease_seconds: float | None
+        self,
+        path: Path,
+        descriptor: int,
+        holder: Holder,
+        lease_seconds: float | None,
+        former: Holder | None = None,
     ) -> None:
         self.descriptor = descriptor
         self.holder = holder
+        self.former = former
         self._path = path
         self._lease_seconds = lease_seconds
         self.renew()
@@ -132,7 +139,7 @@ def exclusive(path: Path, purpose: str = "", lease_seconds: float | None = None)
             until=None,
             token=former.token if former else uuid4().hex,
         )
-        lock = Lock(path, descriptor, holder, lease_seconds)
+        lock = Lock(path, descriptor, holder, lease_seconds, former)
         try:
             yield lock
         finally:
@@ -174,8 +181,11 @@ def is_held(path: Path) -> bool:
 
 def holder_of(path: Path) -> Holder | None:
     """Who holds the lock ``path``; None if nobody does, or nobody said so."""
-    if not is_held(path):
-        return None
+    return last_holder_of(path) if is_held(path) else None
+
+
+def last_holder_of(path: Path) -> Holder | None:
+    """Who holds the lock ``path`` or held it last; one that was killed left it as it was."""
     with suppress(FileNotFoundError):
         return _parse(path.read_bytes())
     return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from earmark.configuration import Config, is_folder
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, SetupError
 from earmark.snapshots import Snapshot
 
 
@@ -60,7 +60,7 @@ class Model:
         from faster_whisper.utils import _MODELS  # takes a second
 
         if self.name not in _MODELS:
-            raise EarmarkError(
+            raise SetupError(
                 f"{self.key} is '{self.name}', which is neither a Whisper model ("
                 f"{', '.join(_MODELS)}) nor owner/name on the hub nor a folder that is there"
             )
@@ -115,14 +115,14 @@ def find(model: Model) -> Found:
         model: The model.
 
     Raises:
-        EarmarkError: it isn't, or not whole; the message says what to do.
+        SetupError: it isn't, or not whole; the message says what to do.
     """
     if model.is_folder:
         check_folder(model)
         return Found(model.name, None)
     snapshot = _fetched(model)
     for damage in snapshot.damage(by_size=True):
-        raise EarmarkError(_remedy(model, snapshot, damage))
+        raise SetupError(_remedy(model, snapshot, damage))
     return Found(str(snapshot.folder), snapshot.commit)
 
 
@@ -169,7 +169,7 @@ def _fetched(model: Model) -> Snapshot:
     snapshot = Snapshot.of(model.repository, model.revision)
     if snapshot is None:
         wanted = f" at revision {model.revision}" if model.revision else ""
-        raise EarmarkError(
+        raise SetupError(
             f"{model.key} names {model.repository}, which has not been fetched{wanted}; run "
             "`earmark models fetch` with this configuration where the model hub can be reached "
             "(HF_HOME says where models lie, and must be the same there and here)"
@@ -188,16 +188,16 @@ def check_folder(model: Model) -> None:
     """Check a model that is named by a folder.
 
     Raises:
-        EarmarkError: it is not there (a library would take the path for a name on the hub), or
+        SetupError: it is not there (a library would take the path for a name on the hub), or
             a revision is given, which only a model of the hub has.
     """
     if not (Path(model.name) / model.file).is_file():
-        raise EarmarkError(
+        raise SetupError(
             f"{model.key} names the folder {model.name}, which is missing or holds no "
             f"{model.file}; correct the path or put the model there"
         )
     if model.revision is not None:
-        raise EarmarkError(
+        raise SetupError(
             f"{model.pin} pins a model of the hub, but {model.key} names the folder {model.name}; "
             f"set {model.pin} to null"
         )

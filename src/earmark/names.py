@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from earmark.configuration import Config
-from earmark.errors import EarmarkError
+from earmark.errors import SetupError
 from earmark.files import whole
 from earmark.policy import Policy
 from earmark.volume import Volume
@@ -37,14 +37,14 @@ class Name:
         """Check that the name doesn't stand for something else already.
 
         Raises:
-            EarmarkError: it does, or its record is damaged.
+            SetupError: it does, or its record is damaged; no archive is to blame for that.
         """
         try:
             known = dict(json.loads(self.record.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return
         except (ValueError, TypeError) as error:
-            raise EarmarkError(
+            raise SetupError(
                 f"{self.record}, which says what {self.key} '{self.name}' stands for, is damaged "
                 f"({error}); restore it, or change {self.key}"
             ) from error
@@ -54,7 +54,7 @@ class Name:
             if known.get(fact) != self.facts.get(fact)
         )
         if changed:
-            raise EarmarkError(
+            raise SetupError(
                 f"{self.key} '{self.name}' was used before with another {', '.join(changed)} (see "
                 f"{self.record}); choose a new {self.key} for the new settings, or take the change "
                 "back"
@@ -64,7 +64,7 @@ class Name:
         """Record what the name stands for, once there is a result under it.
 
         Raises:
-            EarmarkError: see :meth:`check`.
+            SetupError: see :meth:`check`.
         """
         self.check()
         if not self.record.exists():

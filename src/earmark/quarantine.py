@@ -10,14 +10,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from earmark import attempts
 from earmark.attempts import Attempt
 from earmark.catalogue import Archive, is_pending
-from earmark.database import connect
+from earmark.configuration import Config
+from earmark.database import connect, connection_string
 from earmark.errors import EarmarkError, UnavailableError
 from earmark.files import whole
 from earmark.volume import Volume
@@ -70,6 +71,22 @@ class Quarantined:
     attempts: Sequence[dict[str, object]] = ()
 
 
+def update(volume: Volume, archives: Sequence[Archive], config: Config) -> None:
+    """Give up the archives of which one stage has failed too often, and tell the database.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Raises:
+        EarmarkError: as :func:`record`.
+        OSError: the volume cannot be written.
+    """
+    if give_up(volume, archives, config["failure"]["max_attempts"]):
+        record(volume, connection_string(config["database"]["url"], volume.root))
+
+
 def give_up(volume: Volume, archives: Sequence[Archive], max_attempts: int) -> list[Quarantined]:
     """Put the archives into quarantine of which one stage has failed too often.
 
@@ -84,27 +101,45 @@ def give_up(volume: Volume, archives: Sequence[Archive], max_attempts: int) -> l
     Raises:
         OSError: the volume cannot be written.
     """
+    new = failed_too_often(volume, archives, max_attempts)
+    for each in new:
+        path = volume.quarantine(each.archive)
+        with whole(path) as partial:
+            partial.write_text(json.dumps(asdict(each), indent=1) + "\n", encoding="utf-8")
+        logger.error(
+            "%s: in quarantine after %s; see %s, and release it with `earmark retry %s`",
+            each.archive, each.reason, path, each.archive,
+        )  # fmt: skip
+    return new
+
+
+def failed_too_often(
+    volume: Volume, archives: Sequence[Archive], max_attempts: int
+) -> list[Quarantined]:
+    """The pending archives that are due for quarantine; nothing is changed.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+        max_attempts: So many failures of one stage are too many.
+    """
     known = {archive.name: archive for archive in archives}
-    new = []
+    found = []
     for name in attempts.tried(volume):
         archive = known.get(name)
         if archive is None or not is_pending(archive, volume):
             continue
-        failed = attempts.failures(volume, name)
+        # Failures of what had this name before are none of this archive's.
+        failed = [
+            attempt
+            for attempt in attempts.failures(volume, name)
+            if attempt.began_at >= archive.noted_at
+        ]
         stages = Counter(attempt.stage for attempt in failed if attempt.counts)
         if not stages or max(stages.values()) < max_attempts:
             continue
-        stage = stages.most_common(1)[0][0]
-        found = _describe(archive, stage, failed)
-        with whole(volume.quarantine(name)) as partial:
-            partial.write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
-        logger.error(
-            "%s: in quarantine after %d failures of %s, the last: %s; see %s, and release it with "
-            "`earmark retry %s`", name, stages[stage], stage, found.reason,
-            volume.quarantine(name), name
-        )  # fmt: skip
-        new.append(found)
-    return new
+        found.append(_describe(archive, stages.most_common(1)[0][0], failed))
+    return found
 
 
 def in_quarantine(volume: Volume) -> list[Quarantined]:
@@ -114,7 +149,10 @@ def in_quarantine(volume: Volume) -> list[Quarantined]:
     for path in sorted(folder.glob("[!.]*.json")) if folder.is_dir() else ():
         name = path.name.removesuffix(".json")
         try:
-            found.append(Quarantined(**json.loads(path.read_text(encoding="utf-8"))))
+            said = Quarantined(**json.loads(path.read_text(encoding="utf-8")))
+            found.append(replace(said, archive=name))  # a person may have copied the file
+        except FileNotFoundError:  # released meanwhile
+            continue
         except (ValueError, TypeError):
             found.append(Quarantined(name, reason="put there by a person"))
     return found

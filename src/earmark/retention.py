@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from earmark import catalogue, locks
+from earmark import attempts, catalogue, locks
 from earmark.catalogue import Archive, History
 from earmark.errors import EarmarkError
 from earmark.source import Listed, Source, SourceUnreachableError
@@ -89,6 +89,9 @@ def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> 
         name = path.name.removesuffix(".lock")
         if name not in pending and not name.startswith("."):
             locks.remove(path)
+    for name in attempts.tried(volume):
+        if name not in pending:
+            attempts.forget(volume, name)
 
 
 def leftovers(

@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 #: How long one command may take; slurmctld itself gives up an answer after ten seconds.
 _TIMEOUT_SECONDS = 60
 _LOOK_SECONDS = 2.0
+#: How long a job that was cancelled may take to end.
+_TO_END_SECONDS = 300
 #: States of squeue(1) in which a job holds nothing and starts nothing any more.
 _OVER = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL"),
@@ -95,12 +97,11 @@ def clear(prefix: str, await_seconds: float) -> int:
         How many there were.
 
     Raises:
-        EarmarkError: SLURM doesn't answer, or a job does not end within five minutes after
-            it was cancelled.
+        EarmarkError: SLURM doesn't answer, or a job does not end though it was cancelled.
     """
     left = jobs(prefix)
-    count, begun, told = len(left), time.monotonic(), False
-    cancelled_at: float | None = None
+    count, told, cancelled = len(left), False, False
+    patience_over = time.monotonic() + await_seconds
     while left:
         waiting = [job.id for job in left if job.state == "PENDING"]
         cancel(waiting)
@@ -113,13 +114,13 @@ def clear(prefix: str, await_seconds: float) -> int:
                 len(running), await_seconds / 60, ", ".join(job.comment for job in running)
             )  # fmt: skip
             told = True
-        if running and cancelled_at is None and time.monotonic() - begun >= await_seconds:
+        if running and not cancelled and time.monotonic() >= patience_over:
             logger.warning("cancelling %d jobs of a former run", len(running))
             cancel([job.id for job in running])
-            cancelled_at = time.monotonic()
-        if cancelled_at is not None and time.monotonic() - cancelled_at > 300:
+            cancelled = True
+        if time.monotonic() >= patience_over + _TO_END_SECONDS:
             raise EarmarkError(
-                f"SLURM job {running[0].id} of a former run does not end, though it was cancelled; "
+                f"SLURM job {left[0].id} of a former run does not end, though it was cancelled; "
                 "see `scontrol show job`, and the node it is on"
             )
         time.sleep(_LOOK_SECONDS)

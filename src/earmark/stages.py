@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from earmark import attempts, locks, logs, slurm
-from earmark.errors import EarmarkError, UnavailableError, refused_by_system
-from earmark.locks import Lock
+from earmark.errors import EarmarkError, SetupError, UnavailableError, refused_by_system
+from earmark.locks import Holder, Lock
 from earmark.room import ran_out
 from earmark.volume import Volume
 
@@ -46,7 +46,7 @@ def stage(
         logger.info("%s: started (%s)", archive, _where())
         with (
             locks.exclusive(volume.archive_lock(archive), name, lease_seconds) as lock,
-            _counted(name, archive, volume, log_file),
+            _counted(name, archive, volume, log_file, lock.former),
         ):
             yield lock
     except EarmarkError as error:
@@ -75,16 +75,18 @@ def _where() -> str:
 
 
 @contextmanager
-def _counted(name: str, archive: str, volume: Volume, log_file: Path) -> Iterator[None]:
+def _counted(
+    name: str, archive: str, volume: Volume, log_file: Path, former: Holder | None
+) -> Iterator[None]:
     """Write down that a stage is tried, and why it failed if it does."""
     if volume.quarantine(archive).exists():
         raise EarmarkError(f"it is in quarantine; `earmark retry {archive}` releases it")
-    attempts.begin(volume, archive, name, log_file)
+    attempts.begin(volume, archive, name, log_file, former)
     try:
         yield
     except BaseException as error:
         full = isinstance(error, OSError) and ran_out(error)
-        blameless = full or isinstance(error, UnavailableError | KeyboardInterrupt)
+        blameless = full or isinstance(error, UnavailableError | SetupError | KeyboardInterrupt)
         reason = (
             str(error) if isinstance(error, EarmarkError) else f"{type(error).__name__}: {error}"
         )
