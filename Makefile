@@ -93,7 +93,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow benchmarks
 	$(BIN)/snakemake $(DEMO) --lint
-	$(BIN)/shellcheck -x .ci/run deploy/one-machine/slurm $(addprefix deploy/cluster/,setup-coordinator \
+	$(BIN)/shellcheck -x .ci/run deploy/one-machine/slurm $(addprefix deploy/cluster/,earmark-command setup-coordinator \
 	  setup-transfer setup-worker download-models node-health steps.sh)
 
 format: $(READY)

@@ -210,13 +210,17 @@ install_secret() {
   [[ -n $make ]] ||
     remedy="copy it from $COORDINATOR_NAME (docs/deploy.md, \"The two secrets\") and run this again"
   secret_is_right() {
-    [[ -s $root$path && $(stat --format %a "$root$path") == 600 ]] && owned "$owner" "$path"
+    [[ -s $root$path && ! -L $root$path && $(stat --format %a "$root$path") == 600 ]] &&
+      owned "$owner" "$path"
   }
   write_secret() {
+    local new
+    # Its folder may belong to a user, who must not lead root elsewhere by a link.
+    [[ ! -L $root$path ]] || return 1
     if [[ ! -s $root$path ]]; then
       [[ -n $make ]] || return 1
-      mkdir --parents "$(dirname "$root$path")" &&
-        (umask 077 && $make "$root$path.new") && mv "$root$path.new" "$root$path" || return 1
+      mkdir --parents "$(dirname "$root$path")" && new=$(mktemp "$root$path.XXXXXX") &&
+        $make "$new" && mv "$new" "$root$path" || return 1
     fi
     chmod 600 "$root$path" && own "$owner" "$root$path" && changed+="$path "
   }
@@ -353,12 +357,13 @@ volume_by_nfs() {
 
 # The checkout and what `make` makes in it.
 python_environment() {
-  checkout_is_there() { [[ -e $EARMARK_CHECKOUT/Makefile ]]; }
+  # As the service user: over NFS root is a nobody, who may not look into the volume.
+  checkout_is_there() { as_user test -e "$EARMARK_CHECKOUT/Makefile"; }
   on_machine "the checkout in $EARMARK_CHECKOUT" checkout_is_there '' \
     "clone the repository there as $EARMARK_USER"
   environment_is_made() {
-    [[ -e $EARMARK_CHECKOUT/.venv/.ready ]] &&
-      [[ ! $EARMARK_CHECKOUT/requirements.lock -nt $EARMARK_CHECKOUT/.venv/.ready ]] &&
+    as_user test -e "$EARMARK_CHECKOUT/.venv/.ready" &&
+      ! as_user test "$EARMARK_CHECKOUT/requirements.lock" -nt "$EARMARK_CHECKOUT/.venv/.ready" &&
       as_user "$EARMARK_CHECKOUT/.venv/bin/earmark" --version > /dev/null
   }
   make_environment() { as_user make --directory "$EARMARK_CHECKOUT" .venv/.ready; }

@@ -86,9 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--configfile",
         type=Path,
-        default=configuration.DEFAULT_FILE,
+        default=Path(os.environ.get("EARMARK_CONFIG", configuration.DEFAULT_FILE)),
         metavar="FILE",
-        help="the same file that snakemake is given (default: config/config.yaml)",
+        help="the same file that snakemake is given (default: EARMARK_CONFIG from the "
+        "environment, else config/config.yaml)",
     )
     as_json = argparse.ArgumentParser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON instead of a table")
