@@ -21,13 +21,12 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.gpu_uses import Use, gpu_uses
 from benchmarks.report import progress
+from benchmarks.slurm import Use, cluster, gpu_uses
 from earmark import REPOSITORY, configuration, slurm
 from earmark.database import connect, connection_string
 from earmark.volume import Volume
 
-CLUSTER = REPOSITORY / "deploy/one-machine/slurm"
 DEMO = REPOSITORY / "demo"
 EXPECTED = json.loads((DEMO / "expected.json").read_text(encoding="utf-8"))["archives"]
 GPU_STAGES = ("transcribe_audio", "classify_transcripts")
@@ -41,16 +40,13 @@ STATUSES = """
 def main() -> int:
     """Run and check; returns the exit status."""
     options = _options()
-    was_up = subprocess.run([CLUSTER, "status"], capture_output=True, check=False).returncode == 0
-    subprocess.run([CLUSTER, "up"], check=True, stdout=sys.stderr)
-    try:
-        with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as name:
-            folder = Path(name)
-            folder.chmod(0o711)  # the embedded PostgreSQL runs as another user
-            return _check(folder, options.copies)
-    finally:
-        if not was_up:
-            subprocess.run([CLUSTER, "down"], check=True, stdout=sys.stderr)
+    with (
+        cluster(),
+        tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as name,
+    ):
+        folder = Path(name)
+        folder.chmod(0o711)  # the embedded PostgreSQL runs as another user
+        return _check(folder, options.copies)
 
 
 def _check(folder: Path, copies: int) -> int:

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -38,8 +38,8 @@ from typing import IO, Literal
 
 import yaml
 
-from benchmarks.gpu_uses import Use, gpu_uses
 from benchmarks.report import Result, finish, progress
+from benchmarks.slurm import Use, cluster, gpu_uses
 from earmark import REPOSITORY, slurm
 
 MOST_IDLE = 0.05
@@ -53,7 +53,6 @@ AT_FIRST = 8
 ARRIVING = 0.6
 
 PROFILE = REPOSITORY / "profiles/slurm"
-CLUSTER = REPOSITORY / "deploy/one-machine/slurm"
 
 Way = Literal["fed", "plain"]
 
@@ -79,12 +78,14 @@ class Outcome:
 
     Attributes:
         idle: Share of their time without a job while there was a backlog, 0 to 1.
+        idle_at_least: The same while there was an archive for each GPU, but maybe no more.
         start_up: Share of the time with a job that was not its work, 0 to 1.
         backlog_seconds: For how long there was a backlog.
         seconds: From the first archive to the end of the last GPU job.
     """
 
     idle: float
+    idle_at_least: float
     start_up: float
     backlog_seconds: float
     seconds: float
@@ -158,26 +159,39 @@ def assess(arrivals: Sequence[Arrival], begun: float, uses: Sequence[Use]) -> Ou
     ends: dict[str, float] = {}
     for use in uses:
         ends[use.archive] = max(use.end, ends.get(use.archive, 0.0))
-    moments = sorted(
-        {*ends.values(), *(begun + each.at for each in arrivals)}
-        | {moment for use in uses for moment in (use.start, use.end)}
-    )
-    in_use_at_once = busy = possible = backlog_seconds = 0.0
-    for start, end in pairwise(moments):
-        busy_now = sum(use.start <= start < use.end for use in uses)
-        in_use_at_once = max(in_use_at_once, busy_now)
-        waiting = sum(begun + each.at <= start < ends[each.name] for each in arrivals)
-        if in_use_at_once == GPUS and waiting >= BACKLOG:
-            backlog_seconds += end - start
-            busy += busy_now * (end - start)
-            possible += GPUS * (end - start)
+    idle, backlog_seconds = _idle(arrivals, begun, uses, ends, BACKLOG)
     held = sum(use.end - use.start for use in uses)
     return Outcome(
-        idle=1 - busy / possible,
+        idle=idle,
+        idle_at_least=_idle(arrivals, begun, uses, ends, GPUS)[0],
         start_up=1 - sum(map(sum, (each.lengths for each in arrivals))) / held,
         backlog_seconds=backlog_seconds,
         seconds=max(ends.values()) - begun,
     )
+
+
+def _idle(
+    arrivals: Sequence[Arrival],
+    begun: float,
+    uses: Sequence[Use],
+    ends: Mapping[str, float],
+    backlog: int,
+) -> tuple[float, float]:
+    """Share of the GPUs' time unused while so many archives need one, and for how long they do."""
+    moments = sorted(
+        {*ends.values(), *(begun + each.at for each in arrivals)}
+        | {moment for use in uses for moment in (use.start, use.end)}
+    )
+    most_at_once = 0
+    busy = seconds = 0.0
+    for start, end in pairwise(moments):
+        busy_now = sum(use.start <= start < use.end for use in uses)
+        most_at_once = max(most_at_once, busy_now)
+        waiting = sum(begun + each.at <= start < ends[each.name] for each in arrivals)
+        if most_at_once == GPUS and waiting >= backlog:
+            seconds += end - start
+            busy += busy_now * (end - start)
+    return 1 - busy / (GPUS * seconds), seconds
 
 
 @contextmanager
@@ -232,23 +246,18 @@ def main() -> int:
     """Measure and check the bar; returns the exit status."""
     options = _options()
     arrivals = draw(options.archives, options.seed)
-    was_up = subprocess.run([CLUSTER, "status"], capture_output=True, check=False).returncode == 0
-    subprocess.run([CLUSTER, "up"], check=True, stdout=sys.stderr)
     outcomes: dict[Way, Outcome] = {}
-    try:
-        ways: tuple[Way, ...] = ("fed", "plain")
+    ways: tuple[Way, ...] = ("fed", "plain")
+    with cluster():
         for way in ways:
             outcomes[way] = outcome = measure(way, arrivals, options.trigger_seconds)
             print(
                 f"{way}: {outcome.idle:.1%} of the GPUs' time unused in "
-                f"{outcome.backlog_seconds:.0f} s with a backlog; all done after "
-                f"{outcome.seconds:.0f} s; {outcome.start_up:.0%} of the time in use was jobs' "
-                "start-up",
+                f"{outcome.backlog_seconds:.0f} s with a backlog ({outcome.idle_at_least:.1%} with "
+                f"one archive for each GPU); all done after {outcome.seconds:.0f} s; "
+                f"{outcome.start_up:.0%} of the time in use was jobs' start-up",
                 flush=True,
             )
-    finally:
-        if not was_up:
-            subprocess.run([CLUSTER, "down"], check=True, stdout=sys.stderr)
     ours, baseline = outcomes["fed"].idle, outcomes["plain"].idle
     missed = []
     if ours > MOST_IDLE:

@@ -4,25 +4,13 @@
 
 
 include: "../workflow/rules/common.smk"
+include: "../workflow/rules/driver.smk"
 
 
 def seconds(archive, stage):
     return archive.removesuffix(".tar").split("_")[
         {"transcribe": 2, "classify": 3}[stage]
     ]
-
-
-rule all:
-    default_target: True
-    input:
-        lambda wildcards: receipts_of(explained(work.pending)),
-
-
-if work:
-
-    rule cycle:
-        input:
-            from_queue(work.feed, finish_sentinel=work.feed.end),
 
 
 rule fetch_archive:
@@ -92,15 +80,3 @@ rule load_pg:
     priority: lambda wildcards: 5 + urgency(wildcards.archive)
     shell:
         "cp {input.entry} {output}"
-
-
-onstart:
-    explained(work.begin)
-
-
-onsuccess:
-    explained(work.end)
-
-
-onerror:
-    explained(work.end)

@@ -1,9 +1,16 @@
-"""Who had which GPU when, as SLURM remembers it."""
+"""The SLURM cluster of deploy/one-machine, and who had which of its GPUs when."""
 
 import re
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+
+from earmark import REPOSITORY
+
+_COMMAND = REPOSITORY / "deploy/one-machine/slurm"
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,18 @@ class Use:
     node: str
     start: float
     end: float
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """The cluster during the block: brought up unless it is, and then taken down again."""
+    was_up = subprocess.run([_COMMAND, "status"], capture_output=True, check=False).returncode == 0
+    subprocess.run([_COMMAND, "up"], check=True, stdout=sys.stderr)
+    try:
+        yield
+    finally:
+        if not was_up:
+            subprocess.run([_COMMAND, "down"], check=True, stdout=sys.stderr)
 
 
 def gpu_uses(prefix: str) -> list[Use]:
