@@ -7,6 +7,12 @@ include: "../workflow/rules/common.smk"
 include: "../workflow/rules/driver.smk"
 
 
+rule all:
+    default_target: True
+    input:
+        lambda wildcards: receipts_of(explained(work.pending)),
+
+
 def seconds(archive, stage):
     return archive.removesuffix(".tar").split("_")[
         {"transcribe": 2, "classify": 3}[stage]

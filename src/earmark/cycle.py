@@ -123,7 +123,8 @@ def _drive(
     done = receipts_since(volume, began_at)
     failed = _failed_since(volume, began_at, process.stopped)
     logger.info("%d archives were done, %d failed", len(done), len(failed))
-    if code < 0:
+    # One that is asked to end before it listens is killed, and has done nothing yet.
+    if code < 0 and not (process.stopped and code == -signal.SIGTERM):
         raise EarmarkError(
             f"the driver was killed ({signal.Signals(-code).name}); the next cycle goes on"
         )

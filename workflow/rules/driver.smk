@@ -1,11 +1,5 @@
-# What the one process does that schedules jobs: before the first, after the last, and the two
-# ways to work: through what is pending, or fed with archives as they appear (`earmark cycle`).
-
-
-rule all:
-    default_target: True
-    input:
-        lambda wildcards: receipts_of(explained(work.pending)),
+# What the one process does that schedules jobs: before the first and after the last, and the way
+# to work of `earmark cycle`, fed with archives as they appear.
 
 
 if work:
