@@ -222,6 +222,7 @@ def test_an_interrupt_ends_the_driver_also_where_a_shell_has_it_ignored(
         wait_for(run.volume.log("fetch_archive", "small.tar"), "done in", process)
         process.send_signal(signal.SIGINT)
         said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "stopping; running jobs are cancelled" in said
     assert "0 archives were done" in said
     assert not locks.is_held(run.volume.driver_lock)

@@ -170,7 +170,7 @@ def test_however_a_driver_ends_the_next_one_goes_on(
     os.kill(driver.process, signal.SIGKILL)
 
     # SIGINT: the running job is cancelled, and its archive not done.
-    with run.cycle(0) as process:
+    with run.cycle(130) as process:
         run.wait_for_stage("transcribe_audio")
         assert slurm.end_of(orphan.id)[0] == "COMPLETED"
         (job,) = slurm.jobs(run.jobs)

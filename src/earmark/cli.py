@@ -123,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "cycle", _cycle,
         "Run the cluster's workflow on archives as they appear, until cycle.max_hours are over "
         "or nothing is left; for cron or a timer. Exit status 0: worked; 2: could not run; 3: "
-        "nothing to do, or a driver is at work already; 4: some archives failed. SIGTERM lets "
-        "running jobs end, SIGINT cancels them.",
+        "nothing to do, or a driver is at work already; 4: some archives failed; 130: interrupted. "
+        "SIGTERM lets running jobs end, SIGINT cancels them.",
     )  # fmt: skip
     run.add_argument(
         "--profile", type=Path, default=REPOSITORY / "profiles/slurm", metavar="FOLDER",
@@ -194,8 +194,16 @@ def _volume(config: Config) -> Volume:
     return Volume(Path(config["volume"]["root"]))
 
 
+def _mounted(config: Config) -> Volume:
+    """The volume, for commands that would make another one where it is missing."""
+    volume = _volume(config)
+    if not volume.root.is_dir():
+        raise EarmarkError(f"there is no {volume.root} (volume.root); is the volume mounted?")
+    return volume
+
+
 def _connection(config: Config) -> str:
-    return database.connection_string(config["database"]["url"], _volume(config).root)
+    return database.connection_string(config["database"]["url"], _mounted(config).root)
 
 
 def _existing(config: Config) -> str:
@@ -240,7 +248,7 @@ def _cycle(config: Config, arguments: argparse.Namespace) -> int:
 
 
 def _retry(config: Config, arguments: argparse.Namespace) -> None:
-    volume = _volume(config)
+    volume = _mounted(config)
     held = quarantine.in_quarantine(volume)
     if arguments.all and arguments.archives:
         raise EarmarkError("name archives or give --all, not both")
@@ -374,6 +382,7 @@ def _database(config: Config, arguments: argparse.Namespace) -> None:
     if arguments.stop:
         print(database.stop_embedded(root))
         return
+    _mounted(config)
     # Whoever takes the address will want the server to be there after this command.
     print(database.display(database.connection_string(url, root, keep_embedded=True)))
 

@@ -5,6 +5,7 @@ that takes in archives as they appear until its time is up or nothing is left to
 """
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 #: Exit statuses, besides 0 for "worked, and nothing failed" and 2 for "could not run".
 NOTHING_TO_DO = 3
 SOME_FAILED = 4
+INTERRUPTED = 130
 
 #: How often it is looked whether the driver has ended, in s.
 _LOOK_SECONDS = 2.0
@@ -52,7 +54,7 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
 
     Returns:
         0, or 3 if there was nothing to do (a driver that lives does it already), or 4 if
-        archives have failed.
+        archives have failed, or 130 after SIGINT.
 
     Raises:
         EarmarkError: it could not run, or the driver was killed.
@@ -115,7 +117,7 @@ def _drive(
         *("--configfile", str(snapshot), *options),
     ]
     logger.info("the driver starts; its log is %s", log)
-    with log.open("wb") as output, _Driver(command, output, lock) as process:
+    with log.open("wb") as output, _Driver(command, output, lock, prefix is None) as process:
         code = process.wait(
             config["cycle"]["max_hours"] * 3600,
             at_end=lambda: let_go(volume, prefix) if prefix else None,
@@ -128,6 +130,8 @@ def _drive(
         raise EarmarkError(
             f"the driver was killed ({signal.Signals(-code).name}); the next cycle goes on"
         )
+    if process.interrupted:
+        return INTERRUPTED
     if failed:
         logger.warning("failed, see `earmark status` and the log: %s", ", ".join(failed[:20]))
         return SOME_FAILED
@@ -174,10 +178,14 @@ class _Driver:
 
     Attributes:
         stopped: Whether it was asked to stop before all was done.
+        interrupted: Whether it was to cancel what runs.
     """
 
-    def __init__(self, command: Sequence[str], output: Any, lock: Lock) -> None:
-        self.stopped = False
+    def __init__(
+        self, command: Sequence[str], output: Any, lock: Lock, jobs_are_children: bool
+    ) -> None:
+        self.stopped = self.interrupted = False
+        self._jobs_are_children = jobs_are_children
         # A background job of a shell begins with SIGINT ignored, and would hand that on.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         # In a session of its own: Ctrl-C on the terminal reaches it from here alone.
@@ -226,6 +234,7 @@ class _Driver:
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
             logger.warning("stopping; running jobs are cancelled")
+            self.interrupted = True
             self._stop(signal.SIGINT)
         else:
             logger.warning("stopping; running jobs may end")
@@ -234,7 +243,10 @@ class _Driver:
     def _stop(self, number: int) -> None:
         self.stopped = True
         with suppress(ProcessLookupError):
-            self._process.send_signal(number)
+            if number == signal.SIGINT and self._jobs_are_children:
+                os.killpg(self._process.pid, number)  # as Ctrl-C on a terminal would
+            else:
+                self._process.send_signal(number)
 
 
 def _is_new(found: quarantine.Quarantined, moment: float) -> bool:

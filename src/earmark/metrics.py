@@ -48,6 +48,8 @@ def write(now: Status, path: Path) -> None:
             f"the metrics' file is {path}, but node_exporter only reads files whose names end in "
             ".prom"
         )
+    if not path.parent.is_dir():
+        raise EarmarkError(f"there is no folder {path.parent}; make it, or name another file")
     with whole(path) as partial:
         partial.write_text(exposition(now), encoding="utf-8")
 

@@ -87,9 +87,11 @@ def _counted(
     except BaseException as error:
         full = isinstance(error, OSError) and ran_out(error)
         blameless = full or isinstance(error, UnavailableError | SetupError | KeyboardInterrupt)
-        reason = (
-            str(error) if isinstance(error, EarmarkError) else f"{type(error).__name__}: {error}"
-        )
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, EarmarkError):
+            reason = str(error)
+        elif isinstance(error, KeyboardInterrupt):
+            reason = "interrupted by a person"
         attempts.fail(volume, archive, reason, counts=not blameless)
         raise
     attempts.succeed(volume, archive, name)
