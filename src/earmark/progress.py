@@ -83,7 +83,7 @@ class AudioProgress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
-        logger.info("%s", self)
+        logger.info("%s", str(self))
 
     def skip(self, seconds: float) -> None:
         """Count a clip that was done before; it says nothing about the speed.
@@ -109,7 +109,7 @@ class AudioProgress:
             self._bar.set_postfix_str(self._speed(), refresh=False)
         elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            logger.info("%s", self)
+            logger.info("%s", str(self))
 
     def __str__(self) -> str:
         """How far it is, in a sentence."""

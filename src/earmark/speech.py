@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pyarrow as pa
+
 from earmark.batches import BATCHES_TOGETHER, Batcher, Transcribed
 from earmark.gpu import GpuWatch
 from earmark.models import find
@@ -112,15 +114,17 @@ def transcribe_archive(
     """
     started = time.monotonic()
     origin = read_provenance(manifest)
-    archive, clips = _clips(manifest, volume_root)
+    members = read_table(manifest, MANIFEST)
+    clips = clips_of(members, volume_root)
     revision = find(settings.pinned_model).revision if clips else None
     decisive = {name: getattr(settings, name) for name in ASR_FACTS} | {"revision": revision}
     kept = Parts(parts, TRANSCRIPTS, fingerprint(manifest, decisive), settings.checkpoint_seconds)
     done = set(kept.table()["ordinal"].to_pylist())
     if done:
-        logger.info("%s: %d of %d clips were done before", archive, len(done), len(clips))
+        logger.info("%d of %d clips were done before", len(done), len(clips))
     gpu: dict[str, object] = {}
     if len(done) < len(clips):
+        archive = members["archive"][0].as_py()
         gpu = _transcribe(archive, clips, done, kept, settings)
     table = kept.table().sort_by("ordinal")
     write_table(
@@ -142,15 +146,18 @@ def transcribe_archive(
     kept.remove()
 
 
-def _clips(manifest: Path, volume_root: Path) -> tuple[str, list[Clip]]:
-    """The archive's name, and the clips to transcribe."""
-    rows = read_table(manifest, MANIFEST).to_pylist()
-    clips = [
+def clips_of(members: pa.Table, volume_root: Path) -> list[Clip]:
+    """The clips of an archive that are to be transcribed.
+
+    Args:
+        members: With the columns of ``tables.MANIFEST``.
+        volume_root: What ``opus_path`` is relative to.
+    """
+    return [
         Clip(row["ordinal"], volume_root / row["opus_path"], row["duration_seconds"] or 0.0)
-        for row in rows
+        for row in members.to_pylist()
         if row["status"] == "ok" and row["selected"] and row["duplicate_of"] is None
     ]
-    return (rows[0]["archive"] if rows else ""), clips
 
 
 def _transcribe(
