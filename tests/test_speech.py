@@ -18,6 +18,7 @@ from sounds import write_audio
 
 from earmark import recognition
 from earmark.errors import EarmarkError
+from earmark.gpu import GpuWatch
 from earmark.media import decode_audio
 from earmark.parts import Parts
 from earmark.recognition import AsrSettings, Recogniser
@@ -199,6 +200,30 @@ def test_an_audio_file_that_vanished_is_no_bad_file_but_stops_the_job(tmp_path: 
 
 
 # What a machine does to a job
+
+
+def test_a_machine_without_the_gpu_that_is_asked_for_says_so_and_leaves_no_process(
+    tmp_path: Path, audible: list[dict]
+) -> None:
+    before = children()
+    with pytest.raises(EarmarkError, match=r"asr\.device is 'cuda', but this machine has no"):
+        transcribe(tmp_path, audible, device="cuda", threads=4)
+    assert children() == before
+
+
+def children() -> set[str]:
+    tasks = Path("/proc/self/task").iterdir()
+    return {child for task in tasks for child in (task / "children").read_text().split()}
+
+
+def test_what_was_seen_of_the_gpu_is_kept_with_the_rows(
+    tmp_path: Path, audible: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"gpu": "NVIDIA L4", "vram_peak_bytes": 9_000_000_000, "gpu_utilisation_percent": 87.5}
+    monkeypatch.setattr(GpuWatch, "facts", lambda watch: seen)
+    transcribe(tmp_path, audible[:1])
+    facts = read_provenance(tmp_path / "out.parquet")
+    assert {fact: facts[fact] for fact in seen} == {fact: str(seen[fact]) for fact in seen}
 
 
 def test_full_gpu_memory_makes_batches_smaller_and_changes_no_answer(

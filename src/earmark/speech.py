@@ -58,10 +58,10 @@ class Transcriber:
             self._preparation = self._stack.enter_context(
                 Preparation(settings.vad, settings.device, processes)
             )
-            self._stack.enter_context(self.gpu)
             self._recogniser = Recogniser(settings)
+            self._stack.enter_context(self.gpu)
+            self.gpu.model_loaded("Whisper")
             self._stack = self._stack.pop_all()
-        self.gpu.model_loaded("Whisper")
         return self
 
     def __exit__(
