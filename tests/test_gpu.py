@@ -30,6 +30,7 @@ class Card:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(gpu, "cuda_uuid", lambda: "GPU-1")
         patch.setattr(gpu, "SECONDS_BETWEEN_SAMPLES", 0.005)
+        patch.setattr(gpu, "SECONDS_BETWEEN_LINES", 0.02)
         patch.setattr(pynvml, "nvmlInit", lambda: self.open(1))
         patch.setattr(pynvml, "nvmlShutdown", lambda: self.open(-1))
         patch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", {"GPU-1": self}.__getitem__)
@@ -76,7 +77,8 @@ def test_memory_at_load_its_peak_and_the_use_since_then_are_told(
         "vram_peak_bytes": 9_000,
     }
     assert "Whisper loaded on NVIDIA L4; VRAM used" in caplog.text
-    assert "VRAM peak" in caplog.text
+    assert "NVIDIA L4: VRAM used" in caplog.text
+    assert "NVIDIA L4: VRAM peak" in caplog.text
     assert card.opened == 0
 
 

@@ -7,11 +7,13 @@ knows nothing of models.  On a machine without a GPU there is nothing to know.
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
 from earmark.errors import EarmarkError
+from earmark.progress import SECONDS_BETWEEN_LINES
 
 logger = logging.getLogger(__name__)
 
@@ -66,10 +68,7 @@ class GpuWatch:
         self._watcher.join()
         pynvml.nvmlShutdown()
         self._handle = None
-        logger.info(
-            "%s: VRAM peak %.1f of %.1f GB, utilisation %.0f %%",
-            self._name, self._peak / 1e9, self._total / 1e9, self._utilisation(),
-        )  # fmt: skip
+        self._say(self._peak, "VRAM peak")
 
     def _open(self) -> None:
         import pynvml
@@ -118,6 +117,12 @@ class GpuWatch:
             "gpu_utilisation_percent": round(self._utilisation(), 1),
         }
 
+    def _say(self, memory: int, what: str) -> None:
+        logger.info(
+            "%s: %s %.1f of %.1f GB, utilisation %.0f %%",
+            self._name, what, memory / 1e9, self._total / 1e9, self._utilisation(),
+        )  # fmt: skip
+
     def _utilisation(self) -> float:
         return sum(self._busy) / len(self._busy) if self._busy else 0.0
 
@@ -131,9 +136,13 @@ class GpuWatch:
     def _watch(self) -> None:
         import pynvml
 
+        said = time.monotonic()
         while not self._done.wait(SECONDS_BETWEEN_SAMPLES):
             try:
                 self._sample()
+                if time.monotonic() - said >= SECONDS_BETWEEN_LINES:
+                    said = time.monotonic()
+                    self._say(self._used, "VRAM used")
             except pynvml.NVMLError as error:  # figures are worth no job
                 logger.warning("the GPU's use can't be told any more: NVML says %s", error)
                 return

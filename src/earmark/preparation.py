@@ -89,10 +89,10 @@ class Prepared:
 class _Preparer:
     """Prepares clips in this process."""
 
-    def __init__(self, vad: str, device: str, threads: int) -> None:
+    def __init__(self, vad: str, device: str) -> None:
         import torch
 
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
         self._vad, self._device = vad, device
         self._detect = load_detector(vad, device)
 
@@ -217,7 +217,7 @@ class Preparation:
 
     def _prepare_here(self, clip: Clip, mels: int) -> Prepared:
         if self._preparer is None:
-            self._preparer = _Preparer(self._vad, self._device, threads=1)
+            self._preparer = _Preparer(self._vad, self._device)
         started = time.monotonic()
         try:
             _check(clip)
@@ -271,7 +271,7 @@ def _answer(task: dict[str, Any], preparer: _Preparer) -> Answer:
 
 def _load(settings: str) -> Callable[[dict[str, Any]], Answer]:
     av.logging.set_level(av.logging.PANIC)
-    preparer = _Preparer(**json.loads(settings), threads=1)
+    preparer = _Preparer(**json.loads(settings))
     return lambda task: _answer(task, preparer)
 
 
