@@ -101,6 +101,21 @@ def test_a_long_clip_does_not_wait_for_room_that_never_comes(
     assert [each.clip.ordinal for each in found] == [good.ordinal, 50, good.ordinal]
 
 
+def test_a_job_that_fails_does_not_wait_for_clips_at_work(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "hangs")
+    hanging = [Clip(n, tmp_path / "hangs", 1.0) for n in range(4)]
+    gone = Clip(9, tmp_path / "gone.opus", 1.0)
+    before = children(os.getpid())
+    begun = time.monotonic()
+    with (
+        pytest.raises(EarmarkError, match="not on the volume"),
+        Preparation("silero", "cpu", processes=2) as processes,
+    ):
+        next(processes.prepare([gone, *hanging], MELS, AHEAD))
+    assert time.monotonic() - begun < preparation._PATIENCE_SECONDS / 2
+    assert children(os.getpid()) == before
+
+
 def test_a_file_that_vanished_stops_the_job(processes: Preparation, tmp_path: Path) -> None:
     gone = Clip(0, tmp_path / "gone.opus", 1.0)
     with pytest.raises(EarmarkError, match=r"gone\.opus is in the manifest but not on the volume"):

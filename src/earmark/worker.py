@@ -50,6 +50,8 @@ class Worker:
         """
         self._module, self._settings = module, json.dumps(settings)
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = threading.Lock()
+        self._is_stopped = False
 
     def __enter__(self) -> Self:
         return self
@@ -76,15 +78,25 @@ class Worker:
         It is killed when the thread that started it ends (:mod:`earmark.child`), so that one
         has to stay.
         """
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", self._module, str(os.getpid()), self._settings],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                # A process is one core's worth; numpy would also reserve memory for each thread.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-            )
-        return self._process
+        with self._starting:
+            if self._is_stopped:
+                raise ChildProcessError("the process was stopped")
+            if self._process is None:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", self._module, str(os.getpid()), self._settings],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    # It is one core's worth; numpy would also reserve memory for each thread.
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+                )
+            return self._process
+
+    def stop(self) -> None:
+        """Stop for good what another thread waits for: that one gets a ChildProcessError."""
+        with self._starting:
+            self._is_stopped = True
+            if self._process is not None:
+                self._process.kill()
 
     def ask(self, task: Mapping[str, Any], timeout_seconds: float) -> Answer:
         """Have a task done.
@@ -152,8 +164,7 @@ class Workers:
         for worker in self._all:
             self._idle.put(self._stack.enter_context(worker))
         self._stack.enter_context(self._threads)
-        # Runs before the pool's own exit, which would work through all that is queued.
-        self._stack.callback(self._threads.shutdown, cancel_futures=True)
+        self._stack.callback(self._stop)
         return self
 
     def __exit__(
@@ -163,6 +174,12 @@ class Workers:
         trace: TracebackType | None,
     ) -> None:
         self._stack.close()
+
+    def _stop(self) -> None:
+        """End what is at work and forget what is queued: nobody waits for it any more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._all:
+            worker.stop()
 
     def start(self) -> None:
         """Start all processes now, from this thread: what they import takes them a while."""
