@@ -46,6 +46,7 @@ from earmark.preparation import Clip
 from earmark.recognition import AsrSettings
 from earmark.speech import Transcriber, clips_of
 from earmark.tables import MANIFEST, read_table
+from earmark.vad import NO_REPORTS
 
 LEAST_RATIO = 1.5
 LEAST_SAME = 0.99
@@ -95,7 +96,7 @@ class Naive:
     """The first design: WhisperX once per file."""
 
     def __init__(self, settings: AsrSettings) -> None:
-        os.environ["PYANNOTE_METRICS_ENABLED"] = "false"
+        os.environ.update(NO_REPORTS)
         import torch
         import whisperx
 

@@ -22,6 +22,10 @@ WINDOW_SECONDS = 30
 # WhisperX's defaults (whisperx/asr.py, load_model).
 _ONSET, _OFFSET = 0.500, 0.363
 
+#: Variables that keep libraries from reporting to others what they are used for: pyannote
+#: every clip's length, ONNX Runtime (which either detector loads) sessions and models.
+NO_REPORTS = {"PYANNOTE_METRICS_ENABLED": "false", "ORT_DISABLE_TELEMETRY": "1"}
+
 Audio = npt.NDArray[np.float32]
 #: Start and end of something in a clip, in seconds.
 Span = tuple[float, float]
@@ -50,11 +54,12 @@ def load_detector(vad: str, device: str) -> Detector:
         vad: ``pyannote`` or ``silero``.
         device: ``cuda`` or ``cpu``; Silero's model runs on the CPU in any case.
     """
+    for switch, value in NO_REPORTS.items():
+        os.environ[switch] = value
     return _pyannote(device) if vad == "pyannote" else _silero()
 
 
 def _pyannote(device: str) -> Detector:
-    os.environ["PYANNOTE_METRICS_ENABLED"] = "false"  # it would report every clip's length
     # pyannote's file reader lacks a library; it gets samples from us and reads no file.
     warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")
     import torch
