@@ -104,7 +104,7 @@ class Clock:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(0.01, 9), min_size=1, max_size=60), st.floats(10, 60))
+@given(st.lists(st.floats(0.01, 5), min_size=1, max_size=60), st.floats(10, 60))
 def test_no_more_work_is_lost_than_asked_for_if_calls_come_steadily(
     tmp_path_factory: pytest.TempPathFactory, waits: list[float], seconds: float
 ) -> None:
@@ -123,6 +123,20 @@ def test_no_more_work_is_lost_than_asked_for_if_calls_come_steadily(
             assert not lost or clock.now - lost[0] <= seconds + 1e-6
             parts.add([row(ordinal)])
             made.append(clock.now)
+
+
+def test_after_one_long_wait_parts_are_not_written_at_every_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(parts_module, "time", clock)
+    parts = begin(tmp_path, seconds=60)
+    clock.now += 500  # a model was loaded
+    for ordinal in range(600):
+        parts.add([row(ordinal)])
+        clock.now += 1
+    assert len(files(tmp_path)) <= 600 / 30 + 1
+    assert ordinals(parts) == list(range(600))
 
 
 WRITER = """

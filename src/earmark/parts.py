@@ -57,7 +57,7 @@ class Parts:
             schema: One of :mod:`earmark.tables`.
             key: What :func:`fingerprint` says.
             seconds: At most so much work is lost when the job is killed, if no two calls of
-                :meth:`add` are further apart.
+                :meth:`add` are more than half of it apart.
 
         Raises:
             OSError: the volume cannot be read or written.
@@ -93,7 +93,9 @@ class Parts:
             OSError: the volume cannot be written.
         """
         now = time.monotonic()
-        self._longest_wait = max(self._longest_wait, now - self._added_at)
+        wait = max(self._longest_wait, now - self._added_at)
+        # Once a volume or a model kept it waiting for long, it must not write at every call.
+        self._longest_wait = min(wait, self._seconds / 2)
         self._added_at = now
         self._rows.extend(rows)
         if now - self._written_at + self._longest_wait >= self._seconds:
