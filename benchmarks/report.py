@@ -18,7 +18,8 @@ class Result:
         ratio: How many times better ours is than the baseline.
         ours: Our figure, in ``unit``.
         baseline: The figure that ours is held against.
-        unit: Of both; less is better.
+        unit: Of both.
+        device: What did the work, where that matters.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Result:
     ours: float
     baseline: float
     unit: str
+    device: str | None = None
 
 
 def progress(line: str) -> None:
@@ -48,6 +50,7 @@ def finish(result: Result, missed: Sequence[str]) -> int:
     figures = {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in asdict(result).items()
+        if value is not None
     }
     print(json.dumps(figures), flush=True)
     return int(bool(missed))

@@ -110,6 +110,8 @@ def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
         put(volume.unpacked(".pending.tar.partial") / "000000").parent,
         put(volume.transfer("done.tar", "abc")),
         put(volume.transfer("vanished.tar", "abc")),
+        put(volume.parts_of("done.tar", "transcribe_audio") / "abc/000000.parquet"),
+        put(volume.parts_of("vanished.tar", "transcribe_audio") / "abc/000000.parquet"),
         put(volume.manifest(DATE, "pending.tar").with_name(".pending.tar.parquet.12.partial")),
         put(volume.incoming(".pending.tar.77.partial")),
         put(volume.archive_lock("done.tar")),
@@ -117,6 +119,7 @@ def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
     kept = [
         put(volume.unpacked("pending.tar") / "000000"),
         put(volume.transfer("pending.tar", "abc")),
+        put(volume.parts_of("pending.tar", "transcribe_audio") / "abc/000000.parquet"),
         put(volume.incoming("pending.tar")),
         put(volume.manifest(DATE, "pending.tar")),
         put(volume.archive_lock("pending.tar")),
@@ -133,6 +136,7 @@ def test_nothing_that_somebody_works_on_is_touched(volume: Volume, source: Folde
         put(volume.incoming("a.tar")),
         put(volume.unpacked("a.tar") / "000000"),
         put(volume.transfer("a.tar", "abc")),
+        put(volume.parts_of("a.tar", "transcribe_audio") / "abc/000000.parquet"),
     ]
     with locks.exclusive(volume.archive_lock("a.tar")):
         sweep(volume, archives, Retention())

@@ -1,178 +1,159 @@
-"""Transcription with the demo's model through WhisperX, on speech that is really spoken."""
+"""Archives of clips that are really spoken, transcribed by the demo's model."""
 
 import json
-import tarfile
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from demo_clips import MEMBERS, MODEL, QUICK, extract_clips, spoken, write_manifest
+from sounds import write_audio
 
-from earmark import REPOSITORY
+from earmark import recognition
 from earmark.errors import EarmarkError
+from earmark.gpu import GpuWatch
 from earmark.media import decode_audio
-from earmark.speech import AsrSettings, Recogniser, transcribe_archive
-from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, read_table, write_table
-
-DEMO = REPOSITORY / "demo"
-MODEL = DEMO / "models/whisper-demo"
-EXPECTED = json.loads((DEMO / "expected.json").read_text(encoding="utf-8"))
-SETTINGS = AsrSettings(
-    name="demo", model=str(MODEL), device="cpu", compute_type="float32", batch_size=4, threads=2
-)
-
-
-@pytest.fixture(scope="session")
-def recogniser() -> Recogniser:
-    return Recogniser(SETTINGS)
+from earmark.parts import Parts
+from earmark.recognition import AsrSettings, Recogniser
+from earmark.speech import transcribe_archive
+from earmark.tables import TRANSCRIPTS, read_provenance, read_table
 
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
-    """The members of the demo's small archive, by ordinal."""
-    folder = tmp_path_factory.mktemp("clips")
-    with tarfile.open(DEMO / "archives" / EXPECTED["small"]) as archive:
-        files = [member for member in archive if member.isreg()]
-        for ordinal, member in enumerate(files):
-            content = archive.extractfile(member)
-            assert content is not None
-            (folder / str(ordinal)).write_bytes(content.read())
-    return {ordinal: folder / str(ordinal) for ordinal in range(len(files))}
+    return extract_clips(tmp_path_factory.mktemp("clips"))
 
 
-def spoken(language: str) -> dict:
-    """The longest clip of the small archive in a language."""
-    members = EXPECTED["archives"][EXPECTED["small"]]["members"]
-    return max(
-        (member for member in members if member["language"] == language),
-        key=lambda member: len(member["text"]),
-    )
+@pytest.fixture(scope="session")
+def audible(clips: dict[int, Path]) -> list[dict]:
+    """Rows of a manifest with all clips that can be decoded."""
+    return [{"opus_path": str(clips[m["ordinal"]])} for m in MEMBERS if m["status"] == "ok"]
 
 
-@pytest.mark.parametrize("language", ["en", "es"])
-def test_a_clip_is_transcribed_in_the_language_it_is_spoken_in(
-    recogniser: Recogniser, clips: dict[int, Path], language: str
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, audible: list[dict]) -> list[dict]:
+    """What is heard in them."""
+    return transcribe(tmp_path_factory.mktemp("undisturbed"), audible)
+
+
+def transcribe(folder: Path, rows: list[dict], **settings: object) -> list[dict]:
+    source = write_manifest(folder / "manifest.parquet", rows)
+    wanted = AsrSettings(**{**asdict(QUICK), **settings})
+    transcribe_archive(source, folder / "out.parquet", folder, wanted, folder / "parts")
+    assert not (folder / "parts").exists()
+    found: list[dict] = read_table(folder / "out.parquet", TRANSCRIPTS).to_pylist()
+    return found
+
+
+def assert_same(found: list[dict], expected: list[dict]) -> None:
+    """The same rows but for the time they took and the last digits of numbers."""
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours | {"seconds": None} == rounded(theirs | {"seconds": None})
+
+
+def rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return pytest.approx(value, abs=1e-3) if isinstance(value, float) else value
+
+
+# The answers
+
+
+def test_the_answers_are_those_that_whisperx_itself_gives(
+    tmp_path: Path, clips: dict[int, Path], audible: list[dict]
 ) -> None:
-    member = spoken(language)
-    transcript = recogniser.transcribe(decode_audio(clips[member["ordinal"]]))
-    assert transcript.language == language
-    assert transcript.language_probability is not None
-    assert transcript.language_probability > 0.5
-    words, heard = member["text"].split(), transcript.text.split()
-    assert len(set(words) & set(heard)) >= 0.8 * len(set(words))
+    import whisperx
+
+    pipeline = whisperx.load_model(str(MODEL), "cpu", compute_type="float32", threads=1)
+    for option, value in recognition.DECODING.items():
+        assert getattr(pipeline.options, option) == value
+    assert pipeline.options.without_timestamps
+    assert not pipeline.options.initial_prompt
+    found = transcribe(tmp_path, audible, vad="pyannote", batch_size=16)
+    for row, clip in zip(found, audible, strict=True):
+        theirs = pipeline.transcribe(decode_audio(Path(clip["opus_path"])), batch_size=16)
+        assert [(s["start"], s["end"], s["text"]) for s in row["segments"]] == [
+            (s["start"], s["end"], s["text"].strip()) for s in theirs["segments"]
+        ]
+        if theirs["segments"]:
+            assert row["language"] == theirs["language"]
+        for our, their in zip(row["segments"], theirs["segments"], strict=True):
+            assert our["avg_logprob"] == pytest.approx(their["avg_logprob"], abs=1e-4)
 
 
-def test_the_text_is_that_of_all_segments_in_order(
-    recogniser: Recogniser, clips: dict[int, Path]
+def test_clips_are_heard_in_the_language_they_are_spoken_in(undisturbed: list[dict]) -> None:
+    members = [m for m in MEMBERS if m["status"] == "ok"]
+    assert [row["language"] for row in undisturbed] == [m["language"] for m in members]
+    for row, member in zip(undisturbed, members, strict=True):
+        words = set(member["text"].split())
+        assert len(words & set(row["text"].split())) >= 0.8 * len(words)
+        assert row["text"] == " ".join(s["text"] for s in row["segments"] if s["text"])
+
+
+def test_what_tells_invented_text_is_recorded(undisturbed: list[dict]) -> None:
+    heard = [row for row in undisturbed if row["text"]]
+    silent = [row for row in undisturbed if not row["text"]]
+    assert len(heard) > 5
+    for row in heard:
+        logprobs = [segment["avg_logprob"] for segment in row["segments"]]
+        assert np.exp(min(logprobs)) <= row["confidence"] + 1e-9
+        assert row["confidence"] <= np.exp(max(logprobs)) + 1e-9
+        assert 0 <= row["no_speech_probability"] <= 1
+        assert 0 < row["compression_ratio"] < 2.4
+        assert row["speech_seconds"] > 0
+        assert 0.5 < row["language_probability"] <= 1
+        assert row["seconds"] > 0
+    assert len(silent) == 2
+    for row in silent:
+        nothing = ("language", "confidence", "no_speech_probability", "compression_ratio")
+        assert [row[name] for name in nothing] == [None] * 4
+        assert (row["status"], row["segments"], row["speech_seconds"]) == ("ok", [], 0)
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 1}, {"batch_size": 16}, {"threads": 2}], ids=str)
+def test_neither_batches_nor_processes_change_an_answer(
+    tmp_path: Path, audible: list[dict], undisturbed: list[dict], change: dict
+) -> None:
+    assert_same(transcribe(tmp_path, audible, **change), undisturbed)
+
+
+def test_a_clip_of_several_windows_is_put_together_in_order(
+    tmp_path: Path, clips: dict[int, Path]
 ) -> None:
     one = decode_audio(clips[spoken("en")["ordinal"]])
-    pause = np.zeros(20 * 16_000, np.float32)
-    transcript = recogniser.transcribe(np.concatenate([one, pause, one, pause, one]))
-    assert len(transcript.segments) >= 2
-    assert transcript.text == " ".join(segment.text for segment in transcript.segments)
-    times = [(segment.start, segment.end) for segment in transcript.segments]
-    assert times == sorted(times)
-    assert all(0 <= start < end for start, end in times)
-    assert transcript.text.count(spoken("en")["text"].split()[0]) >= 3
+    pause = np.zeros(25 * 16_000, np.float32)
+    write_audio(tmp_path / "long.wav", np.concatenate([one, pause, one, pause, one]), 16_000)
+    texts = set()
+    for size in (1, 2):
+        (row,) = transcribe(tmp_path, [{"opus_path": "long.wav"}], batch_size=size)
+        assert len(row["segments"]) >= 2
+        times = [(segment["start"], segment["end"]) for segment in row["segments"]]
+        assert times == sorted(times)
+        texts.add(row["text"])
+    (text,) = texts
+    assert text.count(spoken("en")["text"].split()[0]) >= 3
 
 
-def test_confidence_is_the_token_weighted_mean_over_the_segments(
-    recogniser: Recogniser, clips: dict[int, Path]
-) -> None:
-    transcript = recogniser.transcribe(decode_audio(clips[spoken("en")["ordinal"]]))
-    assert transcript.confidence is not None
-    logprobs = [segment.avg_logprob for segment in transcript.segments]
-    assert np.exp(min(logprobs)) <= transcript.confidence + 1e-9
-    assert transcript.confidence <= np.exp(max(logprobs)) + 1e-9
-    assert 0 <= (transcript.no_speech_probability or 0) <= 1
-
-
-def test_the_words_are_those_that_whisperx_itself_finds(
-    recogniser: Recogniser, clips: dict[int, Path]
-) -> None:
-    audio = decode_audio(clips[spoken("en")["ordinal"]])
-    theirs = recogniser._pipeline.transcribe(audio, batch_size=4)
-    ours = recogniser.transcribe(audio)
-    assert ours.language == theirs["language"]
-    assert [segment.text for segment in ours.segments] == [
-        segment["text"].strip() for segment in theirs["segments"]
-    ]
-    for our, their in zip(ours.segments, theirs["segments"], strict=True):
-        assert our.avg_logprob == pytest.approx(their["avg_logprob"], abs=1e-4)
-
-
-def test_the_size_of_a_batch_does_not_change_the_words(clips: dict[int, Path]) -> None:
-    one = decode_audio(clips[spoken("en")["ordinal"]])
-    audio = np.concatenate([one, np.zeros(20 * 16_000, np.float32)] * 3)
-    texts = {
-        Recogniser(AsrSettings(**{**vars(SETTINGS), "batch_size": size})).transcribe(audio).text
-        for size in (1, 2, 16)
-    }
-    assert len(texts) == 1
-
-
-@pytest.mark.parametrize(
-    "audio",
-    [
-        np.zeros(0, np.float32),
-        np.zeros(1, np.float32),
-        np.zeros(160_000, np.float32),
-        np.full(160_000, 0.5, np.float32),
-        np.sin(np.arange(160_000) * 0.17).astype(np.float32) * 0.5,
-    ],
-    ids=["empty", "one sample", "silence", "constant", "tone"],
-)
-def test_a_clip_without_speech_has_no_text_and_no_language(
-    recogniser: Recogniser, audio: np.ndarray
-) -> None:
-    transcript = recogniser.transcribe(audio)
-    assert (transcript.text, transcript.language, transcript.segments) == ("", None, ())
-
-
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40_000), st.floats(0, 1))
-def test_noise_of_any_length_and_loudness_is_survived(
-    recogniser: Recogniser, seed: int, samples: int, loudness: float
-) -> None:
-    noise = np.random.default_rng(seed).standard_normal(samples) * loudness
-    transcript = recogniser.transcribe(noise.clip(-1, 1).astype(np.float32))
-    assert transcript.speech_seconds <= samples / 16_000 + 0.1
-
-
-def manifest(folder: Path, rows: list[dict]) -> Path:
-    path = folder / "manifest.parquet"
-    whole = [
-        {
-            "archive": "a.tar",
-            "ordinal": ordinal,
-            "member": f"{ordinal}.mp3",
-            "source_bytes": 1,
-            "status": "ok",
-            "selected": True,
-            "inclusion_probability": 1.0,
-        }
-        | row
-        for ordinal, row in enumerate(rows)
-    ]
-    write_table(path, MANIFEST, whole, {"archive_status": "partial", "archive_error": "cut"})
-    return path
+# Rows
 
 
 def test_a_broken_file_is_a_failed_row_among_good_ones(
     tmp_path: Path, clips: dict[int, Path]
 ) -> None:
     (tmp_path / "broken").write_bytes(b"OggS" + b"\0" * 5000)
-    source = manifest(
-        tmp_path,
-        [{"opus_path": str(clips[spoken("en")["ordinal"]])}, {"opus_path": "broken"}],
+    good, bad = transcribe(
+        tmp_path, [{"opus_path": str(clips[spoken("en")["ordinal"]])}, {"opus_path": "broken"}]
     )
-    transcribe_archive(source, tmp_path / "out.parquet", tmp_path, SETTINGS)
-    good, bad = read_table(tmp_path / "out.parquet", TRANSCRIPTS).to_pylist()
     assert good["status"] == "ok"
     assert good["text"]
     assert (bad["status"], bad["text"]) == ("failed", None)
@@ -183,7 +164,7 @@ def test_only_clips_that_are_ok_selected_and_no_duplicate_are_transcribed(
     tmp_path: Path, clips: dict[int, Path]
 ) -> None:
     clip = str(clips[spoken("es")["ordinal"]])
-    source = manifest(
+    found = transcribe(
         tmp_path,
         [
             {"status": "failed", "selected": False},
@@ -192,51 +173,147 @@ def test_only_clips_that_are_ok_selected_and_no_duplicate_are_transcribed(
             {"opus_path": clip},
         ],
     )
-    transcribe_archive(source, tmp_path / "out.parquet", tmp_path, SETTINGS)
-    rows = read_table(tmp_path / "out.parquet", TRANSCRIPTS).to_pylist()
-    assert [row["ordinal"] for row in rows] == [3]
+    assert [row["ordinal"] for row in found] == [3]
 
 
 def test_an_archive_without_clips_needs_no_model(tmp_path: Path) -> None:
-    nowhere = AsrSettings(name="x", model="/nowhere")
-    transcribe_archive(manifest(tmp_path, []), tmp_path / "out.parquet", tmp_path, nowhere)
-    assert read_table(tmp_path / "out.parquet", TRANSCRIPTS).num_rows == 0
+    assert transcribe(tmp_path, [], model="/nowhere") == []
 
 
 def test_a_transcript_tells_what_made_it_and_the_archives_status(
     tmp_path: Path, clips: dict[int, Path]
 ) -> None:
-    source = manifest(tmp_path, [{"opus_path": str(clips[spoken("es")["ordinal"]])}])
-    transcribe_archive(source, tmp_path / "out.parquet", tmp_path, SETTINGS)
+    transcribe(tmp_path, [{"opus_path": str(clips[spoken("es")["ordinal"]])}])
     facts = read_provenance(tmp_path / "out.parquet")
     assert (facts["model"], facts["model_revision"]) == (str(MODEL), "")
     assert facts["compute_type"] == "float32"
     assert (facts["archive_status"], facts["archive_error"]) == ("partial", "cut")
+    assert float(facts["audio_seconds"]) == 10
     assert float(facts["seconds"]) > 0
+    assert not [fact for fact in facts if fact.startswith(("gpu", "vram"))]  # no GPU was used
 
 
 def test_an_audio_file_that_vanished_is_no_bad_file_but_stops_the_job(tmp_path: Path) -> None:
-    source = manifest(tmp_path, [{"opus_path": "audio/gone.opus"}])
     with pytest.raises(EarmarkError, match=r"gone\.opus is in the manifest but not on the volume"):
-        transcribe_archive(source, tmp_path / "out.parquet", tmp_path, SETTINGS)
+        transcribe(tmp_path, [{"opus_path": "audio/gone.opus"}])
     assert not (tmp_path / "out.parquet").exists()
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"model": "/nowhere"}, r"asr\.model names the folder /nowhere"),
-        ({"model": "no-such-model"}, "'no-such-model', which is neither a Whisper model"),
-        ({"compute_type": "int4"}, r"cannot be loaded .*asr\.compute_type"),
-        ({"device": "cuda"}, r"asr\.device is 'cuda', but this machine has no usable CUDA"),
-    ],
-)
-def test_a_model_that_cannot_be_loaded_is_explained(change: dict, message: str) -> None:
-    with pytest.raises(EarmarkError, match=message):
-        Recogniser(AsrSettings(**{**vars(SETTINGS), **change}))
+# What a machine does to a job
 
 
-def test_no_figure_about_the_clips_is_reported_to_anyone(recogniser: Recogniser) -> None:
-    from pyannote.audio.telemetry.metrics import is_metrics_enabled
+def test_a_machine_without_the_gpu_that_is_asked_for_says_so_and_leaves_no_process(
+    tmp_path: Path, audible: list[dict]
+) -> None:
+    before = children()
+    with pytest.raises(EarmarkError, match=r"asr\.device is 'cuda', but this machine has no"):
+        transcribe(tmp_path, audible, device="cuda", threads=4)
+    assert children() == before
 
-    assert not is_metrics_enabled()
+
+def children() -> set[str]:
+    tasks = Path("/proc/self/task").iterdir()
+    return {child for task in tasks for child in (task / "children").read_text().split()}
+
+
+def test_what_was_seen_of_the_gpu_is_kept_with_the_rows(
+    tmp_path: Path, audible: list[dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {"gpu": "NVIDIA L4", "vram_peak_bytes": 9_000_000_000, "gpu_utilisation_percent": 87.5}
+    monkeypatch.setattr(GpuWatch, "facts", lambda watch: seen)
+    transcribe(tmp_path, audible[:1])
+    facts = read_provenance(tmp_path / "out.parquet")
+    assert {fact: facts[fact] for fact in seen} == {fact: str(seen[fact]) for fact in seen}
+
+
+def test_full_gpu_memory_makes_batches_smaller_and_changes_no_answer(
+    tmp_path: Path,
+    audible: list[dict],
+    undisturbed: list[dict],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    decode = Recogniser.decode
+    sizes = []
+
+    def cramped(self: Recogniser, encoded: object, languages: Sequence[str]) -> list:
+        sizes.append(len(languages))
+        if len(languages) > 2:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return decode(self, encoded, languages)
+
+    monkeypatch.setattr(Recogniser, "decode", cramped)
+    assert_same(transcribe(tmp_path, audible, batch_size=7), undisturbed)
+    assert [size for size in sizes if size > 2] == [7, 4]
+    assert "going on with batches of 2 (asr.batch_size can be lowered to it)" in caplog.text
+
+
+def test_a_job_that_failed_goes_on_from_its_last_part(
+    tmp_path: Path,
+    audible: list[dict],
+    undisturbed: list[dict],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    decode = Recogniser.decode
+    heard = 0
+
+    def broken(self: Recogniser, encoded: object, languages: Sequence[str]) -> list:
+        nonlocal heard
+        if heard >= 4:
+            raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
+        heard += len(languages)
+        return decode(self, encoded, languages)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Recogniser, "decode", broken)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            transcribe(tmp_path, audible, batch_size=1, checkpoint_seconds=0)
+    passes = []
+
+    def counted(self: Recogniser, encoded: object, languages: Sequence[str]) -> list:
+        passes.append(len(languages))
+        return decode(self, encoded, languages)
+
+    monkeypatch.setattr(Recogniser, "decode", counted)
+    assert_same(transcribe(tmp_path, audible, batch_size=1, checkpoint_seconds=0), undisturbed)
+    windows = sum(len(row["segments"]) for row in undisturbed)
+    assert sum(passes) == windows - 4
+    assert re.search(r"\d+ of 9 clips were done before", caplog.text)
+
+
+def test_parts_made_under_other_settings_or_from_another_manifest_are_not_used(
+    tmp_path: Path, audible: list[dict], undisturbed: list[dict]
+) -> None:
+    wrong = [{**undisturbed[0], "text": "wrong"}]
+    Parts(tmp_path / "parts", TRANSCRIPTS, "another", 0).add(wrong)
+    assert_same(transcribe(tmp_path, audible[:1]), undisturbed[:1])
+
+
+JOB = """
+import json, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_speech import transcribe
+rows = json.loads(sys.argv[3])
+transcribe(Path(sys.argv[1]), rows, batch_size=1, checkpoint_seconds=0, threads=2)
+"""
+
+
+def test_a_job_killed_in_its_midst_yields_the_same_rows_when_tried_again(
+    tmp_path: Path, audible: list[dict], undisturbed: list[dict]
+) -> None:
+    rows = json.dumps(audible)
+    command = [sys.executable, "-c", JOB, str(tmp_path), str(Path(__file__).parent), rows]
+    with subprocess.Popen(command) as job:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("parts/*/[0-9]*.parquet"))) < 3:
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        job.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out.parquet").exists()
+    kept = [read_table(path, TRANSCRIPTS) for path in tmp_path.glob("parts/*/[0-9]*.parquet")]
+    assert 0 < sum(map(len, kept)) < len(audible)
+    assert_same(transcribe(tmp_path, audible, checkpoint_seconds=0), undisturbed)

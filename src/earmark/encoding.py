@@ -4,30 +4,22 @@ Knows duplicates, worker processes and the manifest's columns; what a file is an
 is encoded, :mod:`earmark.media` knows.
 """
 
-import contextlib
 import dataclasses
 import json
 import logging
-import os
-import queue
 import shutil
-import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from earmark.archive import MEMBERS_FILE
 from earmark.media import EncodeSettings
 from earmark.progress import track
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
+from earmark.worker import DiedError, OutOfTimeError, Worker, Workers
 
 logger = logging.getLogger(__name__)
 
@@ -49,100 +41,23 @@ _OF_THE_CONTENT = (
 )
 
 
-class _Worker:
-    """A process that encodes one file after the other and is replaced when it dies.
+def _encode(worker: Worker, source: Path, target: Path, timeout_seconds: float) -> dict[str, Any]:
+    """Encode one file; returns columns of the manifest, ``status`` among them.
 
-    A plain subprocess: multiprocessing would run the caller's main module once more, and
-    concurrent.futures gives up the whole batch when one of its processes dies.
+    Raises:
+        OSError: the system refused to read or write, or the process couldn't start.
     """
-
-    def __init__(self, settings: EncodeSettings) -> None:
-        self._settings = json.dumps(dataclasses.asdict(settings))
-        self._timeout_seconds = settings.timeout_seconds
-        self._process: subprocess.Popen[bytes] | None = None
-        self._death = ""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._end()
-
-    def _end(self) -> None:
-        """Kill the process, if there is one."""
-        if self._process is None:
-            return
-        process, self._process = self._process, None
-        with contextlib.suppress(BrokenPipeError), process:
-            process.kill()
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            # It is killed when the thread that starts it here ends (earmark.child): the
-            # pool's threads stay until all is encoded or the batch is given up.
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "earmark.media", str(os.getpid()), self._settings],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                # numpy would otherwise reserve memory for a thread per core.
-                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
-            )
-        return self._process
-
-    def encode(self, source: Path, target: Path) -> dict[str, Any]:
-        """Encode one file; returns columns of the manifest, ``status`` among them.
-
-        Raises:
-            OSError: the system refused to read or write, or the process couldn't start.
-        """
-        # A process may be killed for want of memory that others took: only what kills
-        # two of them is the file's own fault.
-        outcome = self._attempt(source, target) or self._attempt(source, target)
-        return outcome or {"status": "failed", "error": f"the decoder died of {self._death}"}
-
-    def _attempt(self, source: Path, target: Path) -> dict[str, Any] | None:
-        """One attempt to encode; returns None if the process died by itself."""
-        process = self._running()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        task = json.dumps({"source": str(source), "target": str(target)})
-        out_of_time = threading.Event()
-
-        def stop() -> None:
-            out_of_time.set()
-            process.kill()
-
-        timer = threading.Timer(self._timeout_seconds, stop)
-        timer.start()
-        try:
-            process.stdin.write(task.encode() + b"\n")
-            process.stdin.flush()
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        finally:
-            timer.cancel()
-        if line.endswith(b"\n"):
-            answer: dict[str, Any] = json.loads(line)
-            if "refused" in answer:
-                raise OSError(*answer["refused"])
-            return answer
-        code = process.wait()
-        self._end()
+    task = {"source": str(source), "target": str(target)}
+    try:
+        outcome, _ = worker.ask(task, timeout_seconds)
+        return outcome
+    except DiedError as error:
+        return {"status": "failed", "error": f"the decoder died of {error}"}
+    except OutOfTimeError:
+        return {"status": "failed", "error": f"not decoded within {timeout_seconds:g} seconds"}
+    finally:
         for leftover in target.parent.glob(f".{target.name}.*.partial"):
             leftover.unlink()
-        if out_of_time.is_set():
-            reason = f"not decoded within {self._timeout_seconds:g} seconds"
-            return {"status": "failed", "error": reason}
-        if code >= 0:  # Python's own: a broken installation, and no file's fault
-            raise ChildProcessError(f"the encoding process ended with code {code}; see above")
-        self._death = signal.Signals(-code).name
-        return None
 
 
 def _encode_firsts(
@@ -154,26 +69,18 @@ def _encode_firsts(
 ) -> dict[int, dict[str, Any]]:
     """Encode members that differ from each other; returns the outcome of each ordinal."""
 
-    def encode(member: dict[str, Any]) -> dict[str, Any]:
-        worker = idle.get()
-        try:
-            target = audio_folder / f"{member['ordinal']:06d}.opus"
-            outcome = worker.encode(unpacked / member["file"], target)
-        finally:
-            idle.put(worker)
+    def encode(member: dict[str, Any], worker: Worker) -> dict[str, Any]:
+        target = audio_folder / f"{member['ordinal']:06d}.opus"
+        outcome = _encode(worker, unpacked / member["file"], target, settings.timeout_seconds)
         return {**outcome, "encoded_at": datetime.now(UTC)}
 
-    idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     count = min(settings.workers, len(members)) or 1
-    with ExitStack() as stack:
-        for _ in range(count):
-            idle.put(stack.enter_context(_Worker(settings)))
-        threads = stack.enter_context(ThreadPoolExecutor(count))
-        # Runs before the pool's own exit, which would work through all that is queued.
-        stack.callback(threads.shutdown, cancel_futures=True)
-        outcomes = track(threads.map(encode, members), description, "clips", len(members))
+    with Workers("earmark.media", dataclasses.asdict(settings), count) as workers:
+        futures = [workers.submit(partial(encode, member)) for member in members]
+        outcomes = (future.result() for future in futures)
+        told = track(outcomes, description, "clips", len(members))
         ordinals = [member["ordinal"] for member in members]
-        return dict(zip(ordinals, outcomes, strict=True))
+        return dict(zip(ordinals, told, strict=True))
 
 
 def _note(outcome: dict[str, Any]) -> str | None:

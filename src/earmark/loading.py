@@ -331,8 +331,8 @@ _AUDIO_FILE_COLUMNS = (
 )
 _TRANSCRIPT_COLUMNS = (
     *("audio_file_id", "asr", "transcript_text", "language", "language_probability"),
-    *("confidence", "no_speech_probability", "speech_seconds", "segments"),
-    *("status", "error", "seconds"),
+    *("confidence", "no_speech_probability", "compression_ratio", "speech_seconds"),
+    *("segments", "status", "error", "seconds"),
 )
 _CLASSIFICATION_COLUMNS = (
     *("audio_file_id", "policy", "flag_category", "flagged", "flag_score", "threshold"),

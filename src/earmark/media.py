@@ -13,10 +13,10 @@ import dataclasses
 import errno
 import io
 import json
-import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,9 +29,9 @@ from av.error import FFmpegError
 
 import magic  # isort: skip
 
-from earmark.child import die_with_parent
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.worker import Answer, serve
 
 OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2
 
@@ -425,18 +425,12 @@ def _answer(task: dict[str, str], settings: EncodeSettings) -> dict[str, Any]:
     return {"status": "ok", **dataclasses.asdict(encoded)}
 
 
-def _serve(parent: str, settings: str) -> None:
-    """Answer each task on standard input by one line of JSON on standard output."""
-    die_with_parent(int(parent))
+def _load(settings: str) -> Callable[[dict[str, str]], Answer]:
     resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, _WORKER_MEMORY))
     av.logging.set_level(av.logging.PANIC)
-    # C code that prints must not talk into the answers.
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
     options = EncodeSettings(**json.loads(settings))
-    for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line), options)), file=answers, flush=True)
+    return lambda task: (_answer(task, options), b"")
 
 
 if __name__ == "__main__":
-    _serve(*sys.argv[1:])
+    serve(sys.argv[1], partial(_load, sys.argv[2]))

@@ -16,6 +16,9 @@ from earmark.files import whole
 from earmark.policy import Policy
 from earmark.volume import Volume
 
+#: Keys of `asr` that change what is heard.
+ASR_FACTS = ("model", "revision", "compute_type", "beam_size", "language", "vad")
+
 
 @dataclass(frozen=True)
 class Name:
@@ -77,11 +80,10 @@ class Name:
 def asr_name(config: Config, volume: Volume) -> Name:
     """The name of the transcription settings."""
     asr = config["asr"]
-    keys = ("model", "revision", "compute_type", "beam_size", "language", "vad")
     return Name(
         "asr.name",
         asr["name"],
-        {key: asr[key] for key in keys},
+        {key: asr[key] for key in ASR_FACTS},
         volume.state / "asr" / f"{asr['name']}.json",
     )
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 from rich.filesize import decimal
 from tqdm import tqdm
@@ -50,6 +51,90 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
             said = time.monotonic()
             say()
     say()
+
+
+class AudioProgress:
+    """Tells how far work on audio is, in clips and in seconds of audio: where `track` does."""
+
+    def __init__(self, description: str, clips: int, seconds: float) -> None:
+        """Begin.
+
+        Args:
+            description: What is done, for example ``transcribe 2026-11-01.tar``.
+            clips: How many there are.
+            seconds: How long they are together.
+        """
+        self._description, self._clips, self._seconds = description, clips, seconds
+        self._done = self._skipped = 0
+        self._done_seconds = self._skipped_seconds = 0.0
+        self._begun = self._said = time.monotonic()
+        self._bar = tqdm(
+            desc=description, total=clips, unit=" clips", leave=False,
+            disable=not sys.stderr.isatty(),
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+        logger.info("%s", str(self))
+
+    def skip(self, seconds: float) -> None:
+        """Count a clip that was done before; it says nothing about the speed.
+
+        Args:
+            seconds: Its length.
+        """
+        self._skipped += 1
+        self._skipped_seconds += seconds
+        self._bar.update()
+        self._bar.initial = self._skipped
+
+    def advance(self, seconds: float) -> None:
+        """Count a clip that is done.
+
+        Args:
+            seconds: Its length.
+        """
+        self._done += 1
+        self._done_seconds += seconds
+        self._bar.update()
+        if not self._bar.disable:
+            self._bar.set_postfix_str(self._speed(), refresh=False)
+        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            logger.info("%s", str(self))
+
+    def __str__(self) -> str:
+        """How far it is, in a sentence."""
+        done, left = self._done + self._skipped, ""
+        taken = time.monotonic() - self._begun
+        if done < self._clips and self._done_seconds:
+            seconds = self._seconds - self._done_seconds - self._skipped_seconds
+            left = f", {_duration(seconds * taken / self._done_seconds)} left"
+        rate = self._done / max(taken, 1e-3)
+        return (
+            f"{self._description}: {done} of {self._clips} clips, {rate:.1f} a second, "
+            f"{self._speed()}{left}"
+        )
+
+    def _speed(self) -> str:
+        taken = max(time.monotonic() - self._begun, 1e-3)
+        audio = self._done_seconds / taken
+        # As in speech recognition: the time that work takes, by the time that speech takes.
+        factor = f"{1 / audio:.3g}" if audio else "unknown"
+        return f"{audio:.1f} s of audio a second (real-time factor {factor})"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
 
 
 @contextmanager

@@ -180,6 +180,10 @@ def _leftovers_of_runs(
         name = path.name.rpartition(".")[0]
         if name not in pending and not _is_held(name, volume):
             yield Leftover(path, name, "half fetched, and not needed any more")
+    for path in _children(volume.parts):
+        name = path.name.rpartition(".")[0]
+        if name not in pending and not _is_held(name, volume):
+            yield Leftover(path, name, "half transcribed or classified, and not needed any more")
     folders = {volume.incoming(""), volume.unpacked("")}
     for date in dates:
         folders.update(_table_folders(volume, date))

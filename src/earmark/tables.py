@@ -64,6 +64,7 @@ TRANSCRIPTS = pa.schema(
         pa.field("language_probability", pa.float64()),
         pa.field("confidence", pa.float64()),  # exp(token-weighted mean log-probability)
         pa.field("no_speech_probability", pa.float64()),
+        pa.field("compression_ratio", pa.float64()),  # highest of its segments; null without text
         pa.field("speech_seconds", pa.float64()),
         pa.field(
             "segments",
@@ -107,7 +108,7 @@ _PREFIX = "earmark."
 def write_table(
     path: Path,
     schema: pa.Schema,
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]] | pa.Table,
     provenance: Mapping[str, object],
 ) -> None:
     """Write rows to a Parquet file that appears only when it is whole.
@@ -115,7 +116,7 @@ def write_table(
     Args:
         path: The file to write.
         schema: One of the schemas of this module.
-        rows: One mapping per row; a missing key is null.
+        rows: One mapping per row, where a missing key is null; or a table.
         provenance: What made the file (model, options, seconds, ...), kept in the file's
             metadata as ``earmark.{key}``; the package's version is added.
 
@@ -123,11 +124,7 @@ def write_table(
         ValueError: a row has a column the schema lacks, or null where none may be.
         pyarrow.ArrowException: a value has the wrong type.
     """
-    rows = list(rows)
-    unknown = {key for row in rows for key in row} - set(schema.names)
-    if unknown:
-        raise ValueError(f"{path}: columns that the schema lacks: {sorted(unknown)}")
-    table = pa.Table.from_pylist(rows, schema=schema)
+    table = rows.cast(schema) if isinstance(rows, pa.Table) else _table(path, schema, rows)
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: null in column {field.name}")
@@ -138,6 +135,14 @@ def write_table(
     }
     with whole(path) as partial:
         pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+
+
+def _table(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    rows = list(rows)
+    unknown = {key for row in rows for key in row} - set(schema.names)
+    if unknown:
+        raise ValueError(f"{path}: columns that the schema lacks: {sorted(unknown)}")
+    return pa.Table.from_pylist(rows, schema=schema)
 
 
 @contextmanager

@@ -77,6 +77,15 @@ class Volume:
         return self.transfers / f"{archive}.{token}"
 
     @property
+    def parts(self) -> Path:
+        """Folder of the rows that long stages have made and not finished with."""
+        return self.state / "parts"
+
+    def parts_of(self, archive: str, stage: str) -> Path:
+        """Folder of what one stage of an archive has made so far."""
+        return self.parts / f"{archive}.{stage}"
+
+    @property
     def transfers_lock(self) -> Path:
         """Held while it is decided whether there is room for one more transfer."""
         return self.state / "transfers.lock"

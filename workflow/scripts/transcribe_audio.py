@@ -4,18 +4,21 @@ from pathlib import Path
 
 from earmark.stages import stage
 from earmark.names import asr_name
-from earmark.speech import AsrSettings, transcribe_archive
+from earmark.recognition import AsrSettings
+from earmark.speech import transcribe_archive
 from earmark.volume import Volume
 
+archive = snakemake.wildcards.archive
 volume = Volume(Path(snakemake.config["volume"]["root"]))
 name = asr_name(snakemake.config, volume)
 
-with stage("transcribe_audio", snakemake.wildcards.archive, volume, Path(snakemake.log[0])):
+with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
     name.check()
     transcribe_archive(
         Path(snakemake.input.manifest),
         output=Path(snakemake.output.transcripts),
         volume_root=volume.root,
         settings=AsrSettings(**snakemake.config["asr"] | {"threads": snakemake.threads}),
+        parts=volume.parts_of(archive, "transcribe_audio"),
     )
     name.bind()

@@ -1,0 +1,116 @@
+"""Where speech is found: as WhisperX finds it, without its download."""
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from demo_clips import extract_clips, spoken
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from earmark.media import decode_audio
+from earmark.vad import Detector, load_detector, merge
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    return extract_clips(tmp_path_factory.mktemp("clips"))
+
+
+@pytest.fixture(scope="session", params=["pyannote", "silero"])
+def detector(request: pytest.FixtureRequest) -> Detector:
+    return load_detector(request.param, "cpu")
+
+
+NOTHING = {
+    "empty": np.zeros(0, np.float32),
+    "one sample": np.zeros(1, np.float32),
+    "silence": np.zeros(160_000, np.float32),
+    "constant": np.full(160_000, 0.5, np.float32),
+    "tone": np.sin(np.arange(160_000) * 0.17).astype(np.float32) * 0.5,
+}
+
+
+@pytest.mark.parametrize("audio", NOTHING.values(), ids=NOTHING)
+def test_there_is_no_speech_where_nobody_speaks(detector: Detector, audio: np.ndarray) -> None:
+    assert merge(detector(audio)) == []
+
+
+def test_speech_is_found_where_it_is(detector: Detector, clips: dict[int, Path]) -> None:
+    one = decode_audio(clips[spoken("en")["ordinal"]])
+    pause = np.zeros(20 * 16_000, np.float32)
+    windows = merge(detector(np.concatenate([pause, one, pause, one])))
+    length = len(one) / 16_000
+    assert [round(window.start) for window in windows] == pytest.approx([20, 40 + length], abs=2)
+    for window in windows:
+        assert 0.5 * length < window.speech_seconds <= window.end - window.start <= length + 0.5
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40_000), st.floats(0, 1))
+def test_noise_of_any_length_and_loudness_is_survived(
+    detector: Detector, seed: int, samples: int, loudness: float
+) -> None:
+    noise = np.random.default_rng(seed).standard_normal(samples) * loudness
+    windows = merge(detector(noise.clip(-1, 1).astype(np.float32)))
+    assert sum(window.speech_seconds for window in windows) <= samples / 16_000 + 0.1
+
+
+def test_speech_without_a_pause_is_cut_into_windows_that_whisper_takes(
+    detector: Detector, clips: dict[int, Path]
+) -> None:
+    words = decode_audio(clips[spoken("en")["ordinal"]])
+    windows = merge(detector(np.tile(words, 1 + 75 * 16_000 // len(words))))
+    assert len(windows) >= 3
+    assert all(0 < window.end - window.start <= 30 for window in windows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 40), st.floats(0.1, 30)), min_size=1, max_size=40))
+def test_regions_are_merged_as_whisperx_merges_them(steps: list[tuple[float, float]]) -> None:
+    from whisperx.diarize import Segment
+    from whisperx.vads import Vad
+
+    regions, now = [], 0.0
+    for pause, length in steps:
+        regions.append((now + pause, now + pause + length))
+        now += pause + length
+    theirs = Vad.merge_chunks([Segment(*each, "UNKNOWN") for each in regions], 30, 0.5, None)
+    ours = merge(regions)
+    assert [(each.start, each.end) for each in ours] == [
+        (each["start"], each["end"]) for each in theirs
+    ]
+    for our, their in zip(ours, theirs, strict=True):
+        assert our.speech_seconds == pytest.approx(sum(b - a for a, b in their["segments"]))
+
+
+OFFLINE = """
+import socket, sys, time
+def refuse(*arguments): raise OSError("no network")
+socket.socket.connect = socket.getaddrinfo = refuse
+from earmark.vad import load_detector
+import numpy as np
+print(load_detector("silero", "cpu")(np.zeros(16000, np.float32)))
+print("pyannote" in str(sorted(sys.modules)))
+time.sleep(1)
+"""
+
+
+def test_silero_needs_neither_network_nor_pyannote(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        capture_output=True, text=True, env={"HOME": str(tmp_path), "PATH": ""},
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["[]", "False"], done.stderr
+    assert list(tmp_path.rglob("*onnx*")) == []  # where ONNX Runtime keeps what it reports
+
+
+def test_no_figure_about_the_clips_is_reported_to_anyone(detector: Detector) -> None:
+    load_detector("pyannote", "cpu")
+    from pyannote.audio.telemetry.metrics import is_metrics_enabled
+
+    assert not is_metrics_enabled()
+    assert logging.getLogger("lightning.pytorch").level >= logging.ERROR
