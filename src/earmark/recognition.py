@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from earmark.errors import EarmarkError
+from earmark.errors import SetupError
 from earmark.models import Model, find
 from earmark.preparation import Features
 
@@ -111,7 +111,7 @@ class Recogniser:
         import faster_whisper
 
         if settings.device == "cuda" and not ctranslate2.get_cuda_device_count():
-            raise EarmarkError(
+            raise SetupError(
                 "asr.device is 'cuda', but this machine has no usable CUDA device; "
                 "repair the driver, or set asr.device and classify.device to 'cpu', "
                 "asr.compute_type to 'int8' and classify.quantization to null"
@@ -129,7 +129,7 @@ class Recogniser:
             if language is not None:
                 self._prompt(language)
         except (ValueError, OSError, RuntimeError) as error:
-            raise EarmarkError(
+            raise SetupError(
                 f"the Whisper model '{settings.model}' cannot be loaded "
                 f"({' '.join(str(error).split())}); check asr.model, asr.device, "
                 "asr.compute_type and asr.language in the config"
