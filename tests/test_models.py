@@ -134,7 +134,7 @@ row = {"archive": "a", "ordinal": 0, "member": "a.mp3", "source_bytes": 1, "stat
 row |= {"selected": True, "inclusion_probability": 1.0, "opus_path": "clip"}
 write_table(folder / "m", MANIFEST, [row], {})
 asr = config["asr"] | {"device": "cpu", "compute_type": "float32", "threads": 1}
-transcribe_archive(folder / "m", folder / "t", folder, AsrSettings(**asr))
+transcribe_archive(folder / "m", folder / "t", folder, AsrSettings(**asr), folder / "parts")
 said = {"archive": "a", "ordinal": 0, "status": "ok", "text": "send me your password"}
 write_table(folder / "s", TRANSCRIPTS, [said], {})
 settings = {k: v for k, v in config["classify"].items() if not k.startswith(("polic", "categ"))}
