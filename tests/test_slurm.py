@@ -74,7 +74,9 @@ END"""
     }
     for waits_for in ("room", ""):
         slurm_cluster.wait_until_running(jobs[waits_for])
-        while "at work" not in (tmp_path / jobs[waits_for]).read_text():
+        said = tmp_path / jobs[waits_for]
+        while not (said.exists() and "at work" in said.read_text()):
+            assert slurm_cluster.state(jobs[waits_for]) == "RUNNING", said.read_text()
             time.sleep(0.1)
     cycle.let_go(volume, prefix)
     assert slurm_cluster.wait(jobs["room"], jobs["a GPU"]) == ["CANCELLED"] * 2

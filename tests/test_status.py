@@ -617,6 +617,9 @@ def _plain(text: str) -> str:
 
 def test_prometheus_gets_a_gauge_for_each_number(busy: Place, tmp_path: Path) -> None:
     file = tmp_path / "textfile/earmark.prom"
+    assert busy.show("--prometheus", str(file)) == 2
+    assert not file.parent.exists()  # node_exporter reads it, so a person has to choose it
+    file.parent.mkdir()
     assert busy.show("--prometheus", str(file)) == 0
     found = parse(file.read_text())
     plain = {name.removeprefix("earmark_"): value for (name, labels), value in found.items()
