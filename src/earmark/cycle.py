@@ -35,8 +35,8 @@ NOTHING_TO_DO = 3
 SOME_FAILED = 4
 INTERRUPTED = 130
 
-#: How often it is looked whether the driver has ended, in s.
-_LOOK_SECONDS = 2.0
+#: How often it is looked whether time is up, and then what holds up the end, in s.
+_LOOK_SECONDS = 5.0
 #: Configurations and logs of so many former cycles are kept.
 _KEPT_RUNS = 50
 
@@ -108,7 +108,10 @@ def _drive(
     log.parent.mkdir(parents=True, exist_ok=True)
     snapshot = _snapshot(config, volume.runs / name)
     for former in sorted(volume.runs.iterdir())[:-_KEPT_RUNS]:
-        shutil.rmtree(former)
+        if former.is_dir():
+            shutil.rmtree(former)
+        else:  # a version before kept the configuration alone
+            former.unlink()
     for former in sorted(log.parent.glob("*.log"))[:-_KEPT_RUNS]:
         former.unlink()
     command = [
