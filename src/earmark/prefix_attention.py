@@ -1,0 +1,160 @@
+"""Attention over a beginning that many texts share, without a copy of it for each.
+
+A policy is three to five times as long as a transcript, and stands before it.  Its keys and
+values are computed once, and every text of a batch attends to that one copy: the queries of
+all texts go through a single matrix product with it.  (Cascade inference and Hydragen do
+the same in kernels of their own: https://arxiv.org/abs/2402.05099.)
+
+The module knows keys, values and positions; it is called by the layers of a model of
+Transformers, whose attention interface it implements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+#: Its name as Transformers' ``attn_implementation``.
+NAME = "earmark_prefix"
+
+#: Types of models (``model_type`` of their configurations) that a test holds against their own
+#: attention.  Others may add something to attention that would be lost without a word here.
+MODEL_TYPES = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What a model made of the beginning that texts share.
+
+    Attributes:
+        tokens: The beginning.
+        keys: For each layer, of shape [1, key/value heads, tokens, head width].
+        values: Likewise.
+    """
+
+    tokens: tuple[int, ...]
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass
+class Rest:
+    """Where the tokens of a batch stand that follow a prefix; texts are padded on the left.
+
+    Attributes:
+        prefix: What they follow; None if nothing stands before them.
+        keys: Positions of the keys of each text's own tokens, int64 of shape [texts, own
+            tokens so far], and :data:`PADDING` for padding, which nothing attends to.
+        queries: Positions of the tokens that go through the model now, the last of ``keys``.
+    """
+
+    prefix: Prefix | None
+    keys: Tensor
+    queries: Tensor
+    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+
+    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+        """What to add to scores, the same for all layers of a kind.
+
+        Args:
+            window: So many tokens back, itself included, a token attends to; None for all.
+            dtype: Of the scores.
+
+        Returns:
+            Of shape [texts, 1, queries, tokens of the prefix + own tokens]: 0, or the lowest
+            number. It is finite: a token of padding may see nothing, and infinity would make
+            NaN of it.
+        """
+        if (window, dtype) not in self._masks:
+            before = torch.arange(len(self.prefix or ()), device=self.keys.device)
+            keys = torch.cat([before.expand(len(self.keys), -1), self.keys], dim=1)[:, None]
+            queries = self.queries[:, :, None]
+            seen = keys <= queries
+            if window is not None:
+                seen &= keys > queries - window
+            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            mask.masked_fill_(~seen, torch.finfo(dtype).min)
+            self._masks[window, dtype] = mask[:, None]
+        return self._masks[window, dtype]
+
+
+#: Beyond every position, so that no token comes after it.
+PADDING = 2**40
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,  # never there: no mask is made for an attention of one's own
+    scaling: float,
+    rest: Rest,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend to a shared prefix and to the text's own tokens, as one softmax over both.
+
+    Args:
+        module: The layer; its ``layer_idx`` finds the prefix's keys.
+        query: Of shape [texts, heads, queries, head width].
+        key: Of the texts' own tokens, [texts, key/value heads, own tokens, head width].
+        value: Likewise.
+        attention_mask: None.
+        scaling: Of the scores.
+        rest: Where the tokens stand.
+        softcap: The scores' bound, as in Gemma 2 (https://arxiv.org/abs/2408.00118); or None.
+        sliding_window: So many tokens back a token attends to; None for all.
+
+    Returns:
+        Of shape [texts, queries, heads, head width], and no weights.
+    """
+    texts, heads, queries, width = query.shape
+    groups = key.shape[1]
+    # Heads that share keys and values lie side by side; they are rows of the same product.
+    query = query.reshape(texts, groups, heads // groups * queries, width)
+    scores = [torch.matmul(query, key.transpose(2, 3))]
+    prefix = rest.prefix
+    if prefix is not None:
+        index: int = module.layer_idx  # type: ignore[assignment]
+        before_key, before_value = prefix.keys[index][0], prefix.values[index][0]
+        # [groups, texts * rows, width] x [groups, width, tokens]: one copy serves all texts.
+        scores.insert(0, _on_one_copy(query, before_key.transpose(1, 2)))
+    weights = torch.cat(scores, dim=-1).mul_(scaling)
+    if softcap is not None:
+        weights.div_(softcap).tanh_().mul_(softcap)
+    weights = weights.view(texts, heads, queries, -1)
+    weights += rest.mask(sliding_window, weights.dtype)
+    weights = torch.softmax(weights, dim=-1, dtype=torch.float32).to(value.dtype)
+    weights = weights.view(texts, groups, heads // groups * queries, -1)
+    if prefix is None:
+        output = torch.matmul(weights, value)
+    else:
+        output = torch.matmul(weights[..., len(prefix) :], value)
+        output += _on_one_copy(weights[..., : len(prefix)], before_value)
+    return output.view(texts, heads, queries, width).transpose(1, 2).contiguous(), None
+
+
+def _on_one_copy(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Rows of all texts times a matrix that they share.
+
+    Args:
+        rows: Of shape [texts, groups, rows, n].
+        matrix: Of shape [groups, n, m].
+
+    Returns:
+        Of shape [texts, groups, rows, m].
+    """
+    texts, groups, count, _ = rows.shape
+    product = torch.matmul(rows.transpose(0, 1).reshape(groups, texts * count, -1), matrix)
+    return product.view(groups, texts, count, -1).transpose(0, 1)
+
+
+AttentionInterface.register(NAME, attention)

@@ -1,0 +1,140 @@
+"""The shared beginning, held against each model's own attention over whole texts."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from earmark import REPOSITORY
+from earmark.errors import SetupError
+from earmark.language_model import LanguageModel
+from earmark.models import Found
+from earmark.prefix_attention import MODEL_TYPES, Prefix
+
+DEMO = REPOSITORY / "demo" / "models" / "gemma-demo"
+#: Shorter than the texts below, so that what lies further back must be forgotten.
+WINDOW = 16
+RANDOM = random.Random(5)
+PREFIX = [RANDOM.randrange(10, 2000) for _ in range(30)]
+TEXTS = [[RANDOM.randrange(10, 2000) for _ in range(n)] for n in (1, 3, 24, 25, 7)]
+WORDS = [17, 1000, 3]
+
+
+def random_model(folder: Path, kind: str) -> Path:
+    """A tiny model of a type, with random weights large enough to tell attention apart."""
+    torch.manual_seed(3)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=2048,
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        sliding_window=WINDOW,
+        use_sliding_window=True,
+        max_window_layers=2,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    return folder
+
+
+class Whole:
+    """A model with its own attention, one whole text after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+
+    @torch.inference_mode()
+    def logits(self, text: list[int]) -> torch.Tensor:
+        logits: torch.Tensor = self.model(torch.tensor([text])).logits[0, -1]
+        return logits
+
+
+@pytest.fixture(scope="module", params=MODEL_TYPES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def ours(folder: Path) -> LanguageModel:
+    return load(folder)
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path) -> Whole:
+    return Whole(folder)
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
+    return LanguageModel(Found(str(folder), None), None, "cpu", dtype, None)
+
+
+def probabilities(logits: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(logits, dim=-1)
+
+
+def test_a_batch_behind_a_shared_beginning_is_as_whole_texts_are(
+    ours: LanguageModel, whole: Whole
+) -> None:
+    expected = torch.stack([whole.logits(PREFIX + text)[WORDS] for text in TEXTS])
+    got = ours.next_logits(ours.begin(PREFIX), TEXTS, WORDS)
+    torch.testing.assert_close(probabilities(got), probabilities(expected), atol=1e-4, rtol=0)
+
+
+def test_another_beginning_or_shifted_positions_would_be_noticed(
+    ours: LanguageModel, whole: Whole
+) -> None:
+    """The comparison above fails when the wrong keys are shared."""
+    expected = probabilities(torch.stack([whole.logits(PREFIX + t)[WORDS] for t in TEXTS]))
+    late = ours.begin([5, *PREFIX])  # each key one position further on
+    shifted = Prefix(
+        tuple(PREFIX), [keys[:, :, 1:] for keys in late.keys], [v[:, :, 1:] for v in late.values]
+    )
+    for wrong in (ours.begin(PREFIX[::-1]), shifted):
+        got = probabilities(ours.next_logits(wrong, TEXTS, WORDS))
+        assert (got - expected).abs().max() > 1e-3
+
+
+def test_what_a_batch_writes_is_what_each_text_alone_would_get(
+    ours: LanguageModel, whole: Whole
+) -> None:
+    """The likeliest word after each text, then after that one, by the model's own attention."""
+    written = ours.continuations(ours.begin(PREFIX), TEXTS, most=20, end="}")
+    ends = {token for word, token in ours.tokenizer.get_vocab().items() if "}" in word}
+    for text, continuation in zip(TEXTS, written, strict=True):
+        tokens: list[int] = []
+        while len(tokens) < 20 and not ends & set(tokens):
+            tokens.append(int(whole.logits(PREFIX + text + tokens).argmax()))
+            if tokens[-1] in (1, whole.model.generation_config.eos_token_id):
+                break
+        assert continuation.text == ours.tokenizer.decode(tokens, skip_special_tokens=True)
+        assert continuation.is_sound
+
+
+def test_numbers_that_overflow_are_told(folder: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    model.get_input_embeddings().weight.data[TEXTS[0][0]] = float("nan")
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    damaged = load(tmp_path)
+    prefix = damaged.begin([token for token in PREFIX if token != TEXTS[0][0]])
+    written = damaged.continuations(prefix, [TEXTS[0], TEXTS[1]], most=2, end="}")
+    assert not written[0].is_sound
+
+
+def test_a_model_whose_attention_is_unknown_is_refused(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("gpt2", vocab_size=2048, n_embd=32, n_layer=1, n_head=2)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    with pytest.raises(SetupError, match=r"type 'gpt2'.* choose one of type gemma, gemma2"):
+        load(tmp_path)
