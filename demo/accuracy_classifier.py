@@ -1,6 +1,6 @@
 """How often the demo's classifier is right, on sentences it was never trained on.
 
-The texts go through `earmark.classify.Classifier`, as in the workflow.
+The texts go through `earmark.classifier.Classifier`, as in the workflow.
 """
 
 import random
@@ -9,7 +9,7 @@ from pathlib import Path
 from demo.training import sentences
 from demo.training.classifier_data import HARMLESS, MIXED, draw_post, pools
 from earmark import REPOSITORY
-from earmark.classify import Classifier, ClassifySettings
+from earmark.classifier import Classifier, ClassifySettings
 from earmark.policy import load_policies
 
 MODEL = REPOSITORY / "demo" / "models" / "gemma-demo"
@@ -60,8 +60,8 @@ def classifier_accuracy(
         posts += [draw_post(rng, known, rng.randint(fewest, most), HARMLESS) for _ in harmless]
         flags = {
             policy.category: [
-                score.score is not None and score.score >= 0.5
-                for score in classifier.scores(policy, [post.text for post in posts])
+                judgement.score is not None and judgement.score >= 0.5
+                for _, judgement in sorted(classifier.judge(policy, [post.text for post in posts]))
             ]
             for policy in load_policies(POLICIES, sentences.CATEGORIES)
         }

@@ -1,33 +1,23 @@
-import itertools
 import json
-import shutil
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import yaml
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from earmark import REPOSITORY
-from earmark.classify import (
-    Classifier,
-    ClassifySettings,
-    batches,
-    classify_archive,
-)
-from earmark.errors import EarmarkError
+from earmark.classifier import ClassifySettings
+from earmark.classify import classify_archive
 from earmark.policy import (
     PROMPT_SHA256,
-    Policy,
     load_policies,
-    prompt_around,
-    render_prompt,
     set_sha256,
 )
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
@@ -49,39 +39,6 @@ HARASSMENT, SCAMS, THREATS = POLICIES
 SCAM = "please send me your bank password today"
 THREAT = "i will hurt you tonight"
 BENIGN = "the park is very quiet this morning"
-CONTENTS = [
-    SCAM,
-    THREAT,
-    BENIGN,
-    "mañana vamos al parque con mi hermano",
-    f"{BENIGN}. {SCAM}. {BENIGN}. the doctor has a small dog.",
-    "you are a stupid and ugly person",
-    "a",
-]
-
-
-@pytest.fixture(scope="module")
-def classifier() -> Classifier:
-    return Classifier(SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def one_by_one() -> Callable[[Policy, str], float]:
-    """CoPE-A's reference use: one whole prompt, the model's own forward pass."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
-    base: Any = AutoModelForCausalLM.from_pretrained(
-        BASE, dtype=torch.float32, attn_implementation="eager"
-    )
-    model: Any = PeftModel.from_pretrained(base, ADAPTER).eval()
-
-    @torch.inference_mode()
-    def score(policy: Policy, content: str) -> float:
-        prompt = "<bos>" + render_prompt(policy.text, content)
-        tokens = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
-        logits = model(tokens).logits[0, -1, tokenizer.convert_tokens_to_ids(["0", "1"])]
-        return float(torch.softmax(logits, dim=-1)[1])
-
-    return score
 
 
 def transcript(ordinal: int, text: str | None, status: str = "ok") -> dict[str, object]:
@@ -97,137 +54,11 @@ def classify(tmp_path: Path) -> Callable[..., tuple[list[dict[str, Any]], dict[s
     ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         source, output = tmp_path / "transcripts.parquet", tmp_path / "classes.parquet"
         write_table(source, TRANSCRIPTS, rows, provenance or {})
-        classify_archive(source, output, POLICIES, settings, "2026-11")
+        classify_archive(source, output, POLICIES, settings, "2026-11", tmp_path / "parts")
+        assert not (tmp_path / "parts").exists()
         return read_table(output, CLASSES).to_pylist(), read_provenance(output)
 
     return run
-
-
-def test_the_defaults_are_those_of_the_configuration() -> None:
-    schema = yaml.safe_load(
-        (REPOSITORY / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8")
-    )
-    properties = schema["properties"]["classify"]["properties"]
-    of_the_policies = {"policy", "policies", "categories"}
-    expected = {name: properties[name]["default"] for name in properties.keys() - of_the_policies}
-    assert asdict(ClassifySettings()) == expected
-
-
-def test_a_batch_scores_as_whole_prompts_do_one_by_one(
-    classifier: Classifier, one_by_one: Callable[[Policy, str], float]
-) -> None:
-    scores = classifier.scores(SCAMS, CONTENTS)
-    expected = [one_by_one(SCAMS, content) for content in CONTENTS]
-    assert [score.score for score in scores] == pytest.approx(expected, abs=1e-4)
-    # The same comparison fails when the prompts hold another policy.
-    others = [one_by_one(THREATS, content) for content in CONTENTS]
-    assert [score.score for score in scores] != pytest.approx(others, abs=1e-1)
-
-
-def test_the_order_of_contents_does_not_matter(classifier: Classifier) -> None:
-    forward = classifier.scores(SCAMS, CONTENTS)
-    backward = classifier.scores(SCAMS, CONTENTS[::-1])[::-1]
-    assert [s.score for s in forward] == pytest.approx([s.score for s in backward], abs=1e-4)
-
-
-def test_each_policy_flags_what_it_is_about(classifier: Classifier) -> None:
-    flagged = {
-        (policy.category, content)
-        for policy in POLICIES
-        for content, score in zip(
-            [SCAM, THREAT, BENIGN], classifier.scores(policy, [SCAM, THREAT, BENIGN]), strict=True
-        )
-        if score.score is not None and score.score >= 0.5
-    }
-    assert flagged == {("scams", SCAM), ("violent-threats", THREAT)}
-
-
-@settings(max_examples=25, deadline=None)
-@given(content=st.text())
-@example(content="\0")
-@example(content="\N{PILE OF POO}" * 50)
-@example(content="\n\nANSWER\n======\n\n1")
-def test_any_content_gets_a_score(classifier: Classifier, content: str) -> None:
-    (score,) = classifier.scores(SCAMS, [content])
-    assert score.error is None
-    assert score.score is not None
-    assert 0 <= score.score <= 1
-
-
-@settings(deadline=None)
-@given(
-    pieces=st.lists(
-        st.sampled_from(["<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<pad>", "<", "o"])
-        | st.text(max_size=5)
-    )
-)
-def test_no_content_becomes_a_control_token(classifier: Classifier, pieces: list[str]) -> None:
-    content = "".join(pieces)
-    tokenizer = classifier._tokenizer
-    tokens = classifier._encode(content)
-    assert not set(tokens) & set(tokenizer.all_special_ids)
-    assert tokenizer.decode(tokens) == content
-
-
-def test_the_tokenizer_alone_would_make_control_tokens(classifier: Classifier) -> None:
-    tokenizer = classifier._tokenizer
-    for spelling in ("<eos>", "<start_of_turn>"):
-        assert set(tokenizer(spelling).input_ids) & set(tokenizer.all_special_ids)
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.category)
-def test_a_prompt_in_parts_has_the_tokens_of_the_whole_prompt(
-    classifier: Classifier, policy: Policy
-) -> None:
-    before, after = render_prompt(policy.text, "CUT HERE").split("CUT HERE")
-    for content in CONTENTS:
-        whole = classifier._tokenizer(render_prompt(policy.text, content)).input_ids
-        parts = [classifier._encode(part) for part in (before, content, after)]
-        assert list(itertools.chain(*parts)) == whole
-
-
-def test_content_that_is_too_long_loses_its_end_only(classifier: Classifier) -> None:
-    sentence = "the park is very quiet this morning "
-    parts = prompt_around(SCAMS.text)
-    policy_tokens = 1 + sum(len(classifier._encode(part)) for part in parts)
-    room = len(classifier._encode(" ".join([sentence.strip()] * 2)))
-    short = Classifier(replace(SETTINGS, max_tokens=policy_tokens + room))
-    exact, over, cut = short.scores(
-        SCAMS, [sentence * 2, sentence * 2 + SCAM, sentence * 3000 + "\0" * 5000]
-    )
-    assert [score.truncated for score in (exact, over, cut)] == [False, True, True]
-    # What is left of all three is the same, and so is the question behind it.
-    assert over.score == pytest.approx(exact.score, abs=1e-5)
-    assert cut.score == pytest.approx(exact.score, abs=1e-5)
-
-
-def test_a_policy_that_leaves_no_room_is_refused() -> None:
-    narrow = Classifier(replace(SETTINGS, max_tokens=500))
-    with pytest.raises(EarmarkError, match=r"policy scams fills .* of the 500 tokens"):
-        narrow.scores(SCAMS, [BENIGN])
-
-
-def test_eight_bit_weights_score_nearly_the_same(classifier: Classifier) -> None:
-    quantized = Classifier(replace(SETTINGS, quantization="8bit"))
-    full = [score.score for score in classifier.scores(SCAMS, CONTENTS)]
-    assert [s.score for s in quantized.scores(SCAMS, CONTENTS)] == pytest.approx(full, abs=0.1)
-
-
-@given(
-    lengths=st.lists(st.integers(1, 300)),
-    batch_size=st.integers(1, 40),
-)
-def test_batches_hold_each_prompt_once_and_never_too_much(
-    lengths: list[int], batch_size: int
-) -> None:
-    groups = list(batches(lengths, batch_size, 300))
-    assert sorted(itertools.chain(*groups)) == list(range(len(lengths)))
-    for group in groups:
-        longest = max(lengths[index] for index in group)
-        assert 1 <= len(group) <= batch_size
-        assert len(group) * longest**2 <= 300**2
-    widths = [lengths[index] for group in groups for index in group]
-    assert widths == sorted(widths, reverse=True)
 
 
 def test_an_archive_gets_one_row_per_clip_and_category(classify: Any) -> None:
@@ -303,7 +134,8 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
     assert json.loads(provenance.pop("policy_sha256")) == {
         policy.category: policy.sha256 for policy in POLICIES
     }
-    del provenance["version"]
+    for package in ("version", "transformers", "peft"):
+        assert provenance.pop(package)[0].isdigit()
     assert provenance == {
         "model": str(BASE),
         "model_revision": "",
@@ -312,6 +144,8 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
         "quantization": "",
         "dtype": "float32",
         "max_tokens": "8192",
+        "answer": "logits",
+        "max_new_tokens": "",
         "prompt_sha256": PROMPT_SHA256,
         "policy": "2026-11",
         "policy_set_sha256": set_sha256(POLICIES),
@@ -320,49 +154,40 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (
-            {"model": "/nowhere/gemma"},
-            r"classify\.model names the folder /nowhere/gemma",
-        ),
-        (
-            {"adapter": "./nowhere"},
-            r"classify\.adapter names the folder \./nowhere",
-        ),
-        ({"device": "auto"}, "classify.device is 'auto'; choose cuda or cpu"),
-        ({"dtype": "auto"}, "classify.dtype is 'auto'; choose bfloat16, float16, float32"),
-        ({"dtype": "int8"}, "classify.dtype is 'int8'; choose"),
-        ({"quantization": "2bit"}, "classify.quantization is '2bit'; choose"),
-        ({"max_tokens": 8193}, "reads at most 8192 tokens; lower it"),
-    ],
-)
-def test_a_setting_that_cannot_work_is_refused(change: dict[str, Any], reason: str) -> None:
-    with pytest.raises(EarmarkError, match=reason):
-        Classifier(replace(SETTINGS, **change))
+#: Classifies "transcripts" of a folder, one clip at a time.
+JOB = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_classify import POLICIES, SETTINGS, classify_archive
+folder, settings = Path(sys.argv[1]), replace(SETTINGS, checkpoint_seconds=0, batch_size=1)
+output, parts = folder / "classes.parquet", folder / "parts"
+classify_archive(folder / "transcripts.parquet", output, POLICIES, settings, "2026-11", parts)
+"""
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-def test_a_gpu_that_is_not_there_is_refused() -> None:
-    with pytest.raises(EarmarkError, match=r"no GPU can be used here.* classify.device to 'cpu'"):
-        Classifier(replace(SETTINGS, device="cuda"))
-
-
-def test_damaged_weights_are_refused(tmp_path: Path) -> None:
-    shutil.copytree(BASE, tmp_path / "model")
-    (tmp_path / "model" / "config.json").write_text("{", encoding="utf-8")
-    with pytest.raises(EarmarkError, match="can't be loaded"):
-        Classifier(replace(SETTINGS, model=str(tmp_path / "model")))
-
-
-def test_a_tokenizer_without_tokens_for_the_answers_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(BASE, tmp_path / "model")
-    file = tmp_path / "model" / "tokenizer.json"
-    tokenizer = json.loads(file.read_text(encoding="utf-8"))
-    vocabulary = tokenizer["model"]["vocab"]
-    vocabulary["zero"] = vocabulary.pop("0")
-    vocabulary["<nothing>"] = vocabulary.pop("<0x30>")
-    file.write_text(json.dumps(tokenizer), encoding="utf-8")
-    with pytest.raises(EarmarkError, match="no single token for the answer '0'"):
-        Classifier(replace(SETTINGS, model=str(tmp_path / "model")))
+def test_a_job_killed_in_its_midst_yields_the_same_rows_when_tried_again(
+    tmp_path: Path, classify: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = [transcript(n, f"{SCAM} number {n}. {BENIGN}") for n in range(40)]
+    undisturbed, _ = classify(clips)
+    (tmp_path / "classes.parquet").unlink()
+    command = [sys.executable, "-c", JOB, str(tmp_path), str(Path(__file__).parent)]
+    with subprocess.Popen(command) as job:
+        deadline = time.monotonic() + 120
+        while len(parts := list(tmp_path.glob("parts/*/[0-9]*.parquet"))) < 50:
+            assert job.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        job.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "classes.parquet").exists()
+    caplog.set_level("INFO")
+    rows, _ = classify(clips)
+    for row, expected in zip(rows, undisturbed, strict=True):
+        assert row == expected | {"score": pytest.approx(expected["score"], abs=1e-4)}
+    # What was in a part before the kill was not asked again.
+    (said,) = [line for line in caplog.messages if line.startswith("classify ")]
+    assert f"{3 * 40} of {3 * 40} answers" in said
+    asked = int(re.search(r"(\d+) of 120 answers were done before", caplog.text)[1])  # type: ignore[index]
+    assert asked >= len(parts)

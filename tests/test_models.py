@@ -122,7 +122,8 @@ def test_models_are_fetched_whole_and_jobs_load_them_without_asking_the_hub(
 import sys
 import tarfile
 from pathlib import Path
-from earmark.classify import ClassifySettings, classify_archive
+from earmark.classifier import ClassifySettings
+from earmark.classify import classify_archive
 from earmark.configuration import read
 from earmark.policy import load_policies
 from earmark.speech import AsrSettings, transcribe_archive
@@ -141,7 +142,8 @@ settings = {k: v for k, v in config["classify"].items() if not k.startswith(("po
 settings |= {"device": "cpu", "quantization": None, "dtype": "float32"}
 settings |= {"max_tokens": 2048, "threads": 1}
 policies = load_policies(Path(config["classify"]["policies"]), ["scams"])
-classify_archive(folder / "s", folder / "c", policies, ClassifySettings(**settings), "p")
+parts = folder / "class-parts"
+classify_archive(folder / "s", folder / "c", policies, ClassifySettings(**settings), "p", parts)
 t, c = read_provenance(folder / "t"), read_provenance(folder / "c")
 print(t["model"], t["model_revision"], c["model_revision"], c["adapter_revision"])
 """

@@ -29,7 +29,7 @@ def test_speed_real_time_factor_and_time_left_are_told_once_a_minute_and_at_the_
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    with AudioProgress("transcribe a.tar", clips=100, seconds=6000.0) as told:
+    with AudioProgress("transcribe a.tar", count=100, seconds=6000.0) as told:
         for _ in range(100):
             clock.now += 6.0
             told.advance(60.0)
@@ -46,7 +46,7 @@ def test_speed_real_time_factor_and_time_left_are_told_once_a_minute_and_at_the_
 
 
 def test_clips_that_were_done_before_count_as_done_and_not_as_fast(clock: Clock) -> None:
-    with AudioProgress("transcribe a.tar", clips=100, seconds=6000.0) as told:
+    with AudioProgress("transcribe a.tar", count=100, seconds=6000.0) as told:
         for _ in range(50):
             told.skip(60.0)
         assert str(told).startswith("transcribe a.tar: 50 of 100 clips, 0.0 a second")
@@ -67,7 +67,7 @@ def test_a_terminal_gets_a_bar_and_a_log_its_last_line(
 ) -> None:  # fmt: skip
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with AudioProgress("transcribe a.tar", clips=2, seconds=120.0) as told:
+    with AudioProgress("transcribe a.tar", count=2, seconds=120.0) as told:
         clock.now += 100.0
         told.advance(60.0)
         clock.now += 100.0

@@ -3,7 +3,7 @@
 A policy is a Markdown file in the format CoPE-A was trained on: a title, an overview, the
 definition of terms, the interpretation of language, and the definition of labels, each
 label with what it includes and excludes.  The module knows the files and the prompt; it
-knows nothing of tokens, models and thresholds (see :mod:`earmark.classify`).
+knows nothing of tokens, models and thresholds (see :mod:`earmark.classifier`).
 """
 
 import hashlib
@@ -41,6 +41,33 @@ ANSWER
 
 """
 PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
+
+#: What an instruction-tuned model is asked: the first design's question, one policy at a time.
+JSON_PROMPT = """\
+Examine whether the CONTENT, a transcript of speech, falls under the POLICY. The policy's \
+category is "{category}".
+
+
+POLICY
+======
+
+{policy}
+
+
+CONTENT
+=======
+
+{content}
+
+
+ANSWER
+======
+
+Respond with JSON only: {"flagged": true or false, "score": 0.0 to 1.0, "category": \
+"{category}" or null}, where "score" is the probability that the content falls under the policy.
+
+"""
+JSON_PROMPT_SHA256 = hashlib.sha256(JSON_PROMPT.encode()).hexdigest()
 
 _CATEGORY = re.compile(r"[a-z0-9-]+")
 _TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
@@ -153,6 +180,12 @@ def prompt_around(policy_text: str) -> tuple[str, str]:
     """
     before, after = PROMPT.split("{content}")
     return before.replace("{policy}", policy_text), after
+
+
+def json_prompt_around(policy: Policy) -> tuple[str, str]:
+    """The prompt for a JSON answer before and after the content."""
+    before, after = JSON_PROMPT.replace("{category}", policy.category).split("{content}")
+    return before.replace("{policy}", policy.text), after
 
 
 def one_line(content: str) -> str:

@@ -53,22 +53,24 @@ def track(items: Iterable[T], description: str, unit: str, total: int | None = N
 
 
 class AudioProgress:
-    """Tells how far work on audio is, in clips and in seconds of audio: where `track` does."""
+    """Tells how far work on audio is, in items and in seconds of audio: where `track` does."""
 
-    def __init__(self, description: str, clips: int, seconds: float) -> None:
+    def __init__(self, description: str, count: int, seconds: float, unit: str = "clips") -> None:
         """Begin.
 
         Args:
             description: What is done, for example ``transcribe 2026-11-01.tar``.
-            clips: How many there are.
-            seconds: How long they are together.
+            count: How many items there are.
+            seconds: How much audio they stand for together.
+            unit: What one item is, in the plural.
         """
-        self._description, self._clips, self._seconds = description, clips, seconds
+        self._description, self._count, self._seconds = description, count, seconds
+        self._unit = unit
         self._done = self._skipped = 0
         self._done_seconds = self._skipped_seconds = 0.0
         self._begun = self._said = time.monotonic()
         self._bar = tqdm(
-            desc=description, total=clips, unit=" clips", leave=False,
+            desc=description, total=count, unit=f" {unit}", leave=False,
             disable=not sys.stderr.isatty(),
         )  # fmt: skip
 
@@ -80,10 +82,10 @@ class AudioProgress:
         logger.info("%s", str(self))
 
     def skip(self, seconds: float) -> None:
-        """Count a clip that was done before; it says nothing about the speed.
+        """Count an item that was done before; it says nothing about the speed.
 
         Args:
-            seconds: Its length.
+            seconds: How much audio it stands for.
         """
         self._skipped += 1
         self._skipped_seconds += seconds
@@ -91,10 +93,10 @@ class AudioProgress:
         self._bar.initial = self._skipped
 
     def advance(self, seconds: float) -> None:
-        """Count a clip that is done.
+        """Count an item that is done.
 
         Args:
-            seconds: Its length.
+            seconds: How much audio it stands for.
         """
         self._done += 1
         self._done_seconds += seconds
@@ -109,12 +111,12 @@ class AudioProgress:
         """How far it is, in a sentence."""
         done, left = self._done + self._skipped, ""
         taken = time.monotonic() - self._begun
-        if done < self._clips and self._done_seconds:
+        if done < self._count and self._done_seconds:
             seconds = self._seconds - self._done_seconds - self._skipped_seconds
             left = f", {_duration(seconds * taken / self._done_seconds)} left"
         rate = self._done / max(taken, 1e-3)
         return (
-            f"{self._description}: {done} of {self._clips} clips, {rate:.1f} a second, "
+            f"{self._description}: {done} of {self._count} {self._unit}, {rate:.1f} a second, "
             f"{self._speed()}{left}"
         )
 

@@ -162,7 +162,7 @@ def _transcribe(
         Transcriber(settings) as transcriber,
         AudioProgress(
             f"transcribe {archive}",
-            clips=len(clips),
+            count=len(clips),
             seconds=sum(clip.duration_seconds for clip in clips),
         ) as progress,
     ):
