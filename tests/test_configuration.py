@@ -113,6 +113,8 @@ def test_a_misspelt_key_is_refused_by_name_with_the_right_one() -> None:
         ({"asr": {"batch_size": 0}}, r"'asr\.batch_size' is 0, .*minimum"),
         ({"encode": {"bitrate": "48"}}, r"'encode\.bitrate' is '48', .*match"),
         ({"asr": {"device": "gpu"}}, r"'asr\.device' is 'gpu', .*one of"),
+        ({"selection": {"fraction": 0}}, r"'selection\.fraction' is 0, .*minimum"),
+        ({"selection": {"min_seconds": 9, "max_seconds": 8}}, r"max_seconds' is 8, .*less than"),
         ({"source": "folder"}, r"'source' is 'folder', .*type 'object'"),
     ],
 )

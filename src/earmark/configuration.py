@@ -74,6 +74,12 @@ def resolve(config: Mapping[str, Any]) -> Config:
     errors = sorted(Draft202012Validator(schema()).iter_errors(complete), key=_unknown_keys_first)
     if errors:
         raise EarmarkError(_explain(errors[0]))
+    shortest, longest = (complete["selection"][key] for key in ("min_seconds", "max_seconds"))
+    if longest is not None and longest < shortest:
+        raise EarmarkError(
+            f"the config's 'selection.max_seconds' is {longest}, which is less than "
+            f"'selection.min_seconds', {shortest}; no clip could ever be drawn"
+        )
     if complete["source"]["kind"] == "folder":
         complete["source"]["directory"] = str(_absolute(complete["source"]["directory"]))
     elif not complete["source"]["directory"].startswith("/"):

@@ -18,6 +18,7 @@ from typing import Any
 from earmark.archive import MEMBERS_FILE
 from earmark.media import EncodeSettings
 from earmark.progress import track
+from earmark.selection import Drawn, Selection
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
 from earmark.worker import DiedError, OutOfTimeError, Worker, Workers
 
@@ -98,6 +99,7 @@ def encode_archive(
     archive: str,
     volume_root: Path,
     settings: EncodeSettings,
+    selection: Selection | None = None,
 ) -> None:
     """Encode an archive's audio and write its manifest, one row for every member.
 
@@ -113,13 +115,15 @@ def encode_archive(
         audio_folder: A folder for this archive alone; what lies there is removed first.
         manifest: The table to write, :data:`earmark.tables.MANIFEST`. Its metadata repeat
             ``archive_status``, ``archive_error``, ``archive_type``, ``archive_bytes`` and
-            ``unpack_seconds``, and add ``encode`` (the settings as JSON) and ``seconds``.
+            ``unpack_seconds``, and add ``encode`` (the settings as JSON), ``selection`` (which
+            clips were drawn and why, likewise) and ``seconds``.
         archive: The archive's name, for the rows.
         volume_root: ``opus_path`` is relative to this folder.
         settings: How to encode, with how many processes and in what time.
+        selection: Which clips are drawn for transcription; None draws all.
 
     Raises:
-        EarmarkError: the list of members is not readable.
+        EarmarkError: the list of members, or the ledger of the selection, is not readable.
         OSError: the system refused (disk full, permission); trying again can help.
     """
     started = time.monotonic()
@@ -127,7 +131,9 @@ def encode_archive(
         shutil.rmtree(audio_folder)  # of a run that was killed
     audio_folder.mkdir(parents=True)
     try:
-        rows, provenance = _encode_members(unpacked, audio_folder, archive, volume_root, settings)
+        rows, provenance = _encode_members(
+            unpacked, audio_folder, archive, volume_root, settings, selection
+        )
         provenance["seconds"] = f"{time.monotonic() - started:.3f}"
         write_table(manifest, MANIFEST, rows, provenance)
     except BaseException:
@@ -145,8 +151,9 @@ def _encode_members(
     archive: str,
     volume_root: Path,
     settings: EncodeSettings,
+    selection: Selection | None,
 ) -> tuple[list[dict[str, Any]], dict[str, object]]:
-    """Encode what is audio; returns the manifest's rows and provenance."""
+    """Encode what is audio and draw from it; returns the manifest's rows and provenance."""
     members = read_table(unpacked / MEMBERS_FILE, MEMBERS).to_pylist()
     facts = read_provenance(unpacked / MEMBERS_FILE)
     first_of: dict[str, int] = {}  # SHA-256 to ordinal
@@ -155,6 +162,15 @@ def _encode_members(
             first_of.setdefault(member["sha256"], member["ordinal"])
     to_encode = [row for row in members if first_of.get(row["sha256"]) == row["ordinal"]]
     outcomes = _encode_firsts(to_encode, unpacked, audio_folder, settings, f"encode {archive}")
+    durations = {
+        member["sha256"]: outcome["duration_seconds"]
+        for member in to_encode
+        if (outcome := outcomes[member["ordinal"]])["status"] == "ok"
+    }
+    if selection is None:
+        drawn = Drawn(1.0, "every clip is drawn", len(durations), durations)
+    else:
+        drawn = selection.draw(archive, durations)
 
     rows: dict[int, dict[str, Any]] = {}
     for member in members:
@@ -184,11 +200,19 @@ def _encode_members(
         if outcome["status"] == "ok":
             opus = audio_folder / f"{ordinal:06d}.opus"
             row["opus_path"] = opus.relative_to(volume_root).as_posix()
-            row["selected"] = True
-            row["inclusion_probability"] = 1.0
+            row["selected"] = drawn.has(member["sha256"])
+            row["inclusion_probability"] = drawn.probability(member["sha256"])
     how = {name: value for name, value in dataclasses.asdict(settings).items() if name in _SOUND}
     return list(rows.values()), {
         **{fact: facts.get(fact) for fact in _ARCHIVE_FACTS},
         "encode": json.dumps(how, sort_keys=True),
+        "selection": json.dumps(
+            {
+                **(dataclasses.asdict(selection.settings) if selection else {}),
+                "fraction": drawn.fraction,
+                "reason": drawn.reason,
+                "clips": drawn.clips,
+            }
+        ),
         "unpack_seconds": facts.get("seconds"),
     }

@@ -85,6 +85,19 @@ class Volume:
         """Folder of what one stage of an archive has made so far."""
         return self.parts / f"{archive}.{stage}"
 
+    def selection(self, date: str) -> Path:
+        """JSON file that says with what probability clips of a date's archives were drawn."""
+        return self.state / "selection" / f"date={date}.json"
+
+    @property
+    def selection_lock(self) -> Path:
+        """Held while such a probability is fixed."""
+        return self.state / "selection.lock"
+
+    def contents(self, asr: str) -> Path:
+        """Folder that says where contents have been transcribed."""
+        return self.state / "contents" / f"asr={asr}"
+
     @property
     def transfers_lock(self) -> Path:
         """Held while it is decided whether there is room for one more transfer."""

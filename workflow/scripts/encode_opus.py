@@ -6,10 +6,12 @@ from earmark.encoding import encode_archive
 from earmark.stages import stage
 from earmark.media import EncodeSettings
 from earmark.room import RoomLimits, encode_when_there_is_room
+from earmark.selection import Selection, SelectionSettings
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
 volume = Volume(Path(snakemake.config["volume"]["root"]))
+selection = SelectionSettings(**snakemake.config["selection"])
 room = RoomLimits(**snakemake.config["room"])
 
 
@@ -21,6 +23,7 @@ def encode():
         archive=archive,
         volume_root=volume.root,
         settings=EncodeSettings(**snakemake.config["encode"] | {"workers": snakemake.threads}),
+        selection=Selection(selection, volume, date),
     )
 
 
