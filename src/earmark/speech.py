@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from earmark.batches import BATCHES_TOGETHER, Batcher, Transcribed
+from earmark.contents import Contents
 from earmark.gpu import GpuWatch
 from earmark.models import find
 from earmark.names import ASR_FACTS
@@ -85,13 +87,19 @@ class Transcriber:
 
 
 def transcribe_archive(
-    manifest: Path, output: Path, volume_root: Path, settings: AsrSettings, parts: Path
+    manifest: Path,
+    output: Path,
+    volume_root: Path,
+    settings: AsrSettings,
+    parts: Path,
+    contents: Contents | None = None,
 ) -> None:
     """Transcribe every clip of an archive that is ok, selected and no duplicate.
 
     A clip that cannot be decoded is a row with ``status='failed'``; only a broken machine
     (memory, device, disk) raises.  The model is not loaded when there is nothing to do.
-    What was done is kept: a job that was killed goes on from there.
+    What was done is kept: a job that was killed goes on from there.  What was heard before
+    in another archive is copied.
 
     Args:
         manifest: The archive's manifest.
@@ -100,6 +108,8 @@ def transcribe_archive(
         volume_root: What ``opus_path`` is relative to.
         settings: How to transcribe.
         parts: Folder for what is done, of this archive and stage alone; removed at the end.
+        contents: What has been heard before, and learns what was heard now; None if nothing
+            is to be shared with other archives.
 
     Raises:
         EarmarkError: the model cannot be loaded, an audio file has vanished, or the GPU's
@@ -111,16 +121,24 @@ def transcribe_archive(
     members = read_table(manifest, MANIFEST)
     clips = clips_of(members, volume_root)
     revision = find(settings.pinned_model).revision if clips else None
-    decisive = {name: getattr(settings, name) for name in ASR_FACTS} | {"revision": revision}
-    kept = Parts(parts, TRANSCRIPTS, fingerprint(manifest, decisive), settings.checkpoint_seconds)
-    done = set(kept.table()["ordinal"].to_pylist())
+    decisive = {name: getattr(settings, name) for name in ASR_FACTS if name != "revision"}
+    key = fingerprint(manifest, decisive | {"revision": revision})
+    kept = Parts(parts, TRANSCRIPTS, key, settings.checkpoint_seconds)
+    done = _ordinals(kept)
+    archive = members["archive"][0].as_py() if clips else ""
+    hashes = members.select(["ordinal", "source_sha256"]).to_pylist()
+    content_of = {row["ordinal"]: row["source_sha256"] for row in hashes}
     if done:
         logger.info("%d of %d clips were done before", len(done), len(clips))
+    if contents is not None:
+        new = {clip.ordinal: content_of[clip.ordinal] for clip in clips if clip.ordinal not in done}
+        kept.add(contents.copies(archive, new, decisive | {"model_revision": revision}))
+        done = _ordinals(kept)
     gpu: dict[str, object] = {}
     if len(done) < len(clips):
-        archive = members["archive"][0].as_py()
         gpu = _transcribe(archive, clips, done, kept, settings)
     table = kept.table().sort_by("ordinal")
+    heard = set(table.filter(pc.is_null(table["copied_from"]))["ordinal"].to_pylist())
     write_table(
         output,
         TRANSCRIPTS,
@@ -131,13 +149,21 @@ def transcribe_archive(
             "asr": settings.name,
             **{package: version(package) for package in ("faster-whisper", "whisperx")},
             **gpu,
-            "audio_seconds": round(sum(clip.duration_seconds for clip in clips), 3),
+            "audio_seconds": round(sum(c.duration_seconds for c in clips if c.ordinal in heard), 3),
+            "copied": len(table) - len(heard),
             "archive_status": origin.get("archive_status"),
             "archive_error": origin.get("archive_error"),
             "seconds": round(time.monotonic() - started, 3),
         },
     )
     kept.remove()
+    if contents is not None:
+        sound = table.filter(pc.equal(table["status"], "ok"))["ordinal"].to_pylist()
+        contents.publish(archive, {each: content_of[each] for each in sound if each in heard})
+
+
+def _ordinals(kept: Parts) -> set[int]:
+    return set(kept.table()["ordinal"].to_pylist())
 
 
 def clips_of(members: pa.Table, volume_root: Path) -> list[Clip]:

@@ -82,6 +82,8 @@ TRANSCRIPTS = pa.schema(
         pa.field("status", pa.string(), nullable=False),  # ok | failed
         pa.field("error", pa.string()),
         pa.field("seconds", pa.float64()),  # processing time
+        # opus_path of the clip with the same content in another archive that was heard instead
+        pa.field("copied_from", pa.string()),
     ]
 )
 

@@ -99,6 +99,11 @@ class Volume:
         return self.state / "contents" / f"asr={asr}"
 
     @property
+    def contents_lock(self) -> Path:
+        """Held while something is added there."""
+        return self.state / "contents.lock"
+
+    @property
     def transfers_lock(self) -> Path:
         """Held while it is decided whether there is room for one more transfer."""
         return self.state / "transfers.lock"

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from earmark.contents import Contents
 from earmark.stages import stage
 from earmark.names import asr_name
 from earmark.recognition import AsrSettings
@@ -20,5 +21,6 @@ with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
         volume_root=volume.root,
         settings=AsrSettings(**snakemake.config["asr"] | {"threads": snakemake.threads}),
         parts=volume.parts_of(archive, "transcribe_audio"),
+        contents=Contents(volume, name.name, snakemake.wildcards.date),
     )
     name.bind()
