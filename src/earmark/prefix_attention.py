@@ -57,9 +57,11 @@ class Rest:
     prefix: Prefix | None
     keys: Tensor
     queries: Tensor
-    _masks: dict[tuple[int | None, torch.dtype], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[int | None, torch.dtype], tuple[Tensor | None, Tensor]] = field(
+        default_factory=dict
+    )
 
-    def mask(self, window: int | None, dtype: torch.dtype) -> Tensor:
+    def masks(self, window: int | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor]:
         """What to add to scores, the same for all layers of a kind.
 
         Args:
@@ -67,21 +69,26 @@ class Rest:
             dtype: Of the scores.
 
         Returns:
-            Of shape [texts, 1, queries, tokens of the prefix + own tokens]: 0, or the lowest
-            number. It is finite: a token of padding may see nothing, and infinity would make
-            NaN of it.
+            For the prefix, of shape [texts, 1, queries, tokens], or None if everything sees
+            all of it; and for the texts' own tokens, likewise.  The values are 0 or the lowest
+            number, which is finite: a token of padding may see nothing, and infinity would
+            make NaN of it.
         """
         if (window, dtype) not in self._masks:
-            before = torch.arange(len(self.prefix or ()), device=self.keys.device)
-            keys = torch.cat([before.expand(len(self.keys), -1), self.keys], dim=1)[:, None]
-            queries = self.queries[:, :, None]
-            seen = keys <= queries
-            if window is not None:
-                seen &= keys > queries - window
-            mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            mask.masked_fill_(~seen, torch.finfo(dtype).min)
-            self._masks[window, dtype] = mask[:, None]
+            before = None
+            if self.prefix is not None and window is not None and window <= int(self.queries.max()):
+                positions = torch.arange(len(self.prefix), device=self.keys.device)
+                before = self._mask(positions[None], window, dtype)
+            self._masks[window, dtype] = before, self._mask(self.keys, window, dtype)
         return self._masks[window, dtype]
+
+    def _mask(self, keys: Tensor, window: int | None, dtype: torch.dtype) -> Tensor:
+        keys, queries = keys[:, None, :], self.queries[:, :, None]
+        seen = keys <= queries
+        if window is not None:
+            seen &= keys > queries - window
+        mask = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+        return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
 
 
 #: Beyond every position, so that no token comes after it.
@@ -116,30 +123,62 @@ def attention(
     Returns:
         Of shape [texts, queries, heads, head width], and no weights.
     """
+    texts, heads, queries = query.shape[:3]
+    masks = rest.masks(sliding_window, query.dtype)
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    prefix = None
+    if rest.prefix is not None:
+        prefix = rest.prefix.keys[layer][0], rest.prefix.values[layer][0]
+    size = heads * queries * (len(rest.prefix or ()) + key.shape[2])
+    step = max(1, SCORES_TOGETHER[query.device.type] // size)
+    outputs = []
+    for at in range(0, texts, step):
+        some = slice(at, at + step)
+        own_masks = [None if mask is None else mask[some] for mask in masks]
+        outputs.append(
+            _attend(query[some], key[some], value[some], prefix, own_masks, scaling, softcap)
+        )
+    return torch.cat(outputs).transpose(1, 2).contiguous(), None
+
+
+#: A batch's scores are made a few texts at a time: on a CPU as many as its cache holds, which
+#: is more than twice as fast as all at once; on a GPU as many as fill it and cost little memory.
+SCORES_TOGETHER = {"cpu": 2**20, "cuda": 2**27}
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    prefix: tuple[Tensor, Tensor] | None,
+    masks: Sequence[Tensor | None],
+    scaling: float,
+    softcap: float | None,
+) -> Tensor:
+    """Attention of some texts, of shape [texts, heads, queries, head width]."""
     texts, heads, queries, width = query.shape
     groups = key.shape[1]
+    mask_of_prefix, mask_of_own = masks
+
+    def masked(scores: Tensor, mask: Tensor | None) -> Tensor:
+        if softcap is not None:
+            scores.tanh_().mul_(softcap)
+        if mask is not None:
+            scores.view(texts, heads, queries, -1).add_(mask)
+        return scores
+
+    query = query * (scaling if softcap is None else scaling / softcap)
     # Heads that share keys and values lie side by side; they are rows of the same product.
     query = query.reshape(texts, groups, heads // groups * queries, width)
-    scores = [torch.matmul(query, key.transpose(2, 3))]
-    prefix = rest.prefix
+    scores = masked(torch.matmul(query, key.transpose(2, 3)), mask_of_own)
     if prefix is not None:
-        index: int = module.layer_idx  # type: ignore[assignment]
-        before_key, before_value = prefix.keys[index][0], prefix.values[index][0]
-        # [groups, texts * rows, width] x [groups, width, tokens]: one copy serves all texts.
-        scores.insert(0, _on_one_copy(query, before_key.transpose(1, 2)))
-    weights = torch.cat(scores, dim=-1).mul_(scaling)
-    if softcap is not None:
-        weights.div_(softcap).tanh_().mul_(softcap)
-    weights = weights.view(texts, heads, queries, -1)
-    weights += rest.mask(sliding_window, weights.dtype)
-    weights = torch.softmax(weights, dim=-1, dtype=torch.float32).to(value.dtype)
-    weights = weights.view(texts, groups, heads // groups * queries, -1)
-    if prefix is None:
-        output = torch.matmul(weights, value)
-    else:
-        output = torch.matmul(weights[..., len(prefix) :], value)
-        output += _on_one_copy(weights[..., : len(prefix)], before_value)
-    return output.view(texts, heads, queries, width).transpose(1, 2).contiguous(), None
+        before = masked(_on_one_copy(query, prefix[0].transpose(1, 2)), mask_of_prefix)
+        scores = torch.cat([before, scores], dim=-1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype)
+    output = torch.matmul(weights[..., -key.shape[2] :], value)
+    if prefix is not None:
+        output += _on_one_copy(weights[..., : -key.shape[2]], prefix[1])
+    return output.view(texts, heads, queries, width)
 
 
 def _on_one_copy(rows: Tensor, matrix: Tensor) -> Tensor:
@@ -154,7 +193,7 @@ def _on_one_copy(rows: Tensor, matrix: Tensor) -> Tensor:
     """
     texts, groups, count, _ = rows.shape
     product = torch.matmul(rows.transpose(0, 1).reshape(groups, texts * count, -1), matrix)
-    return product.view(groups, texts, count, -1).transpose(0, 1)
+    return product.view(groups, texts, count, -1).transpose(0, 1).contiguous()
 
 
 AttentionInterface.register(NAME, attention)

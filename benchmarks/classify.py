@@ -1,0 +1,300 @@
+"""Classification by shared prefix against whole prompts and generated JSON: `make bench-classify`.
+
+    python -m benchmarks.classify
+
+Transcripts as long as clips of 60 s have them are judged by one written policy, cut to 600
+tokens, with the demo's model and as many threads on each side, in turns:
+
+- ours: `earmark.classifier.Classifier`: the policy once per job, transcripts in batches;
+- whole prompts: the reference use of CoPE-A, one whole prompt after the other through the
+  model's own attention, and the two logits of its last position;
+- JSON: the first design's worker: its prompt, one transcript at a time, 100 tokens of answer
+  (``max_new_tokens=100``; a model that isn't tuned to stop writes them all).
+
+What counts is the wall time for all transcripts, computing the policy included, and for each
+side that of its fastest round.  The slow sides take part with fewer transcripts.
+
+Bars: ours is at least 20 times as fast as JSON and 2.5 times as fast as whole prompts, and the
+scores are those of whole prompts, within 1e-4 in float32.
+
+With ``--profile`` ours alone runs, and it is told which step takes how long.
+"""
+
+import argparse
+import logging
+import os
+import random
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from benchmarks.report import Result, finish, progress
+from benchmarks.transcribe import device_name, timed
+from demo.training.classifier_data import MIXED, draw_post, pools
+from earmark import REPOSITORY
+from earmark.classifier import Classifier, ClassifySettings
+from earmark.policy import Policy, load_policies, render_prompt
+
+LEAST_OVER_JSON = 20
+LEAST_OVER_WHOLE_PROMPTS = 2.5
+MOST_DIFFERENCE = 1e-4
+
+#: The first design's question, letter for letter.
+FIRST_PROMPT = """Analyze this transcript for harmful content.
+
+Transcript: "{transcript}"
+
+Respond with JSON only: {{"flagged": true/false, "score": 0.0-1.0, \
+"category": "category or null"}}"""
+FIRST_MAX_NEW_TOKENS = 100
+
+
+def transcripts(number: int) -> list[str]:
+    """Transcripts of clips of 60 s, each of 18 to 24 sentences, the same ones each time."""
+    rng, known = random.Random(7), pools(held_out=True)
+    return [draw_post(rng, known, rng.randint(18, 24), MIXED).text for _ in range(number)]
+
+
+def cut_policy(tokenizer: Any, tokens: int) -> Policy:
+    """A written policy of so many tokens; a longer one is cut off, a shorter one repeated."""
+    (policy,) = load_policies(REPOSITORY / "config" / "policies", ["scams"])
+    known = tokenizer(policy.text, add_special_tokens=False).input_ids
+    repeated = known * (tokens // len(known) + 1)
+    return replace(policy, text=tokenizer.decode(repeated[:tokens]).strip())
+
+
+class Ours:
+    """The policy once, transcripts in batches."""
+
+    def __init__(self, settings: ClassifySettings) -> None:
+        self.classifier = Classifier(settings)
+
+    def scores(self, policy: Policy, contents: Sequence[str]) -> list[float | None]:
+        """A score for each content, in their order."""
+        return [each.score for _, each in sorted(self.classifier.judge(policy, contents))]
+
+
+class OneByOne:
+    """A model as Transformers runs it: its own attention, one text after the other."""
+
+    def __init__(self, settings: ClassifySettings) -> None:
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+        torch.set_num_threads(settings.threads)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+            settings.model
+        )
+        quantization = None
+        if settings.quantization is not None:
+            quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+                load_in_8bit=settings.quantization == "8bit",
+                load_in_4bit=settings.quantization == "4bit",
+            )
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            settings.model,
+            dtype=getattr(torch, settings.dtype),
+            quantization_config=quantization,
+            device_map={"": settings.device},
+            attn_implementation="eager",
+        )
+        if settings.adapter is not None:
+            model = PeftModel.from_pretrained(model, settings.adapter)
+        self._model = model.eval()
+        self._device = settings.device
+        self._words = self.tokenizer.convert_tokens_to_ids(["0", "1"])
+
+    @torch.inference_mode()
+    def score(self, policy: Policy, content: str) -> float:
+        """CoPE-A's reference use: the whole prompt, and the two logits at its end."""
+        tokens = self._tokens(render_prompt(policy.text, content))
+        logits = self._model(tokens, use_cache=False).logits[0, -1, self._words].float()
+        return float(torch.softmax(logits, dim=-1)[1])
+
+    @torch.inference_mode()
+    def generate(self, content: str) -> str:
+        """The first design's answer, not parsed."""
+        tokens = self._tokens(FIRST_PROMPT.format(transcript=content))
+        written = self._model.generate(
+            inputs=tokens,
+            max_new_tokens=FIRST_MAX_NEW_TOKENS,
+            min_new_tokens=FIRST_MAX_NEW_TOKENS,
+            do_sample=False,
+        )
+        text: str = self.tokenizer.decode(written[0], skip_special_tokens=True)
+        return text
+
+    def _tokens(self, prompt: str) -> torch.Tensor:
+        # Gemma's tokenizer puts <bos> first by itself, the demo's doesn't.
+        prompt = self.tokenizer.bos_token + prompt
+        tokens = self.tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+        on_device: torch.Tensor = tokens.to(self._device)
+        return on_device
+
+
+def compare(
+    settings: ClassifySettings, number: int, rounds: int, policy_tokens: int
+) -> tuple[list[Result], list[str]]:
+    """Run the sides in turns.
+
+    Args:
+        settings: The model.
+        number: Transcripts for ours; whole prompts get a quarter, JSON a twentieth of them.
+        rounds: The fastest counts.
+        policy_tokens: Length of the policy.
+
+    Returns:
+        Ours against whole prompts and against JSON, and a sentence for each bar that was missed.
+    """
+    ours, theirs = Ours(settings), OneByOne(settings)
+    policy = cut_policy(theirs.tokenizer, policy_tokens)
+    contents = transcripts(number)
+    lengths = [len(theirs.tokenizer(each).input_ids) for each in contents]
+    progress(
+        f"{number} transcripts of {sum(lengths) / number:.0f} tokens, a policy of {policy_tokens}, "
+        f"{settings.threads} threads"
+    )
+    ours.scores(policy, contents[:2])
+    theirs.score(policy, contents[0])
+    theirs.generate(contents[0])
+    # The first ones are as long as any: they are drawn, not sorted.
+    few, fewest = contents[: max(1, number // 4)], contents[: max(1, number // 20)]
+    times: dict[str, list[float]] = {"ours": [], "whole prompts": [], "JSON": []}
+    for turn in range(rounds):
+        scores, taken = timed(lambda: ours.scores(policy, contents))
+        times["ours"].append(taken / number)
+        expected, taken = timed(lambda: [theirs.score(policy, each) for each in few])
+        times["whole prompts"].append(taken / len(few))
+        _, taken = timed(lambda: [theirs.generate(each) for each in fewest])
+        times["JSON"].append(taken / len(fewest))
+        said = ", ".join(f"{side} {1000 * each[-1]:.1f} ms" for side, each in times.items())
+        progress(f"round {turn + 1} of {rounds}: {said} per transcript")
+    fastest = {side: min(each) for side, each in times.items()}
+    missed = []
+    pairs = zip(scores, expected, strict=False)
+    apart = max(abs(one - two) if one is not None else 1.0 for one, two in pairs)
+    print(f"scores differ from those of whole prompts by {apart:.1e} at the most")
+    if settings.dtype == "float32" and settings.quantization is None and apart > MOST_DIFFERENCE:
+        missed.append(f"scores differ by {apart:.1e}, wanted {MOST_DIFFERENCE:g}")
+    results = []
+    for side, least in (("whole prompts", LEAST_OVER_WHOLE_PROMPTS), ("JSON", LEAST_OVER_JSON)):
+        ratio = fastest[side] / fastest["ours"]
+        print(f"ours is {ratio:.1f} times as fast as {side}")
+        if ratio < least:
+            missed.append(f"ours is {ratio:.2f} times as fast as {side}, wanted {least:g}")
+        results.append(
+            Result(
+                f"classify, {side}",
+                ratio,
+                3600 / fastest["ours"],
+                3600 / fastest[side],
+                "transcripts of 60 s an hour, one policy",
+                device_name(settings.device),
+            )
+        )
+    return results, missed
+
+
+def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
+    """Tell how long each step of ours takes; returns the exit status."""
+    from earmark import language_model, prefix_attention
+
+    ours = Ours(settings)
+    policy = cut_policy(ours.classifier.model.tokenizer, policy_tokens)
+    contents = transcripts(number)
+    ours.scores(policy, contents[:2])
+    spent: dict[str, float] = {}
+
+    def told(name: str, owner: Any, attribute: str) -> None:
+        work = getattr(owner, attribute)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            begun = clock(settings.device)
+            try:
+                return work(*arguments, **options)
+            finally:
+                spent[name] = spent.get(name, 0.0) + clock(settings.device) - begun
+
+        setattr(owner, attribute, wrapped)
+
+    model: Any = ours.classifier.model
+    told("the policy", language_model.LanguageModel, "begin")
+    told("tokens", language_model.LanguageModel, "encode")
+    for layer in model._model.model.layers:
+        told("feed-forward", layer.mlp, "forward")
+        told("attention, projections", layer.self_attn, "forward")
+    inner = prefix_attention.attention
+
+    def attention(*arguments: Any, **options: Any) -> Any:
+        begun = clock(settings.device)
+        try:
+            return inner(*arguments, **options)
+        finally:
+            taken = clock(settings.device) - begun
+            spent["attention, scores"] = spent.get("attention, scores", 0.0) + taken
+            spent["attention, projections"] = spent.get("attention, projections", 0.0) - taken
+
+    prefix_attention.AttentionInterface.register(prefix_attention.NAME, attention)
+    begun = clock(settings.device)
+    ours.scores(policy, contents)
+    taken = clock(settings.device) - begun
+    spent["norms and the rest"] = taken - sum(
+        seconds for name, seconds in spent.items() if name != "the policy"
+    )
+    print(f"{number} transcripts in {taken:.2f} s, {1000 * taken / number:.1f} ms each:")
+    for name, each in spent.items():
+        print(f"{name:24} {each:6.2f} s {each / taken:6.1%}")
+    print("(the policy's time is part of the other steps')")
+    return 0
+
+
+def clock(device: str) -> float:
+    """Seconds, once the GPU has done all it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> int:
+    """Measure; returns the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    models = REPOSITORY / "demo" / "models"
+    parser.add_argument("--model", default=str(models / "gemma-demo"), help="(the demo's)")
+    parser.add_argument("--adapter", default=str(models / "cope-demo"), help="(the demo's)")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="(%(default)s)")
+    parser.add_argument("--dtype", default="float32", help="(%(default)s)")
+    parser.add_argument("--quantization", choices=["8bit", "4bit"], help="(none)")
+    parser.add_argument("--batch-size", type=int, default=32, help="(%(default)s)")
+    parser.add_argument("--policy-tokens", type=int, default=600, help="(%(default)s)")
+    parser.add_argument("--transcripts", type=int, default=200, help="(%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="the fastest counts (%(default)s)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="(%(default)s)")
+    parser.add_argument("--profile", action="store_true", help="tell where the time goes")
+    options = parser.parse_args()
+    if min(options.batch_size, options.policy_tokens, options.transcripts, options.rounds) < 1:
+        parser.error("at least one of each is needed")
+    logging.basicConfig(level=logging.WARNING)
+    settings = ClassifySettings(
+        model=options.model,
+        adapter=options.adapter,
+        device=options.device,
+        dtype=options.dtype,
+        quantization=options.quantization,
+        batch_size=options.batch_size,
+        threads=options.threads,
+    )
+    if options.profile:
+        return profile(settings, options.transcripts, options.policy_tokens)
+    (whole, generated), missed = compare(
+        settings, options.transcripts, options.rounds, options.policy_tokens
+    )
+    finish(whole, [])
+    return finish(generated, missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
