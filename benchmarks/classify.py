@@ -17,7 +17,10 @@ side that of its fastest round.  The slow sides take part with fewer transcripts
 Bars: ours is at least 20 times as fast as JSON and 2.5 times as fast as whole prompts, and the
 scores are those of whole prompts, within 1e-4 in float32.
 
-With ``--profile`` ours alone runs, and it is told which step takes how long.
+With ``--profile`` ours alone runs, and it is told which step takes how long.  With
+``--adapter-apart`` it runs with the adapter beside the weights and within them.  With
+``--memory CLIPS`` the stage classifies so many transcripts; the bar is that its memory grows by
+no more than 50 MB from the first fifth of them on.
 """
 
 import argparse
@@ -25,19 +28,24 @@ import logging
 import os
 import random
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.report import Result, finish, progress
-from benchmarks.transcribe import device_name, timed
+from benchmarks.transcribe import MOST_GROWTH, device_name, resident_bytes, timed
 from demo.training.classifier_data import MIXED, draw_post, pools
 from earmark import REPOSITORY
 from earmark.classifier import Classifier, ClassifySettings
+from earmark.classify import classify_archive
 from earmark.policy import Policy, load_policies, render_prompt
+from earmark.tables import TRANSCRIPTS, write_table
 
 LEAST_OVER_JSON = 20
 LEAST_OVER_WHOLE_PROMPTS = 2.5
@@ -252,6 +260,87 @@ def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
     return 0
 
 
+def adapters(settings: ClassifySettings, number: int, rounds: int, policy_tokens: int) -> int:
+    """Tell what the adapter costs beside the weights and within them; returns the exit status."""
+    from earmark.language_model import LanguageModel
+    from earmark.models import find
+
+    contents = transcripts(number)
+    ours = {"beside": Ours(settings), "within": Ours(settings), "exact": Ours(settings)}
+    adapter = settings.pinned_adapter
+    assert adapter is not None
+    for side, owner in ours.items():
+        owner.classifier.model = LanguageModel(
+            find(settings.pinned_model),
+            find(adapter),
+            settings.device,
+            torch.float32 if side == "exact" else getattr(torch, settings.dtype),
+            None if side == "exact" else settings.quantization,
+            merge_adapter=side == "within",
+        )
+    policy = cut_policy(ours["exact"].classifier.model.tokenizer, policy_tokens)
+    exact = ours.pop("exact").scores(policy, contents)
+    for side, owner in ours.items():
+        times = []
+        for _ in range(rounds):
+            scores, taken = timed(lambda: owner.scores(policy, contents))  # noqa: B023
+            times.append(taken)
+        pairs = [
+            (a, b) for a, b in zip(scores, exact, strict=True) if a is not None and b is not None
+        ]
+        apart = sum(abs(a - b) for a, b in pairs) / len(pairs)
+        print(
+            f"adapter {side} the weights: {1000 * min(times) / number:.1f} ms a transcript, "
+            f"scores {apart:.1e} from float32's on average"
+        )
+    return 0
+
+
+def memory(settings: ClassifySettings, number: int) -> int:
+    """Classify an archive of so many clips; returns the exit status."""
+    some = transcripts(200)
+    rows = (
+        {"archive": "a.tar", "ordinal": n, "text": some[n % 200], "status": "ok"}
+        for n in range(number)
+    )
+    policies = load_policies(REPOSITORY / "config" / "policies", ["scams"])
+    sizes: list[int] = []  # bytes, one each half second
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            sizes.append(resident_bytes())
+            if len(sizes) % 60 == 0:
+                progress(f"{sizes[-1] / 1e6:.0f} MB")
+
+    with tempfile.TemporaryDirectory(prefix="bench-classify-") as name:
+        folder = Path(name)
+        write_table(folder / "transcripts", TRANSCRIPTS, rows, {})
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        _, taken = timed(
+            lambda: classify_archive(
+                folder / "transcripts",
+                folder / "classes",
+                policies,
+                settings,
+                "p",
+                folder / "parts",
+            )
+        )
+        done.set()
+        watcher.join()
+    fifth = len(sizes) // 5
+    early, late = max(sizes[:fifth]), max(sizes[fifth:])
+    print(f"{number} transcripts in {taken:.0f} s")
+    missed = []
+    if late - early > MOST_GROWTH:
+        missed.append(f"memory grew by {(late - early) / 1e6:.0f} MB")
+    device = device_name(settings.device)
+    result = Result("classify, memory", late / early, late / 1e6, early / 1e6, "MB", device)
+    return finish(result, missed)
+
+
 def clock(device: str) -> float:
     """Seconds, once the GPU has done all it was told."""
     if device == "cuda":
@@ -274,6 +363,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="the fastest counts (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="(%(default)s)")
     parser.add_argument("--profile", action="store_true", help="tell where the time goes")
+    parser.add_argument("--adapter-apart", action="store_true", help="what the adapter costs")
+    parser.add_argument("--memory", type=int, metavar="CLIPS", help="see whether memory grows")
     options = parser.parse_args()
     if min(options.batch_size, options.policy_tokens, options.transcripts, options.rounds) < 1:
         parser.error("at least one of each is needed")
@@ -289,6 +380,10 @@ def main() -> int:
     )
     if options.profile:
         return profile(settings, options.transcripts, options.policy_tokens)
+    if options.memory:
+        return memory(settings, options.memory)
+    if options.adapter_apart:
+        return adapters(settings, options.transcripts, options.rounds, options.policy_tokens)
     (whole, generated), missed = compare(
         settings, options.transcripts, options.rounds, options.policy_tokens
     )

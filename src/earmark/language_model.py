@@ -49,11 +49,9 @@ class LanguageModel:
         device: str,
         dtype: torch.dtype,
         quantization: str | None,
+        merge_adapter: bool | None = None,
     ) -> None:
         """Load tokenizer, base and adapter.
-
-        Full-precision weights take the adapter in, which saves its own products in each
-        layer.  Quantized ones can't without being rounded once more; there it stays apart.
 
         Args:
             base: The base model.
@@ -61,6 +59,9 @@ class LanguageModel:
             device: ``cuda`` or ``cpu``.
             dtype: Of the weights that are not quantized.
             quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
+            merge_adapter: Whether to add the adapter to the weights, which saves its own
+                products in each layer.  None does so unless they are quantized: those would be
+                rounded once more (figures are in benchmarks/README.md).
 
         Raises:
             SetupError: the model's attention isn't known.
@@ -86,8 +87,9 @@ class LanguageModel:
             from peft import PeftModel  # slow, and talkative until logging is set up
 
             adapted = PeftModel.from_pretrained(model, adapter.folder, torch_device=device)
-            unquantized = quantization is None
-            model = adapted.merge_and_unload() if unquantized else adapted.get_base_model()
+            if merge_adapter is None:
+                merge_adapter = quantization is None
+            model = adapted.merge_and_unload() if merge_adapter else adapted.get_base_model()
         self._model = model.eval()
         self.longest: int = model.config.max_position_embeddings
         self._device = device
