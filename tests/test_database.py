@@ -3,6 +3,7 @@
 import os
 import pwd
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -330,6 +331,112 @@ def test_rollbacks_undo_every_migration(empty_database):
         "AND relname NOT LIKE '%yoyo%'",
     )
     assert left == []
+
+
+# What a database may hold before a migration, by the first migration that makes it possible: rows
+# of a load, of another load under a second policy set, and of the first design.
+EARLIER_ROWS = """
+INSERT INTO archives (id, name, date, status, asr, policy, members, ok)
+VALUES (7, 'a.tar', '2026-11-02', 'ok', 'large-v2', 'new', 3, 3);
+INSERT INTO audio_files
+    (id, original_filename, opus_path, archive_source, status, archive_id, ordinal)
+VALUES (1, 'a', 'audio/a', 'a.tar', 'flagged', 7, 0), (2, 'b', NULL, 'a.tar', 'flagged', 7, 1),
+       (3, 'c', 'audio/c', 'a.tar', 'reviewed', 7, 2),
+       (4, 'd', 'audio/d', 'd.tar', 'flagged', NULL, NULL),
+       (5, 'e', 'audio/e', 'd.tar', 'flagged', NULL, NULL);
+UPDATE audio_files SET created_at = now() - INTERVAL '25 hours' WHERE id = 5;
+INSERT INTO transcripts (audio_file_id, transcript_text, asr)
+VALUES (1, 'one', 'large-v2'), (1, 'other', 'small'), (3, 'three', 'large-v2'),
+       (4, 'four', 'unrecorded'), (5, 'five', 'unrecorded');
+INSERT INTO classifications (audio_file_id, flagged, flag_score, flag_category, policy)
+VALUES (1, TRUE, 0.99, 'scams', 'old'), (1, TRUE, 0.7, 'hate', 'new'),
+       (1, TRUE, 0.8, 'threats', 'new'),
+       (1, FALSE, 0.1, 'scams', 'new'), (3, TRUE, 0.9, 'hate', 'new'),
+       (4, TRUE, NULL, 'hate', 'unrecorded'), (5, TRUE, 0.9, 'hate', 'unrecorded');
+"""
+
+ALL_MIGRATIONS = sorted(
+    path.stem
+    for path in (REPOSITORY / "sql/migrations").glob("*.sql")
+    if not path.stem.endswith(".rollback")
+)
+
+
+def earlier_version(folder: Path, count: int) -> Path:
+    """The first migrations alone."""
+    folder.mkdir()
+    for name in ALL_MIGRATIONS[:count]:
+        shutil.copy(REPOSITORY / "sql/migrations" / f"{name}.sql", folder)
+    return folder
+
+
+@pytest.mark.parametrize("count", range(1, len(ALL_MIGRATIONS)))
+def test_every_earlier_version_is_migrated_with_the_data_in_it(empty_database, tmp_path, count):
+    migrate(empty_database, earlier_version(tmp_path / "migrations", count))
+    query(empty_database, EARLIER_ROWS)
+    tables = ("archives", "audio_files", "transcripts", "classifications")
+    before = {table: rows_of(empty_database, table) for table in tables}
+    assert migrate(empty_database) == ALL_MIGRATIONS[count:]
+    for table in tables:
+        after = rows_of(empty_database, table)
+        assert [row | old for row, old in zip(after, before[table], strict=True)] == after
+    queue = [
+        (item.id, item.transcript_text, item.flag_score, item.flag_category, item.flag_categories)
+        for item in review_queue(empty_database, 10)
+    ]
+    assert queue == [
+        (1, "one", 0.8, "threats", ["threats", "hate"]),
+        (4, "four", None, "hate", ["hate"]),
+    ]
+    for name in reversed(ALL_MIGRATIONS[count:]):
+        query(empty_database, (REPOSITORY / "sql/migrations" / f"{name}.rollback.sql").read_text())
+    assert {table: rows_of(empty_database, table) for table in tables} == before
+
+
+def rows_of(conninfo: str, table: str) -> list[dict[str, object]]:
+    return [row for (row,) in query(conninfo, f"SELECT to_jsonb(t) FROM {table} t ORDER BY id")]
+
+
+# --- the queue follows what is written, whoever writes it ---------------------------------
+
+
+def in_queue(conninfo: str) -> list[tuple[object, ...]]:
+    return query(conninfo, "SELECT id, flag_score, flag_categories FROM ra_queue")
+
+
+def test_the_queue_follows_every_change_of_a_score(migrated_database):
+    query(migrated_database, FIRST_DESIGN)
+    assert in_queue(migrated_database) == [(1, 0.8, ["threats"])]
+    query(
+        migrated_database,
+        "INSERT INTO classifications (audio_file_id, flagged, flag_score, flag_category) "
+        "VALUES (1, TRUE, 0.9, 'hate'), (1, FALSE, 0.2, 'scams')",
+    )
+    assert in_queue(migrated_database) == [(1, 0.9, ["hate", "threats"])]
+    query(migrated_database, "UPDATE classifications SET flag_score = 0.5 WHERE flag_score = 0.9")
+    assert in_queue(migrated_database) == [(1, 0.8, ["threats", "hate"])]
+    query(migrated_database, "UPDATE classifications SET flagged = flag_category = 'scams'")
+    assert in_queue(migrated_database) == [(1, 0.2, ["scams"])]
+    query(migrated_database, "DELETE FROM classifications WHERE flagged")
+    assert in_queue(migrated_database) == []
+
+
+def test_the_queue_is_that_of_the_archives_latest_policy_set(migrated_database):
+    query(migrated_database, EARLIER_ROWS)
+    assert in_queue(migrated_database) == [(1, 0.8, ["threats", "hate"]), (4, None, ["hate"])]
+    query(migrated_database, "UPDATE archives SET policy = 'old'")
+    assert in_queue(migrated_database) == [(1, 0.99, ["scams"]), (4, None, ["hate"])]
+
+
+@pytest.mark.parametrize("hours", [-30, -1, 0, 1, 5, 12, 23, 25, 47])
+def test_the_queue_shows_the_last_24_hours_and_what_a_wrong_clock_dated_ahead(
+    migrated_database, hours
+):
+    query(migrated_database, FIRST_DESIGN)
+    query(
+        migrated_database, f"UPDATE audio_files SET created_at = now() - INTERVAL '{hours} hours'"
+    )
+    assert len(in_queue(migrated_database)) == (hours < 24)
 
 
 # --- the first design's own statements --------------------------------------------------
