@@ -1,24 +1,31 @@
 """Loading an archive into PostgreSQL: whole, once, and with every text as it was."""
 
+import contextlib
 import json
 import math
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from psycopg2.extensions import make_dsn, parse_dsn
+from small_volume import fill, small_volume
 
 from earmark import embedded_server
 from earmark.database import connect, migrate
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, UnavailableError
 from earmark.loading import load_archive
 from earmark.review_queue import Health, health, review_queue
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
@@ -255,6 +262,12 @@ HOSTILE = [
     "\u202eright to left\u202c \u200f",
     "NUL \0 and \x01\x1f\x7f\x85\u2028",
     "%s %(name)s {} $1 :name",
+    ',"',
+    'a,"b",""c"",\n"',
+    '"\n\\.\n"',
+    "",
+    " ",
+    "\ufffe \uffff \U0010ffff \u200f\u2067mixed\u2069",
     "\U0001f600 e\u0301 \ufeff",
     "x" * 1_000_000,
 ]
@@ -284,6 +297,43 @@ def test_every_text_is_stored_as_it_is(archive, texts):
         "FROM audio_files a JOIN transcripts t ON t.audio_file_id = a.id "
         "JOIN classifications c ON c.audio_file_id = a.id ORDER BY ordinal",
     ) == [(text,) * 4 for text in expected]
+
+
+def test_a_text_says_how_many_nul_characters_it_lost(archive):
+    archive.heard = [
+        transcript(0, text="a\0b\0\0"),
+        transcript(1, text=""),
+        transcript(8, text="\ufffd"),
+    ]
+    archive.load()
+    assert query(
+        archive.conninfo,
+        "SELECT transcript_text, nul_count FROM transcripts ORDER BY audio_file_id",
+    ) == [("a\ufffdb\ufffd\ufffd", 3), ("", 0), ("\ufffd", 0)]
+
+
+@given(st.lists(st.text(st.characters()), min_size=1, max_size=9))
+@settings(
+    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@example(["\ud800", "a\udfff\ud800b", "\U0001f600"])
+def test_half_a_surrogate_pair_is_written_out(archive, texts):
+    archive.members = [member(i) for i in range(len(texts))]
+    archive.heard = [
+        transcript(
+            i, text=text, segments=[{"start": 0, "end": 1, "text": text, "avg_logprob": None}]
+        )
+        for i, text in enumerate(texts)
+    ]
+    archive.judged = []
+    archive.load()
+    expected = [
+        text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode() for text in texts
+    ]
+    assert query(
+        archive.conninfo,
+        "SELECT transcript_text, segments->0->>'text' FROM transcripts ORDER BY audio_file_id",
+    ) == [(text, text) for text in expected]
 
 
 # --- once -------------------------------------------------------------------------------
@@ -536,3 +586,231 @@ def test_a_load_without_its_receipt_is_completed_by_repeating_it(archive):
     archive.load()
     assert everything(archive.conninfo) == before
     assert receipt.exists()
+
+
+# --- a large archive, and what can happen to it ------------------------------------------
+
+CLIPS = 4000
+
+
+def large(folder: Path, conninfo: str, name: str = "a.tar") -> Archive:
+    """An archive of some megabytes, so that a load takes a while and fills a disk."""
+    archive = Archive(folder, conninfo, name)
+    texts = random.Random(name).randbytes(CLIPS * 600).hex()  # which no compression makes small
+    archive.members = [member(i) for i in range(CLIPS)]
+    archive.heard = [transcript(i, text=texts[i * 1200 : (i + 1) * 1200]) for i in range(CLIPS)]
+    archive.judged = [
+        judgement(i, category, (i % 10) / 10) for i in range(CLIPS) for category in ("a", "b", "c")
+    ]
+    return archive
+
+
+def held(conninfo: str) -> dict[str, tuple[int, ...]]:
+    """How many clips, transcripts, scores and clips in the queue each archive has."""
+    rows = query(
+        conninfo,
+        "SELECT a.name, count(DISTINCT af.id), count(DISTINCT t.id), count(DISTINCT c.id), "
+        "count(DISTINCT af.id) FILTER (WHERE af.flag_categories IS NOT NULL) "
+        "FROM archives a LEFT JOIN audio_files af ON af.archive_id = a.id "
+        "LEFT JOIN transcripts t ON t.audio_file_id = af.id "
+        "LEFT JOIN classifications c ON c.audio_file_id = af.id GROUP BY a.name",
+    )
+    return {name: tuple(counts) for name, *counts in rows}
+
+
+WHOLE = (CLIPS, CLIPS, 3 * CLIPS, CLIPS // 2)
+
+
+@contextmanager
+def line_to(server: str, folder: Path, cut_after: int) -> Iterator[str]:
+    """Another way to a server, cut for good once so many bytes went through it."""
+    parameters = parse_dsn(server)
+    socket_name = f".s.PGSQL.{parameters['port']}"
+    left = [cut_after]
+    with socket.socket(socket.AF_UNIX) as entrance:
+        entrance.bind(str(folder / socket_name))
+        entrance.listen()
+
+        def carry(source: socket.socket, sink: socket.socket) -> None:
+            with contextlib.suppress(OSError):
+                while (data := source.recv(1 << 16)) and left[0] > 0:
+                    left[0] -= len(data)
+                    sink.sendall(data)
+            for end in (source, sink):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = entrance.accept()
+                    way = socket.socket(socket.AF_UNIX)
+                    way.connect(f"{parameters['host']}/{socket_name}")
+                    for ends in ((client, way), (way, client)):
+                        threading.Thread(target=carry, args=ends, daemon=True).start()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield make_dsn(server, host=str(folder))
+
+
+@pytest.mark.parametrize("cut_after", [30_000, 300_000, 2_000_000, 4_000_000, 7_000_000])
+def test_an_archive_whose_line_is_cut_is_fully_out_and_then_fully_in(
+    tmp_path, volume, migrated_database, cut_after
+):
+    archive = large(tmp_path, migrated_database)
+    arguments = archive.arguments()
+    with (
+        line_to(migrated_database, volume, cut_after) as line,
+        pytest.raises(UnavailableError, match=r"broke off|can't reach"),
+    ):
+        load_archive(**{**arguments, "conninfo": line, "patience_seconds": 0.0})
+    assert held(migrated_database) == {}
+    assert not arguments["receipt"].exists()
+    load_archive(**arguments)
+    assert held(migrated_database) == {"a.tar": WHOLE}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.3])
+def test_a_server_killed_at_any_moment_leaves_an_archive_fully_in_or_out(tmp_path, volume, seconds):
+    folder = volume / "state/postgres"
+    server = embedded_server.use(folder)
+    migrate(server)
+    archive = large(tmp_path, server)
+    arguments = archive.arguments()
+    postmaster = int((folder / "data/postmaster.pid").read_text().split()[0])
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(load_archive, **{**arguments, "patience_seconds": 0.0})
+        until(
+            lambda: (
+                load.done()
+                or query_or_none(
+                    server,
+                    "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%'",
+                )
+            )
+        )
+        time.sleep(seconds)
+        os.kill(postmaster, signal.SIGKILL)
+        failed = load.exception()
+    assert failed is None or isinstance(failed, UnavailableError)
+    assert embedded_server.use(folder) == server
+    # Whether a COMMIT that got no answer was carried out, only the server knows.
+    assert held(server) in ([{"a.tar": WHOLE}] if failed is None else [{}, {"a.tar": WHOLE}])
+    assert arguments["receipt"].exists() == (failed is None)
+    archive.load()
+    assert held(server) == {"a.tar": WHOLE}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk that fills up")
+def test_a_server_whose_disk_is_full_takes_nothing_until_there_is_room(tmp_path, volume):
+    with small_volume(volume / "disk", 400) as disk:
+        folder = disk / "postgres"
+        server = embedded_server.use(folder)
+        migrate(server)
+        large(tmp_path, server, "a.tar").load()
+        ballast = fill(disk, leave_bytes=4 << 20)
+        with pytest.raises(UnavailableError, match=r"is full .*make room|broke off"):
+            large(tmp_path, server, "b.tar").load()
+        with contextlib.suppress(EarmarkError):  # it may have stopped, for want of room for its log
+            assert held(server) == {"a.tar": WHOLE}
+        ballast.unlink()
+        server = embedded_server.use(folder)
+        assert held(server) == {"a.tar": WHOLE}
+        large(tmp_path, server, "b.tar").load()
+        assert held(server) == {"a.tar": WHOLE, "b.tar": WHOLE}
+        embedded_server.stop(folder)
+
+
+def test_loaders_that_change_the_same_archives_in_any_order_neither_block_nor_lose_a_row(
+    tmp_path, migrated_database
+):
+    names = [f"{letter}.tar" for letter in "abcdef"]
+    jobs = []
+    for name in names:
+        for policy in ("2026-11", "2026-12"):
+            folder = tmp_path / policy
+            folder.mkdir(exist_ok=True)
+            archive = large(folder, migrated_database, name)
+            archive.members, archive.heard = archive.members[:200], archive.heard[:200]
+            archive.judged = archive.judged[:600]
+            jobs.append(archive.arguments(policy=policy))
+    for seed in range(3):
+        order = jobs * 2
+        random.Random(seed).shuffle(order)
+        with ThreadPoolExecutor(6) as pool:
+            list(pool.map(lambda arguments: load_archive(**arguments), order))
+    assert held(migrated_database) == dict.fromkeys(names, (200, 200, 1200, 100))
+    assert len(review_queue(migrated_database, 1000)) == 600
+
+
+def test_a_clock_that_jumps_leaves_every_archive_whole_and_in_the_queue(tmp_path, volume):
+    """The server's clock, by libfaketime: days ahead, days back, and in the middle of a load."""
+    clock = volume / "clock"
+    clock.write_text("+0")
+    clock.chmod(0o644)
+    folder = volume / "state/postgres"
+    with clock_of_server(clock):
+        server = embedded_server.use(folder)
+        migrate(server)
+        process, holding = held_in_the_middle(Archive(tmp_path, server, "middle.tar"))
+        clock.write_text("+3d")
+        holding.__exit__(None, None, None)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        ahead = Archive(tmp_path, server, "ahead.tar")
+        ahead.load()
+        (hours,) = query(
+            server, "SELECT (max(created_at) - min(created_at)) > '2 days' FROM audio_files"
+        )
+        assert hours == (True,)
+        clock.write_text("-2d")
+        back = Archive(tmp_path, server, "back.tar")
+        back.load()
+        before = everything(server)
+        for each in (ahead, back):
+            each.load()
+        assert everything(server) == before
+        names = {"middle.tar", "ahead.tar", "back.tar"}
+        assert {name: counts[:3] for name, counts in held(server).items()} == dict.fromkeys(
+            names, (8, 4, 6)
+        )
+        # Seen from there, all of them are of today or of days to come.
+        assert {item.archive for item in review_queue(server, 100)} == names
+        clock.write_text("+0")
+        assert {item.archive for item in review_queue(server, 100)} == names - {"back.tar"}
+        embedded_server.stop(folder)
+
+
+@contextmanager
+def clock_of_server(file: Path) -> Iterator[None]:
+    """Let servers that are started here read the time with what a file adds to it."""
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    surroundings = embedded_server._surroundings
+    faked = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+
+    def with_clock(identity: dict[str, Any]) -> dict[str, Any]:
+        found = surroundings(identity)
+        return {**found, "env": found["env"] | faked}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded_server, "_surroundings", with_clock)
+        yield
+
+
+def query_or_none(conninfo: str, sql: str) -> list[tuple[Any, ...]] | None:
+    try:
+        return query(conninfo, sql)
+    except EarmarkError:
+        return None
+
+
+def until(happens: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)

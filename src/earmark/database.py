@@ -214,6 +214,11 @@ def connect(
         raise SetupError(
             f"{database}: {_first_line(error)}; grant it or use another role"
         ) from error
+    except psycopg2.errors.DiskFull as error:
+        raise UnavailableError(
+            f"the disk of {database} is full ({_first_line(error)}); make room on the server and "
+            "run again, nothing is stored twice"
+        ) from error
     except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
         raise UnavailableError(
             f"{database} broke off: {_first_line(error)}; run again, nothing is stored twice"

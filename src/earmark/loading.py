@@ -8,17 +8,21 @@ import datetime
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import numpy as np
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
 from psycopg2.extensions import connection as Connection
 
 from earmark.database import connect, require_schema
 from earmark.errors import EarmarkError
 from earmark.files import whole
-from earmark.staging import merge, stage
+from earmark.staging import copy, merge, stage
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_provenance, read_table
 
 _Row = dict[str, Any]
@@ -87,17 +91,17 @@ def load_archive(
         EarmarkError: the files don't belong together, or the database lacks the schema.
     """
     started = time.monotonic()
-    members, heard, judged = _read(manifest, transcripts, classes, archive)
+    files = _read(manifest, transcripts, classes, archive)
     provenance = {
         "manifest": read_provenance(manifest),
         "transcripts": read_provenance(transcripts),
         "classes": read_provenance(classes),
     }
+    members = _row(files, _MEMBERS)
     facts = _archive_row(members, provenance, archive, date, asr, policy, manifest)
-    audio_files = _audio_file_rows(members, heard, judged, archive)
     with connect(conninfo, patience_seconds, waiting) as connection:
         require_schema(connection)
-        loaded_at, clips = _store(connection, facts, audio_files, heard, judged)
+        loaded_at, clips, rows = _store(connection, facts, files)
     result = Receipt(
         archive=archive,
         date=date,
@@ -107,18 +111,15 @@ def load_archive(
         reason=facts["reason"],
         type=facts["type"],
         bytes=facts["bytes"],
-        members={
-            "total": facts["members"],
-            **{key: facts[key] for key in ("ok", "failed", "skipped", "duplicates")},
-        },
+        members={"total": members.pop("members"), **members},
         clips=clips,
-        flagged=dict(Counter(row["flag_category"] for row in judged if row["flagged"])),
-        undecided=sum(row["status"] != "ok" for row in judged),
-        rows={
-            "audio_files": len(audio_files),
-            "transcripts": len(heard),
-            "classifications": len(judged),
-        },
+        flagged=_counts(
+            files, "SELECT flag_category, count(*) FROM answers WHERE flagged GROUP BY 1 ORDER BY 1"
+        ),
+        undecided=_row(files, "SELECT count(*) AS number FROM answers WHERE status <> 'ok'")[
+            "number"
+        ],
+        rows=rows,
         seconds={
             **{
                 stage: facts[f"{stage}_seconds"]
@@ -136,44 +137,41 @@ def load_archive(
     return result
 
 
-def _read(
-    manifest: Path, transcripts: Path, classes: Path, archive: str
-) -> tuple[list[_Row], list[_Row], list[_Row]]:
-    """Read the three files, with the last two in the columns of the database."""
-    members = read_table(manifest, MANIFEST).to_pylist()
-    heard = read_table(transcripts, TRANSCRIPTS).to_pylist()
-    judged = read_table(classes, CLASSES).to_pylist()
-    ordinals = {row["ordinal"] for row in members if row["status"] != "skipped"}
-    for path, rows in ((manifest, members), (transcripts, heard), (classes, judged)):
-        strangers = {row["archive"] for row in rows} - {archive}
+def _read(manifest: Path, transcripts: Path, classes: Path, archive: str) -> DuckDBPyConnection:
+    """The three files, checked, as the tables ``members``, ``heard`` and ``judged``."""
+    files = duckdb.connect()
+    made: tuple[tuple[str, Path, pa.Schema, str], ...] = (
+        ("members", manifest, MANIFEST, "ordinal"),
+        ("heard", transcripts, TRANSCRIPTS, "ordinal"),
+        ("judged", classes, CLASSES, "ordinal, category"),
+    )
+    for name, path, schema, _ in made:
+        files.register(name, read_table(path, schema))
+    for name, path, _, keys in made:
+        strangers, unknown, count, different = files.sql(
+            "SELECT list_sort(list(DISTINCT archive) FILTER (archive <> $archive)), "
+            "min(ordinal) FILTER (ordinal NOT IN "
+            "(SELECT ordinal FROM members WHERE status <> 'skipped')), "
+            f"count(*), count(DISTINCT ({keys})) FROM {name}",
+            params={"archive": archive},
+        ).fetchall()[0]
         if strangers:
             raise EarmarkError(
-                f"{path} speaks of {sorted(strangers)} instead of {archive}; delete it and run "
-                "again"
+                f"{path} speaks of {strangers} instead of {archive}; delete it and run again"
             )
-        unknown = {row["ordinal"] for row in rows if row["status"] != "skipped"} - ordinals
-        if unknown:
+        if unknown is not None and name != "members":
             raise EarmarkError(
-                f"{path} speaks of clips that {manifest} lacks (first ordinal "
-                f"{min(unknown)}); it was made from another manifest: delete it and run again"
+                f"{path} speaks of clips that {manifest} lacks (first ordinal {unknown}); it was "
+                "made from another manifest: delete it and run again"
             )
-        if len({(row["ordinal"], row.get("category")) for row in rows}) < len(rows):
+        if different < count:
             raise EarmarkError(f"{path} speaks of a clip twice; delete it and run again")
-    for row in heard:
-        row["transcript_text"] = row.pop("text")
-    for row in judged:
-        row["flag_category"] = row.pop("category")
-        row["flag_score"] = row.pop("score")
-        score = row["flag_score"]
-        if row["status"] == "ok" and (score is None or not 0 <= score <= 1):
-            row.update(status="failed", error=f"the score {score} is not between 0 and 1")
-        if row["status"] != "ok":  # no answer, so neither flagged nor a score
-            row.update(flagged=False, flag_score=None)
-    return members, heard, judged
+    files.execute(_ANSWERS)
+    return files
 
 
 def _archive_row(
-    members: Sequence[_Row],
+    members: _Row,
     provenance: Mapping[str, Mapping[str, str]],
     archive: str,
     date: str,
@@ -184,8 +182,6 @@ def _archive_row(
     made = provenance["manifest"]
     if "archive_status" not in made:
         raise EarmarkError(f"{manifest} lacks the archive's status; delete it and run again")
-    number = dict.fromkeys(("ok", "failed", "skipped"), 0)
-    number.update(Counter(row["status"] for row in members))
     return {
         "name": archive,
         "date": date,
@@ -193,9 +189,7 @@ def _archive_row(
         "reason": made.get("archive_error") or None,
         "type": made.get("archive_type") or None,
         "bytes": int(made["archive_bytes"]) if made.get("archive_bytes") else None,
-        "members": len(members),
-        **number,
-        "duplicates": sum(row["duplicate_of"] is not None for row in members),
+        **members,
         "asr": asr,
         "policy": policy,
         "unpack_seconds": _seconds(made.get("unpack_seconds")),
@@ -210,134 +204,182 @@ def _seconds(text: str | None) -> float | None:
     return float(text) if text else None
 
 
-def _audio_file_rows(
-    members: Iterable[_Row], heard: Iterable[_Row], judged: Iterable[_Row], archive: str
-) -> list[_Row]:
-    """One row per audio member, with the status that the files give it."""
-    transcript = {row["ordinal"]: row for row in heard}
-    flagged = {row["ordinal"] for row in judged if row["flagged"]}
-
-    def outcome(member: _Row) -> tuple[str, str | None]:
-        if member["status"] == "failed":
-            return "failed", member["error"]
-        # A duplicate was not transcribed itself; what its original says is true of it too.
-        ordinal = member["ordinal"] if member["duplicate_of"] is None else member["duplicate_of"]
-        if ordinal not in transcript:
-            return "pending", None
-        if transcript[ordinal]["status"] == "failed":
-            return "failed", transcript[ordinal]["error"]
-        return ("flagged" if ordinal in flagged else "transcribed"), None
-
-    rows = []
-    for member in members:
-        if member["status"] == "skipped":
-            continue
-        status, error = outcome(member)
-        rows.append(
-            {
-                "ordinal": member["ordinal"],
-                "original_filename": member["member"],
-                "opus_path": member["opus_path"] if member["duplicate_of"] is None else None,
-                "archive_source": archive,
-                "duration_seconds": member["duration_seconds"],
-                "file_size_bytes": member["opus_bytes"],
-                "status": status,
-                "error": error,
-                **{name: member[name] for name in _AS_IN_MANIFEST},
-            }
-        )
-    return rows
+def _row(files: DuckDBPyConnection, sql: str) -> _Row:
+    """The one row of an answer, by column."""
+    answer = files.sql(sql)
+    return dict(zip(answer.columns, answer.fetchall()[0], strict=True))
 
 
-_AS_IN_MANIFEST = (
-    "source_sha256",
-    "source_bytes",
-    "source_format",
-    "sample_rate",
-    "channels",
-    "selected",
-    "inclusion_probability",
-    "duplicate_of",
+def _counts(files: DuckDBPyConnection, sql: str) -> dict[str, int]:
+    return dict(files.sql(sql).fetchall())
+
+
+# --- from the files' columns to those of the database, in DuckDB's SQL -------------------
+
+_MEMBERS = """
+SELECT
+    count(*) AS members,
+    count(*) FILTER (status = 'ok') AS ok,
+    count(*) FILTER (status = 'failed') AS failed,
+    count(*) FILTER (status = 'skipped') AS skipped,
+    count(duplicate_of) AS duplicates
+FROM members
+"""
+
+# Without an answer a clip is neither flagged nor has it a score.
+_ANSWERS = """
+CREATE VIEW answers AS
+SELECT
+    ordinal,
+    category AS flag_category,
+    COALESCE(usable AND flagged, FALSE) AS flagged,
+    CASE WHEN usable THEN score END AS flag_score,
+    threshold,
+    truncated,
+    answer,
+    raw_response,
+    CASE WHEN status = 'ok' AND NOT usable THEN 'failed' ELSE status END AS status,
+    CASE
+        WHEN status = 'ok' AND NOT usable
+        THEN 'the score ' || COALESCE(score::VARCHAR, 'null') || ' is not between 0 and 1'
+        ELSE error
+    END AS error
+FROM (
+    SELECT *, status = 'ok' AND COALESCE(score BETWEEN 0 AND 1, FALSE) AS usable FROM judged
 )
+"""
+
+# One row per audio member.  A duplicate was not transcribed itself; what its original says is
+# true of it too.
+_AUDIO_FILES = """
+SELECT
+    $archive_id::BIGINT AS archive_id,
+    m.ordinal,
+    m.member AS original_filename,
+    CASE WHEN m.duplicate_of IS NULL THEN m.opus_path END AS opus_path,
+    m.archive AS archive_source,
+    m.duration_seconds,
+    m.opus_bytes AS file_size_bytes,
+    CASE
+        WHEN m.status = 'failed' THEN 'failed'
+        WHEN t.ordinal IS NULL THEN 'pending'
+        WHEN t.status = 'failed' THEN 'failed'
+        WHEN f.ordinal IS NOT NULL THEN 'flagged'
+        ELSE 'transcribed'
+    END AS status,
+    CASE WHEN m.status = 'failed' THEN m.error WHEN t.status = 'failed' THEN t.error END AS error,
+    m.source_sha256,
+    m.source_bytes,
+    m.source_format,
+    m.sample_rate,
+    m.channels,
+    m.selected,
+    m.inclusion_probability,
+    m.duplicate_of,
+    CASE WHEN t.ordinal IS NOT NULL OR m.status = 'failed' THEN $now END AS processed_at
+FROM members m
+LEFT JOIN heard t ON t.ordinal = COALESCE(m.duplicate_of, m.ordinal)
+LEFT JOIN (SELECT DISTINCT ordinal FROM answers WHERE flagged) f
+    ON f.ordinal = COALESCE(m.duplicate_of, m.ordinal)
+WHERE m.status <> 'skipped'
+ORDER BY m.ordinal
+"""
+
+_HEARD = """
+SELECT
+    ordinal,
+    $version AS asr,
+    t.text AS transcript_text,
+    COALESCE(length(t.text) - length(replace(t.text, chr(0), '')), 0) AS nul_count,
+    t.language,
+    t.language_probability,
+    t.confidence,
+    t.no_speech_probability,
+    t.compression_ratio,
+    t.speech_seconds,
+    t.segments,
+    t.status,
+    t.error,
+    t.seconds,
+    $now AS created_at
+FROM heard t
+"""
+
+_JUDGED = """
+SELECT ordinal, $version AS policy, * EXCLUDE (ordinal), $now AS created_at FROM answers
+"""
+
+# --- into the database ------------------------------------------------------------------
+
+
+_FIND = "SELECT id, loaded_at FROM archives WHERE name = %(name)s AND date = %(date)s"
 
 
 def _store(
-    connection: Connection,
-    archive: _Row,
-    audio_files: Sequence[_Row],
-    heard: Sequence[_Row],
-    judged: Sequence[_Row],
-) -> tuple[datetime.datetime, dict[str, int]]:
-    """Write everything; returns when the archive's row last changed, and clips by status."""
-    name = {"name": archive["name"], "date": archive["date"]}
+    connection: Connection, archive: _Row, files: DuckDBPyConnection
+) -> tuple[datetime.datetime, dict[str, int], dict[str, int]]:
+    """Write everything.
+
+    Returns:
+        When the archive's row last changed, its clips by status, and how many rows each table has.
+    """
     with connection.cursor() as cursor:
+        # Loads of one archive wait for each other here.
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(hashtextextended(%(date)s || '/' || %(name)s, 0))", name
+            "SELECT pg_advisory_xact_lock(hashtextextended(%(date)s || '/' || %(name)s, 0)), "
+            "now()::text",
+            archive,
         )
-        keys: tuple[str, ...] = ("name", "date")
-        stage(cursor, "archives", keys, _ARCHIVE_COLUMNS, [archive])
-        merge(cursor, "archives", keys, _ARCHIVE_COLUMNS, {"loaded_at": "now()"})
-        cursor.execute(
-            "SELECT id, loaded_at FROM archives WHERE name = %(name)s AND date = %(date)s", name
-        )
+        now = cursor.fetchall()[0][1]
+        cursor.execute(_FIND, archive)
+        is_new = not cursor.fetchall()
+        row = pa.Table.from_pylist([{**archive, "loaded_at": now}])
+        stage(cursor, "archives", _ARCHIVE, row)
+        merge(cursor, "archives", _ARCHIVE, row.column_names, "loaded_at")
+        cursor.execute(_FIND, archive)
         archive_id, loaded_at = cursor.fetchall()[0]
 
-        keys = ("archive_id", "ordinal")
-        of_archive = ({**row, "archive_id": archive_id} for row in audio_files)
-        stage(cursor, "audio_files", keys, _AUDIO_FILE_COLUMNS, of_archive)
-        cursor.execute(_KEEP_REVIEWED, {"archive_id": archive_id})
-        merge(
-            cursor,
-            "audio_files",
-            keys,
-            _AUDIO_FILE_COLUMNS,
-            {"processed_at": "CASE WHEN status <> 'pending' THEN now() END"},
-        )
+        def put(table: str, keys: Sequence[str], stamp: str, tidy: str, rows: pa.Table) -> None:
+            if is_new:  # there is nothing that it could replace
+                copy(cursor, table, rows)
+                return
+            stage(cursor, table, keys, rows)
+            cursor.execute(tidy, {"archive_id": archive_id, **archive})
+            merge(cursor, table, keys, rows.column_names, stamp)
+
+        clips = files.sql(_AUDIO_FILES, params={"archive_id": archive_id, "now": now})
+        put("audio_files", _CLIP, "processed_at", _KEEP_REVIEWED, clips.to_arrow_table())
         cursor.execute(
             "SELECT ordinal, id, status FROM audio_files WHERE archive_id = %s", [archive_id]
         )
         stored = cursor.fetchall()
-        ids = {ordinal: id for ordinal, id, _ in stored}
-
-        results: tuple[tuple[str, str, str, tuple[str, ...], Sequence[_Row]], ...] = (
-            ("transcripts", "asr", "", _TRANSCRIPT_COLUMNS, heard),
-            ("classifications", "policy", "flag_category", _CLASSIFICATION_COLUMNS, judged),
-        )
-        for table, version, category, columns, rows in results:
-            keys = ("audio_file_id", version) + ((category,) if category else ())
-            of_clip = (
-                {**row, "audio_file_id": ids[row["ordinal"]], version: archive[version]}
-                for row in rows
-            )
-            stage(cursor, table, keys, columns, of_clip)
-            cursor.execute(
+        ids = np.zeros(max((ordinal for ordinal, _, _ in stored), default=0) + 1, np.int64)
+        for ordinal, clip_id, _ in stored:
+            ids[ordinal] = clip_id
+        counts = {"audio_files": len(stored)}
+        for table, version, keys, sql in (
+            ("transcripts", "asr", _TRANSCRIPT, _HEARD),
+            ("classifications", "policy", _CLASSIFICATION, _JUDGED),
+        ):
+            tidy = (
                 f"DELETE FROM {table} old USING audio_files af "
-                f"WHERE af.id = old.audio_file_id AND af.archive_id = %s AND old.{version} = %s "
-                f"AND NOT EXISTS (SELECT FROM staged_{table} new WHERE {_same(keys)})",
-                [archive_id, archive[version]],
+                f"WHERE af.id = old.audio_file_id AND af.archive_id = %(archive_id)s "
+                f"AND old.{version} = %({version})s AND NOT EXISTS (SELECT FROM staged_{table} new "
+                f"WHERE {' AND '.join(f'new.{key} = old.{key}' for key in keys)})"
             )
-            merge(cursor, table, keys, columns, {"created_at": "now()"})
-    return loaded_at, dict(Counter(status for _, _, status in stored))
+            found = files.sql(sql, params={"version": archive[version], "now": now})
+            rows = found.to_arrow_table()
+            of_clips = pa.array(ids[rows["ordinal"].to_numpy()])
+            put(table, keys, "created_at", tidy, rows.set_column(0, "audio_file_id", of_clips))
+            counts[table] = rows.num_rows
+    return loaded_at, dict(Counter(status for _, _, status in stored)), counts
 
 
-_ARCHIVE_COLUMNS = (
-    *("name", "date", "status", "reason", "type", "bytes"),
-    *("members", "ok", "failed", "skipped", "duplicates", "asr", "policy"),
-    *("unpack_seconds", "encode_seconds", "transcribe_seconds", "classify_seconds", "version"),
-)
-_AUDIO_FILE_COLUMNS = (
-    *("archive_id", "ordinal", "original_filename", "opus_path", "archive_source"),
-    *("duration_seconds", "file_size_bytes", "status", "error", *_AS_IN_MANIFEST),
-)
-_TRANSCRIPT_COLUMNS = (
-    *("audio_file_id", "asr", "transcript_text", "language", "language_probability"),
-    *("confidence", "no_speech_probability", "compression_ratio", "speech_seconds"),
-    *("segments", "status", "error", "seconds"),
-)
-_CLASSIFICATION_COLUMNS = (
-    *("audio_file_id", "policy", "flag_category", "flagged", "flag_score", "threshold"),
-    *("truncated", "answer", "raw_response", "status", "error"),
-)
+# What tells rows apart.
+_ARCHIVE = ("name", "date")
+_CLIP = ("archive_id", "ordinal")
+_TRANSCRIPT = ("audio_file_id", "asr")
+_CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 
 # Rows that the new files no longer hold go, unless a person has reviewed them: those leave
 # their place, since another clip may have it now.  Reviewed clips that are still there stay
@@ -360,7 +402,3 @@ UPDATE staged_audio_files new SET status = 'reviewed'
 FROM staged_audio_files original
 WHERE original.ordinal = new.duplicate_of AND original.status = 'reviewed'
 """
-
-
-def _same(keys: Sequence[str]) -> str:
-    return " AND ".join(f"new.{key} = old.{key}" for key in keys)

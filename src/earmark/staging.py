@@ -1,50 +1,63 @@
-"""Bringing many rows into a table: COPY to a temporary table, then one upsert.
+"""Bringing many rows into a table by COPY, or by COPY to a temporary table and one upsert.
 
-Knows PostgreSQL's text format and what it can't store; knows nothing of what the tables
+Knows PostgreSQL's CSV format and what it can't store; knows nothing of what the tables
 mean.
 """
 
 import io
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 from psycopg2.extensions import cursor as Cursor
 
+# A value in quotes is text, however empty; nothing between two commas is null.
+# https://www.postgresql.org/docs/current/sql-copy.html
+_CSV = pyarrow.csv.WriteOptions(include_header=False, quoting_style="all_valid")
 
-def stage(
-    cursor: Cursor,
-    table: str,
-    keys: Sequence[str],
-    columns: Sequence[str],
-    rows: Iterable[Mapping[str, Any]],
-) -> None:
+
+def copy(cursor: Cursor, table: str, rows: pa.Table) -> None:
+    """COPY rows into a table.
+
+    Args:
+        cursor: In a transaction.
+        table: Where to.
+        rows: Has columns of that table.  Lists become JSON.
+    """
+    names, text = ", ".join(rows.column_names), csv(rows)
+    cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN (FORMAT csv)", text, size=1 << 18)
+
+
+def csv(rows: pa.Table) -> io.BytesIO:
+    """Rows as the text that :func:`copy` sends, without a header."""
+    text = io.BytesIO()
+    pyarrow.csv.write_csv(_storable_table(rows), text, _CSV)
+    text.seek(0)
+    return text
+
+
+def stage(cursor: Cursor, table: str, keys: Sequence[str], rows: pa.Table) -> None:
     """COPY rows into a temporary table ``staged_{table}``, dropped at the end of the transaction.
 
     Args:
         cursor: In a transaction.
         table: The table they are meant for.
         keys: Columns that tell the rows apart; none may be null.
-        columns: Columns to fill, the keys among them.
-        rows: Values by column; other keys are ignored.
+        rows: As :func:`copy` takes them, the keys among the columns.
     """
-    staged, names = f"staged_{table}", ", ".join(columns)
+    staged, names = f"staged_{table}", ", ".join(rows.column_names)
     cursor.execute(
         f"CREATE TEMP TABLE {staged} ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA"
     )
-    text = "".join("\t".join(_copy_text(row[name]) for name in columns) + "\n" for row in rows)
-    cursor.copy_expert(f"COPY {staged} ({names}) FROM STDIN", io.StringIO(text))
+    copy(cursor, staged, rows)
     # Without key and statistics the planner compares every new row with every old one.
     cursor.execute(f"ALTER TABLE {staged} ADD PRIMARY KEY ({', '.join(keys)}); ANALYZE {staged}")
 
 
 def merge(
-    cursor: Cursor,
-    table: str,
-    keys: Sequence[str],
-    columns: Sequence[str],
-    stamps: Mapping[str, str],
+    cursor: Cursor, table: str, keys: Sequence[str], columns: Sequence[str], stamp: str
 ) -> None:
     """Upsert the staged rows; an equal row is not touched.
 
@@ -53,40 +66,47 @@ def merge(
         table: Where to; ``staged_{table}`` holds the rows.
         keys: As staged; columns of a unique constraint of the table too.
         columns: Staged columns, the keys among them.
-        stamps: Columns and SQL expressions set when a row is new or changed.
+        stamp: The column that tells when; by itself it makes no difference between rows.
     """
-    values = [name for name in columns if name not in keys]
-    assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name in (*values, *stamps))
+    values = [name for name in columns if name not in (*keys, stamp)]
+    assignments = ", ".join(f"{name} = EXCLUDED.{name}" for name in (*values, stamp))
+    names = ", ".join(columns)
     cursor.execute(
-        f"INSERT INTO {table} ({', '.join((*columns, *stamps))}) "
-        f"SELECT {', '.join((*columns, *stamps.values()))} FROM staged_{table} "
+        f"INSERT INTO {table} ({names}) SELECT {names} FROM staged_{table} "
         f"ON CONFLICT ({', '.join(keys)}) DO UPDATE SET {assignments} "
         f"WHERE ({', '.join(f'{table}.{name}' for name in values)}) "
         f"IS DISTINCT FROM ({', '.join(f'EXCLUDED.{name}' for name in values)})"
     )
 
 
-# The text format of COPY: https://www.postgresql.org/docs/current/sql-copy.html
-_COPY_ESCAPES = str.maketrans({"\\": r"\\", "\t": r"\t", "\n": r"\n", "\r": r"\r"})
+def _storable_table(rows: pa.Table) -> pa.Table:
+    columns = {}
+    for name, chunks in zip(rows.column_names, rows.columns, strict=True):
+        column = _storable(chunks.combine_chunks())
+        if pa.types.is_list(column.type):
+            column = _json(column)
+        columns[name] = column
+    return pa.table(columns)
 
 
-def _copy_text(value: object) -> str:
-    value = _storable(value)
-    if value is None:
-        return r"\N"
-    if isinstance(value, list):
-        value = json.dumps(value, ensure_ascii=False)
-    return str(value).translate(_COPY_ESCAPES)
+def _json(lists: pa.Array) -> pa.ChunkedArray:
+    with duckdb.connect() as connection:
+        texts = connection.from_arrow(pa.table({"lists": lists})).project("to_json(lists)::VARCHAR")
+        return texts.to_arrow_table().column(0)
 
 
-def _storable(value: object) -> object:
+def _storable(values: pa.Array) -> pa.Array:
     """What PostgreSQL can hold: no NUL in text, and no NaN, which it would sort first."""
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list):
-        return [_storable(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _storable(item) for key, item in value.items()}
-    return value
+    kind = values.type
+    if pa.types.is_string(kind):
+        return pc.replace_substring(values, "\0", "\ufffd")
+    if pa.types.is_floating(kind):
+        return pc.if_else(pc.is_finite(values), values, pa.scalar(None, kind))
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays(
+            values.offsets, _storable(values.values), mask=values.is_null()
+        )
+    if pa.types.is_struct(kind):
+        fields = [_storable(values.field(number)) for number in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=values.is_null())
+    return values

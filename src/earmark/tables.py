@@ -118,7 +118,8 @@ def write_table(
     Args:
         path: The file to write.
         schema: One of the schemas of this module.
-        rows: One mapping per row, where a missing key is null; or a table.
+        rows: One mapping per row, where a missing key is null; or a table.  Lone surrogates in
+            the text of a mapping, which UTF-8 can't hold, are written out, as Python would.
         provenance: What made the file (model, options, seconds, ...), kept in the file's
             metadata as ``earmark.{key}``; the package's version is added.
 
@@ -144,7 +145,21 @@ def _table(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> 
     unknown = {key for row in rows for key in row} - set(schema.names)
     if unknown:
         raise ValueError(f"{path}: columns that the schema lacks: {sorted(unknown)}")
-    return pa.Table.from_pylist(rows, schema=schema)
+    try:
+        return pa.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError:  # half a surrogate pair, which no UTF-8 can hold
+        return pa.Table.from_pylist([_writable(row) for row in rows], schema=schema)
+
+
+def _writable(value: Any) -> Any:
+    """A value whose lone surrogates are written out as Python's literals would have them."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, Mapping):
+        return {key: _writable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    return value
 
 
 @contextmanager
