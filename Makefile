@@ -12,7 +12,8 @@ DEMO := --configfile demo/config.yaml
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
-  bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify check-cluster slurm-up slurm-down
+  bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
+  bench-load check-cluster slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -25,6 +26,7 @@ help:
 	@echo "make bench-unpack   speed and memory of unpacking against tar"
 	@echo "make bench-transcribe   transcription against WhisperX once per file (ffmpeg)"
 	@echo "make bench-classify     classification against whole prompts and generated JSON"
+	@echo "make bench-load     loading against row by row and against a bare COPY"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
 	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
@@ -79,6 +81,9 @@ bench-transcribe: $(READY)
 
 bench-classify: $(READY)
 	$(BIN)/python -m benchmarks.classify
+
+bench-load: $(READY)
+	$(BIN)/python -m benchmarks.load
 
 slurm-up:
 	deploy/one-machine/slurm up
