@@ -20,6 +20,7 @@ def clip(ordinal, **changes):
         "archive": "a.tar",
         "ordinal": ordinal,
         "member": f"{ordinal}.mp3",
+        "source_sha256": f"{ordinal:064}",
         "source_bytes": 1,
         "status": "ok",
         "selected": True,
@@ -57,8 +58,11 @@ def judgement(ordinal, score, **changes):
     }
 
 
-def write_volume(root, policy="2026-11-01"):
+def write_volume(root, policy="2026-11-01", scores=(0.1, 0.9, 0.2, None)):
     volume = Volume(root)
+    record = volume.state / "policies" / f"{policy}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps({"asr.name": "v2", "threats.md": "# Threats"}))
     members = [
         clip(0),
         clip(1, inclusion_probability=0.5),
@@ -76,7 +80,7 @@ def write_volume(root, policy="2026-11-01"):
         transcript(6, status="failed", error="out of memory"),
     ]
     write_table(volume.transcripts("v2", str(DAY), "a.tar"), TRANSCRIPTS, heard, {})
-    judged = [judgement(0, 0.1), judgement(1, 0.9), judgement(2, 0.2), judgement(3, None)]
+    judged = [judgement(ordinal, score) for ordinal, score in enumerate(scores)]
     write_table(volume.classes(policy, str(DAY), "a.tar"), CLASSES, judged, {})
     for name, seconds in (("a.tar", 9.0), ("b.tar", 90.0)):
         receipt = volume.receipt(str(DAY), name)
@@ -92,6 +96,7 @@ def write_volume(root, policy="2026-11-01"):
                     "members": {"total": 6},
                     "rows": {"transcripts": 3},
                     "seconds": {"encode": seconds, "transcribe": None, "load": 1.5},
+                    "loaded_at": "2026-11-03T01:30:00+02:00",
                 }
             )
         )
@@ -109,7 +114,14 @@ def volume_root(tmp_path):
 
 
 def test_every_query_says_what_it_answers_and_runs(volume_root):
-    assert set(queries()) == {"confidence", "failures", "flag_rate", "slowest_archives"}
+    assert set(queries()) == {
+        "agreement", "confidence", "failures", "flag_rate", "prevalence", "scores",
+        "slowest_archives", "throughput",
+    }  # fmt: skip
+    write_volume(volume_root, policy="2026-12")  # to agree or not
+    receipt = Volume(volume_root).receipt(str(DAY), "a.tar")
+    told = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps(told | {"members": {"total": 6, "ok": 4}}))
     for name, question in queries().items():
         assert question.endswith("?")
         assert rows(name, volume_root)
@@ -162,6 +174,88 @@ def test_policy_sets_stand_side_by_side(volume_root):
     assert {row["policy"] for row in rows("flag_rate", volume_root)} == {"2026-11-01", "2026-12"}
 
 
+def test_agreement_is_measured_over_what_both_sets_have_answered(volume_root):
+    write_volume(volume_root, policy="2026-12", scores=(0.6, 0.8, 0.1, 0.7))
+    (row,) = rows("agreement", volume_root)
+    assert (row["policy"], row["other_policy"], row["category"]) == (
+        "2026-11-01",
+        "2026-12",
+        "threats",
+    )
+    counts = ("clips", "both_flag", "only_policy", "only_other", "neither")
+    assert [row[name] for name in counts] == [3, 1, 0, 1, 1]
+    # Weights 1, 2, 2: they agree on 4 of 5, and by chance on 2/5 * 3/5 + 3/5 * 2/5.
+    assert row["agreement"] == 0.8
+    assert row["kappa"] == pytest.approx((0.8 - 0.48) / (1 - 0.48), abs=1e-4)
+    assert row["mean_score_difference"] == pytest.approx((0.5 + 2 * 0.1 + 2 * 0.1) / 5, abs=1e-4)
+
+
+def test_scores_are_spread_over_tenths_that_hold_all_clips(volume_root):
+    write_volume(volume_root, policy="2026-12", scores=(0.0, 1.0, 0.55, 0.59))
+    spread = [row for row in rows("scores", volume_root) if row["policy"] == "2026-12"]
+    assert [
+        (row["score_from"], row["score_to"], row["clips"], row["share"], row["thresholds"])
+        for row in spread
+    ] == [
+        (0.0, 0.1, 1, pytest.approx(1 / 6, abs=1e-4), None),
+        (0.5, 0.6, 2, pytest.approx(3 / 6), [0.5]),
+        (0.9, 1.0, 1, pytest.approx(2 / 6, abs=1e-4), None),
+    ]
+
+
+def test_throughput_is_that_of_one_job_on_the_day_it_was_loaded(volume_root):
+    receipt = Volume(volume_root).receipt(str(DAY), "a.tar")
+    told = json.loads(receipt.read_text())
+    told["seconds"] = {"transcribe": 30.0}
+    told["provenance"] = {"transcripts": {"audio_seconds": "120.0", "copied": "1"}}
+    receipt.write_text(json.dumps(told))
+    by_stage = {row["stage"]: row for row in rows("throughput", volume_root)}
+    assert by_stage["transcribe"] == {
+        "day": DAY,  # in UTC
+        "stage": "transcribe",
+        "archives": 1,
+        "clips": 2,  # what was copied took no time
+        "hours": 0.008,
+        "clips_per_hour": 240.0,
+        "audio_hours_per_hour": 4.0,
+    }
+
+
+def test_a_repeated_upload_has_the_answer_of_the_first(volume_root):
+    volume = Volume(volume_root)
+    members = [clip(0), clip(1, duplicate_of=0), clip(2, duplicate_of=0), clip(3)]
+    write_table(volume.manifest(str(DAY), "a.tar"), MANIFEST, members, {})
+    write_volume_classes = [judgement(0, 0.9), judgement(3, 0.1)]
+    write_table(volume.classes("2026-11-01", str(DAY), "a.tar"), CLASSES, write_volume_classes, {})
+    by_language = {row["language"]: row for row in rows("prevalence", volume_root)}
+    assert by_language["all languages"]["prevalence"] == 0.75
+    assert by_language["all languages"]["clips"] == 4
+
+
+def test_scores_meet_the_transcripts_they_were_made_from(volume_root):
+    volume = Volume(volume_root)
+    heard = [transcript(ordinal, "fr") for ordinal in range(4)]
+    write_table(volume.transcripts("v3", str(DAY), "a.tar"), TRANSCRIPTS, heard, {})
+    assert {row["asr"] for row in rows("prevalence", volume_root)} == {"v2"}
+    assert {row["asr"] for row in rows("flag_rate", volume_root)} == {"v2"}
+
+
+def test_some_days_can_be_asked_about(volume_root):
+    day = datetime.timedelta(days=1)
+    assert run("flag_rate", volume_root, since=DAY, until=DAY).fetchall()
+    assert not run("flag_rate", volume_root, since=DAY + day).fetchall()
+    assert not run("slowest_archives", volume_root, until=DAY - day).fetchall()
+
+
+def test_the_page_shows_a_sample_of_each_answer_with_the_columns_it_has(volume_root):
+    page = (SQL / "analysis" / "README.md").read_text(encoding="utf-8")
+    for name, question in queries().items():
+        _, _, sample = page.partition(f"### `{name}`\n\n{question}\n")
+        header, _, ruler = sample.partition("```\n")[2].splitlines()[:3]
+        assert set(ruler if ruler else header)
+        assert header.split() == run(name, volume_root).columns
+
+
 def test_times_are_utc_wherever_the_reader_is(volume_root, tmp_path, monkeypatch):
     monkeypatch.setenv("TZ", "Pacific/Auckland")
     own = tmp_path / "own.sql"
@@ -190,7 +284,7 @@ def test_any_name_of_a_volume_will_do(tmp_path):
 
 
 def test_a_query_that_is_not_there_or_is_wrong_is_reported(volume_root, tmp_path):
-    with pytest.raises(EarmarkError, match="no query flagrate; known are confidence, failures"):
+    with pytest.raises(EarmarkError, match="no query flagrate; known are agreement, confidence"):
         run("flagrate", volume_root)
     wrong = tmp_path / "wrong.sql"
     wrong.write_text("SELECT nothing FROM manifests")

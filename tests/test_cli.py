@@ -118,6 +118,12 @@ def test_analyse_lists_its_queries_and_refuses_others(
     assert "no query nonsense; known are" in capsys.readouterr().err
 
 
+def test_analyse_refuses_what_is_no_date(configfile: str) -> None:
+    done = earmark("analyse", "--configfile", configfile, "flag_rate", "--since", "yesterday")
+    assert done.returncode == 2
+    assert "'yesterday' is no date such as 2026-11-30" in done.stderr
+
+
 def test_a_category_that_no_policy_has_is_refused(
     configfile: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

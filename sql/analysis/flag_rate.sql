@@ -6,17 +6,15 @@
 -- 1 / inclusion_probability (Hájek's ratio estimator).
 WITH judged AS (
     SELECT
-        c.policy,
-        t.asr,
-        c.date,
-        c.category,
-        COALESCE(t.language, 'no speech') AS language,
-        c.status = 'ok' AS answered,
-        c.flagged AS hit,
-        1 / m.inclusion_probability AS weight
-    FROM classes c
-    JOIN transcripts t USING (date, archive, ordinal)
-    JOIN manifests m USING (date, archive, ordinal)
+        policy,
+        asr,
+        date,
+        category,
+        COALESCE(language, 'no speech') AS language,
+        status = 'ok' AS answered,
+        flagged AS hit,
+        1 / inclusion_probability AS weight
+    FROM answers
 )
 SELECT
     policy,

@@ -7,6 +7,11 @@
 -- A view without files can't be made; earmark.analysis makes an empty one instead.
 -- Folder names are given types, or a policy set named 2026-11-01 would become a date.
 -- Times are UTC.
+--
+-- To ask about some days only (of the archives; both ends count):
+--
+--     SET VARIABLE since = '2026-11-01';
+--     SET VARIABLE until = '2026-11-30';
 
 CREATE OR REPLACE VIEW manifests AS
 SELECT * REPLACE (encoded_at AT TIME ZONE 'UTC' AS encoded_at)
@@ -15,7 +20,9 @@ FROM read_parquet(
     union_by_name = true,
     hive_partitioning = true,
     hive_types = {date: DATE}
-);
+)
+WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
 
 CREATE OR REPLACE VIEW transcripts AS
 SELECT *
@@ -24,7 +31,9 @@ FROM read_parquet(
     union_by_name = true,
     hive_partitioning = true,
     hive_types = {asr: VARCHAR, date: DATE}
-);
+)
+WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
 
 CREATE OR REPLACE VIEW classes AS
 SELECT *
@@ -33,7 +42,9 @@ FROM read_parquet(
     union_by_name = true,
     hive_partitioning = true,
     hive_types = {policy: VARCHAR, date: DATE}
-);
+)
+WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
 
 CREATE OR REPLACE VIEW receipts AS
 SELECT *
@@ -58,4 +69,39 @@ FROM read_json(
         provenance: 'MAP(VARCHAR, MAP(VARCHAR, VARCHAR))',
         loaded_at: 'VARCHAR'
     }
+)
+WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
+
+-- The policy sets in use: of which asr set's transcripts each one is made.
+CREATE OR REPLACE VIEW policies AS
+SELECT PARSE_FILENAME(filename, true) AS policy, "asr.name" AS asr
+FROM read_json(
+    getvariable('volume') || '/state/policies/*.json',
+    columns = {'asr.name': 'VARCHAR'},
+    filename = true
 );
+
+-- One row per policy set, category and upload that was heard.  An upload that repeats
+-- another one of its archive has that one's answer.
+CREATE OR REPLACE VIEW answers AS
+SELECT
+    c.policy,
+    t.asr,
+    c.category,
+    m.date,
+    m.archive,
+    m.ordinal,
+    m.source_sha256 AS content,
+    m.inclusion_probability,
+    t.language,
+    c.status,
+    c.flagged,
+    c.score,
+    c.threshold
+FROM manifests m
+JOIN transcripts t
+    ON (t.date, t.archive, t.ordinal) = (m.date, m.archive, COALESCE(m.duplicate_of, m.ordinal))
+JOIN classes c ON (c.date, c.archive, c.ordinal) = (t.date, t.archive, t.ordinal)
+LEFT JOIN policies ON policies.policy = c.policy
+WHERE m.selected AND COALESCE(policies.asr, t.asr) = t.asr;

@@ -4,6 +4,7 @@ The queries lie in ``sql/analysis``, and ``views.sql`` there says which files th
 Needs no database server and changes nothing.
 """
 
+import datetime
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,14 +29,20 @@ def queries() -> dict[str, str]:
     }
 
 
-def run(query: str | Path, volume_root: Path) -> duckdb.DuckDBPyRelation:
+def run(
+    query: str | Path,
+    volume_root: Path,
+    since: datetime.date | None = None,
+    until: datetime.date | None = None,
+) -> duckdb.DuckDBPyRelation:
     """Answer a query over the results in a volume.
 
     Args:
         query: Name of a file in ``sql/analysis`` without its ending, or the path of a file
-            with one SQL query over the views ``manifests``, ``transcripts``, ``classes``
-            and ``receipts``.
+            with one SQL query over the views of ``views.sql``.
         volume_root: ``volume.root``.  A view without files is empty.
+        since: Only archives of this date and later; None for all.
+        until: Only archives of this date and earlier; None for all.
 
     Returns:
         The answer, computed; ``.show()``, ``.fetchall()`` and ``.df()`` give it out.
@@ -52,6 +59,8 @@ def run(query: str | Path, volume_root: Path) -> duckdb.DuckDBPyRelation:
         )
     connection = _open(volume_root)
     try:
+        for name, date in (("since", since), ("until", until)):
+            connection.execute(f"SET VARIABLE {name} = ?", [date])
         answer = connection.sql(path.read_text(encoding="utf-8"))
         if answer is None:
             raise EarmarkError(f"{path} gives no answer; it must hold one SELECT")
@@ -72,7 +81,7 @@ def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
             try:
                 connection.execute("SET VARIABLE volume = ?", [volume])
                 connection.execute(statement)
-                found += 1
+                found += "getvariable('volume')" in statement.query
             except duckdb.Error as error:
                 if "No files found" not in str(error):
                     raise EarmarkError(f"{volume_root}: {error}") from error
@@ -97,5 +106,6 @@ def _lay_out_empty(volume: Path) -> None:
     ):
         (volume / folder).mkdir(parents=True)
         pq.write_table(schema.empty_table(), volume / folder / "none.parquet")
-    (volume / "processed/date=1970-01-01").mkdir(parents=True)
-    (volume / "processed/date=1970-01-01/none.json").touch()
+    for file in ("processed/date=1970-01-01/none.json", "state/policies/none.json"):
+        (volume / file).parent.mkdir(parents=True)
+        (volume / file).touch()

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime
 import json
 import logging
 import os
@@ -180,6 +181,10 @@ def _parser() -> argparse.ArgumentParser:
     analyse.add_argument(
         "query", nargs="?", help="a name such as flag_rate, or a .sql file; without it, list them"
     )
+    for option, kept in (("--since", "later"), ("--until", "earlier")):
+        analyse.add_argument(
+            option, type=_date, metavar="DATE", help=f"only archives of that date and {kept}"
+        )
     return parser
 
 
@@ -188,6 +193,13 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def _date(text: str) -> datetime.date:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date such as 2026-11-30") from error
 
 
 def _volume(config: Config) -> Volume:
@@ -392,6 +404,6 @@ def _analyse(config: Config, arguments: argparse.Namespace) -> None:
         rows = [{"query": name, "answers": text} for name, text in analysis.queries().items()]
         show(rows, arguments.json, "Queries in sql/analysis")
         return
-    answer = analysis.run(arguments.query, _volume(config).root)
+    answer = analysis.run(arguments.query, _volume(config).root, arguments.since, arguments.until)
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
     show(rows, arguments.json, arguments.query)

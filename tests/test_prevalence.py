@@ -1,0 +1,259 @@
+"""Estimates of prevalence, against populations of which the truth is known.
+
+A population of archives is drawn from again and again by the draw of the workflow itself, with
+other contents each time, so that other numbers decide. How often does the interval cover what a
+census would have given?
+"""
+
+import datetime
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from earmark.analysis import run
+from earmark.selection import Selection, SelectionSettings
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
+from earmark.volume import Volume
+
+SAMPLES = 200
+#: Standard error of the share of samples whose interval covers the truth, if that were 95 %.
+ERROR = np.sqrt(0.95 * 0.05 / SAMPLES)
+
+CATEGORIES = ("common", "rare")
+LANGUAGES = ("en", "de", "gsw")
+FOLDER_DATE = "2026-01-01"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A clip of the population."""
+
+    archive: int
+    ordinal: int
+    content: int
+    language: str
+    flagged: tuple[bool, ...]  # by category
+
+
+def population() -> list[Upload]:
+    """Twelve archives that differ in size, in languages and in what is said in them.
+
+    A content of ten is uploaded again, some of them often, within its archive and in others.
+    What is worst comes when most comes, so that it is drawn with the smallest probability.
+    """
+    chance = np.random.default_rng(7)
+    uploads: list[Upload] = []
+    made: list[tuple[int, str, tuple[bool, ...]]] = []
+    for archive in range(12):
+        size = 120 + 40 * archive
+        language_shares = chance.dirichlet([6, 3, 0.5])
+        common = 0.05 + 0.02 * archive
+        for ordinal in range(size):
+            if made and chance.random() < 0.1:
+                # Few contents get most of the reposts.
+                content, language, flagged = made[int(len(made) * chance.random() ** 3)]
+            else:
+                content = len(made)
+                language = str(chance.choice(LANGUAGES, p=language_shares))
+                flagged = (
+                    bool(chance.random() < common * (2 if language == "de" else 1)),
+                    bool(chance.random() < 0.02),
+                )
+                made.append((content, language, flagged))
+            uploads.append(Upload(archive, ordinal, content, language, flagged))
+    return uploads
+
+
+def truth(uploads: list[Upload]) -> dict[tuple[str, str], float]:
+    """Prevalence in the population, by category and language."""
+    answers: dict[tuple[str, str], list[bool]] = defaultdict(list)
+    for upload in uploads:
+        for category, flagged in zip(CATEGORIES, upload.flagged, strict=True):
+            for language in (upload.language, "all languages"):
+                answers[category, language].append(flagged)
+    return {key: float(np.mean(flags)) for key, flags in answers.items()}
+
+
+def write_samples(root: Path, uploads: list[Upload], samples: int, limit: int) -> None:
+    """Draw from the population many times; each sample is a policy set and a week of its own."""
+    volume = Volume(root)
+    clips: dict[str, list[object]] = defaultdict(list)
+    heard: dict[str, list[object]] = defaultdict(list)
+    for sample in range(samples):
+        day = datetime.date(2000, 1, 1) + datetime.timedelta(days=30 * sample)
+        selection = Selection(SelectionSettings(max_clips_per_day=limit), volume, str(day))
+        judged: dict[str, list[object]] = defaultdict(list)
+        for archive in range(12):
+            name = f"{sample}-{archive}.tar"
+            members = [upload for upload in uploads if upload.archive == archive]
+            hash_of = {
+                upload.content: hashlib.sha256(f"{sample} {upload.content}".encode()).hexdigest()
+                for upload in members
+            }
+            drawn = selection.draw(name, dict.fromkeys(hash_of.values(), 60.0))
+            first: dict[int, int] = {}
+            for upload in members:
+                sha = hash_of[upload.content]
+                original = first.setdefault(upload.content, upload.ordinal)
+                repeats = original != upload.ordinal
+                add(
+                    clips,
+                    archive=name,
+                    ordinal=upload.ordinal,
+                    member=f"{upload.ordinal}.mp3",
+                    source_sha256=sha,
+                    source_bytes=1,
+                    status="ok",
+                    selected=drawn.has(sha),
+                    inclusion_probability=drawn.probability(sha),
+                    duplicate_of=original if repeats else None,
+                )
+                if repeats or not drawn.has(sha):
+                    continue
+                add(
+                    heard,
+                    archive=name,
+                    ordinal=upload.ordinal,
+                    language=upload.language,
+                    status="ok",
+                )
+                for category, flagged in zip(CATEGORIES, upload.flagged, strict=True):
+                    add(
+                        judged,
+                        archive=name,
+                        ordinal=upload.ordinal,
+                        category=category,
+                        flagged=flagged,
+                        score=0.9 if flagged else 0.1,
+                        threshold=0.5,
+                        truncated=False,
+                        answer="logits",
+                        status="ok",
+                    )
+        write(volume.classes(str(sample), FOLDER_DATE, "all"), CLASSES, judged)
+    write(volume.manifest(FOLDER_DATE, "all"), MANIFEST, clips)
+    write(volume.transcripts("v2", FOLDER_DATE, "all"), TRANSCRIPTS, heard)
+
+
+def add(columns: dict[str, list[object]], **values: object) -> None:
+    for name, value in values.items():
+        columns[name].append(value)
+
+
+def write(path: Path, schema: pa.Schema, columns: dict[str, list[object]]) -> None:
+    count = len(columns["archive"])
+    arrays = [pa.array(columns.get(field.name, [None] * count), field.type) for field in schema]
+    write_table(path, schema, pa.Table.from_arrays(arrays, schema=schema), {})
+
+
+@pytest.fixture(scope="module")
+def uploads() -> list[Upload]:
+    return population()
+
+
+@pytest.fixture(scope="module")
+def root(uploads: list[Upload], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("samples")
+    write_samples(folder, uploads, SAMPLES, limit=600)
+    return folder
+
+
+def estimates(answer: duckdb.DuckDBPyRelation) -> list[dict]:
+    return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
+
+
+@pytest.fixture(scope="module")
+def found(root: Path) -> list[dict]:
+    return estimates(run("prevalence", root))
+
+
+def of(found: list[dict], category: str, language: str) -> list[dict]:
+    rows = [row for row in found if (row["category"], row["language"]) == (category, language)]
+    assert len(rows) == SAMPLES
+    return rows
+
+
+def covered(found: list[dict], category: str, language: str, true: float) -> float:
+    """Share of samples whose interval covers the truth."""
+    rows = of(found, category, language)
+    share = float(np.mean([row["low"] <= true <= row["high"] for row in rows]))
+    print(
+        f"{category}, {language}: truth {true:.4f}, covered by {share:.1%} of {len(rows)} samples"
+    )
+    return share
+
+
+@pytest.mark.parametrize(
+    ("category", "language"),
+    [
+        ("common", "all languages"),
+        ("common", "en"),
+        ("common", "de"),
+        ("rare", "all languages"),
+        ("rare", "en"),
+    ],
+)
+def test_the_interval_covers_the_truth_in_about_95_of_100_samples(
+    found: list[dict], uploads: list[Upload], category: str, language: str
+) -> None:
+    share = covered(found, category, language, truth(uploads)[category, language])
+    assert share == pytest.approx(0.95, abs=3 * ERROR)
+
+
+def test_the_interval_is_rather_too_wide_where_a_handful_is_flagged(
+    found: list[dict], uploads: list[Upload]
+) -> None:
+    assert np.mean([row["flagged"] for row in of(found, "rare", "de")]) < 10
+    assert covered(found, "rare", "de", truth(uploads)["rare", "de"]) >= 0.95 - 3 * ERROR
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_estimates_are_right_on_average_and_as_far_off_as_they_say(
+    found: list[dict], uploads: list[Upload], category: str
+) -> None:
+    rows = of(found, category, "all languages")
+    values = np.array([row["prevalence"] for row in rows])
+    told = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
+    true = truth(uploads)[category, "all languages"]
+    assert abs(values.mean() - true) < 3 * values.std() / np.sqrt(SAMPLES)
+    assert told == pytest.approx(values.std(), rel=0.15)
+
+
+def test_the_population_is_estimated_by_the_weights(
+    found: list[dict], uploads: list[Upload]
+) -> None:
+    for language in ("all languages", "en", "de"):
+        count = sum(language in (upload.language, "all languages") for upload in uploads)
+        told = np.array([row["population"] for row in of(found, "common", language)])
+        assert abs(told.mean() - count) < 3 * told.std() / np.sqrt(SAMPLES)
+
+
+def test_without_weights_most_intervals_would_miss_the_truth(
+    root: Path, found: list[dict], uploads: list[Upload]
+) -> None:
+    """The populations are such that it matters: what the test above shows is no accident."""
+    true = truth(uploads)["common", "all languages"]
+    rows = of(found, "common", "all languages")
+    plain = [row["flagged"] / row["clips"] for row in rows]
+    widths = [
+        1.96 * np.sqrt(p * (1 - p) / row["clips"]) for p, row in zip(plain, rows, strict=True)
+    ]
+    hits = [abs(p - true) <= width for p, width in zip(plain, widths, strict=True)]
+    assert np.mean(hits) < 0.8
+
+
+def test_where_all_is_drawn_the_truth_itself_comes_out(
+    uploads: list[Upload], tmp_path: Path
+) -> None:
+    write_samples(tmp_path, uploads, samples=1, limit=100_000)
+    true = truth(uploads)
+    for row in estimates(run("prevalence", tmp_path)):
+        known = pytest.approx(true[row["category"], row["language"]])
+        assert (row["prevalence"], row["low"], row["high"]) == (known, known, known)
+        assert row["standard_error"] == pytest.approx(0)
