@@ -8,7 +8,8 @@ sides with the same model, options and number of threads, in turns:
 - ours: `earmark.speech.Transcriber`: processes decode, look for speech and make
   spectrograms ahead; batches hold windows of many clips;
 - baseline: the first design's worker. For each file ``whisperx.load_audio(path)``, which
-  starts the program ffmpeg, then ``model.transcribe(audio, batch_size=16)``.
+  starts the program ffmpeg (where there is none, files are decoded as ours are), then
+  ``model.transcribe(audio, batch_size=16)``.
 
 What counts is the wall time from the first clip to the last.  Models, processes and their
 imports are loaded before, and one clip has gone through each side: an archive has thousands
@@ -29,6 +30,7 @@ import argparse
 import itertools
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -41,7 +43,7 @@ from benchmarks.report import Result, finish, progress
 from earmark import REPOSITORY
 from earmark.archive import unpack_archive
 from earmark.encoding import encode_archive
-from earmark.media import EncodeSettings
+from earmark.media import EncodeSettings, decode_audio
 from earmark.preparation import Clip
 from earmark.recognition import AsrSettings
 from earmark.speech import Transcriber, clips_of
@@ -103,6 +105,9 @@ class Naive:
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
         torch.set_num_threads(settings.threads)
         self._load_audio = whisperx.load_audio
+        if shutil.which("ffmpeg") is None:
+            progress("no program ffmpeg here: the baseline decodes without it, which is faster")
+            self._load_audio = lambda path: decode_audio(Path(path))
         self._batch_size = settings.batch_size
         self._model = whisperx.load_model(
             settings.model,
