@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
-  bench-load check-cluster slurm-up slurm-down
+  bench-gpu bench-load check-cluster slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench-unpack   speed and memory of unpacking against tar"
 	@echo "make bench-transcribe   transcription against WhisperX once per file (ffmpeg)"
 	@echo "make bench-classify     classification against whole prompts and generated JSON"
+	@echo "make bench-gpu      both at full size, for a machine with a GPU (half an hour, 26 GB)"
 	@echo "make bench-load     loading against row by row and against a bare COPY"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
@@ -81,6 +82,9 @@ bench-transcribe: $(READY)
 
 bench-classify: $(READY)
 	$(BIN)/python -m benchmarks.classify
+
+bench-gpu: $(READY)
+	$(BIN)/python -m benchmarks.gpu
 
 bench-load: $(READY)
 	$(BIN)/python -m benchmarks.load

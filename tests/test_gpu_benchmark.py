@@ -1,0 +1,282 @@
+"""The benchmark for machines with a GPU: its arithmetic, its models, and a small run of it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import Gemma2ForCausalLM, WhisperForConditionalGeneration
+
+from benchmarks import gpu, random_models, roofline
+from benchmarks.gpu import Figures
+from earmark import REPOSITORY
+from earmark.preparation import FRAMES
+from earmark.recognition import AsrSettings, Recogniser
+
+README = (REPOSITORY / "benchmarks/README.md").read_text(encoding="utf-8")
+H100 = roofline.DEVICES["NVIDIA H100 80GB HBM3"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("gpu-benchmark")
+
+
+@pytest.fixture(scope="module")
+def small_run(folder):
+    return start("--small", "--folder", folder)
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "benchmarks.gpu", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def counted(work):
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def whisper():
+    config = random_models.tiny_whisper()
+    config._attn_implementation = "eager"  # the counter knows matrix products
+    return WhisperForConditionalGeneration(config).eval()
+
+
+def test_the_arithmetic_of_the_encoder_is_what_pytorch_counts(whisper):
+    features = torch.randn(1, 80, FRAMES)
+    assert roofline.encoder_flop(whisper.config) == counted(lambda: whisper.model.encoder(features))
+
+
+def test_the_arithmetic_of_the_decoder_is_what_pytorch_counts(whisper):
+    states = torch.randn(1, roofline.STATES, whisper.config.d_model)
+    word = torch.tensor([[7]])
+    cache = {}
+
+    def step():
+        answer = whisper(
+            decoder_input_ids=word, encoder_outputs=(states,), past_key_values=cache.get("kept")
+        )
+        cache["kept"] = answer.past_key_values
+
+    first = roofline.cross_flop(whisper.config) + roofline.decoder_flop(whisper.config, 1)
+    assert counted(step) == first
+    assert counted(step) == roofline.decoder_flop(whisper.config, 2)
+
+
+def test_the_arithmetic_of_the_language_model_is_what_pytorch_counts():
+    config = random_models.tiny_gemma()
+    config._attn_implementation = "eager"
+    model = Gemma2ForCausalLM(config).eval().float().get_decoder()
+    with torch.inference_mode():
+        cache = model(torch.arange(9)[None]).past_key_values
+
+    def text():
+        # One token after the other: a whole text would compute what the mask hides, too.
+        for token in range(5):
+            model(torch.tensor([[token]]), past_key_values=cache)
+
+    rotations = 5 * config.head_dim  # a product of each position with the frequencies
+    assert counted(text) == roofline.text_flop(config, tokens=5, before=9) + rotations
+
+
+def test_weights_are_as_many_as_the_models_have(whisper):
+    def matrices(module):
+        return sum(each.numel() for each in module.parameters() if each.dim() > 1)
+
+    config = whisper.config
+    positions = sum(
+        coder.embed_positions.weight.numel()
+        for coder in (whisper.model.encoder, whisper.model.decoder)
+    )
+    cross = config.decoder_layers * 2 * config.d_model**2
+    words = config.vocab_size * config.d_model  # on their way in
+    told = roofline.encoder_parameters(config) + roofline.decoder_parameters(config)
+    assert told + cross + words + positions == matrices(whisper)
+    gemma = random_models.tiny_gemma()
+    assert roofline.layer_parameters(gemma) == matrices(
+        Gemma2ForCausalLM(gemma).get_decoder().layers
+    )
+
+
+def test_large_v2_on_an_l4_needs_what_is_known_of_it():
+    config = random_models.large_v2()
+    assert roofline.encoder_flop(config) / 1e12 == pytest.approx(2.3, abs=0.05)
+    assert 2 * roofline.cross_numbers(config) / 1e6 == pytest.approx(246, abs=0.5)
+    steps = roofline.transcription(config, 64, 32, beams=5, words=105, weight_bytes=2)
+    seconds = roofline.least_seconds(steps, roofline.L4, is_int8=False) / 32  # two windows
+    assert 3600 / seconds == pytest.approx(12_000, rel=0.1)
+
+
+def test_the_readme_tells_what_the_arithmetic_gives():
+    config = random_models.large_v2()
+    told = []
+    for kind, batch, size in (("float16", 16, 2), ("float16", 32, 2), ("int8_float16", 16, 1)):
+        steps = roofline.transcription(config, batch, batch, 5, 105, weight_bytes=size)
+        seconds = roofline.least_seconds(steps, roofline.L4, is_int8=size == 1) / batch
+        hourly = [f"{3600 / seconds / windows:,.0f}" for windows in (2, 3)]
+        told.append(f"| {kind}, batches of {batch} | {hourly[0]} an hour | {hourly[1]} |")
+    encoder, *decoder = roofline.transcription(config, 16, 16, 5, 105, weight_bytes=2)
+    for name, steps in (
+        ("encoder, and its keys and values for the decoder", [encoder]),
+        (f"decoder, {len(decoder)} steps", decoder),
+        ("all", [encoder, *decoder]),
+    ):
+        flop = sum(step.flop for step in steps) / 16 / 1e12
+        traffic = sum(step.traffic for step in steps) / 16 / 1e9
+        took = roofline.least_seconds(steps, roofline.L4, is_int8=False) / 16 * 1e3
+        told.append(f"| {name} | {flop:.2f} TFLOP | {traffic:.1f} GB | {took:.1f} ms |")
+    gemma = random_models.gemma_2_9b()
+    for size, kind in ((2, "in bfloat16"), (1, "in 8 bits")):
+        steps = roofline.classification(gemma, 700, [[235] * 32] * 16, weight_bytes=size)
+        seconds = roofline.least_seconds(steps, roofline.L4, is_int8=size == 1) / 512
+        told.append(f"{seconds * 1e3:.1f} ms {kind} ({round(3600 / seconds, -3):,.0f}")
+    assert [line for line in told if line not in README] == []
+
+
+def test_a_batch_that_is_not_full_reads_the_weights_too():
+    config = random_models.tiny_whisper()
+
+    def traffic(windows):
+        steps = roofline.transcription(config, windows, 4, beams=1, words=3, weight_bytes=2)
+        return sum(step.traffic for step in steps)
+
+    assert traffic(5) > traffic(4) + traffic(1) / 2
+    assert traffic(8) == 2 * traffic(4)
+
+
+def test_the_slower_of_arithmetic_and_memory_is_the_limit():
+    device = roofline.Device("", half=10, int8=20, bandwidth=5, source="")
+    assert roofline.Step(flop=100, traffic=10).seconds(device, is_int8=False) == 10
+    assert roofline.Step(flop=100, traffic=10).seconds(device, is_int8=True) == 5
+    assert roofline.Step(flop=100, traffic=100).seconds(device, is_int8=True) == 20
+
+
+@pytest.mark.parametrize(
+    ("name", "device"),
+    [
+        ("NVIDIA L4", "NVIDIA L4"),
+        ("NVIDIA L40", "NVIDIA L40"),
+        ("NVIDIA L40S", "NVIDIA L40S"),
+        ("NVIDIA H200", "NVIDIA H200 SXM"),
+        ("NVIDIA H200 NVL", "NVIDIA H200 NVL"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 SXM, 80 GB"),
+        ("NVIDIA A1000", None),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_device_is_known_by_its_name(name, device):
+    found = roofline.device_called(name)
+    assert (found and found.name) == device
+
+
+@pytest.mark.parametrize("device", roofline.DEVICES.values(), ids=lambda device: device.name)
+def test_data_sheets_are_of_one_kind(device):
+    assert "data sheet" in device.source
+    assert device.int8 == pytest.approx(2 * device.half, rel=0.02)  # dense, both
+    assert 100 < device.half / device.bandwidth < 500
+
+
+def test_an_unknown_device_measures_itself():
+    device = roofline.measured_device("this one", "cpu", quick=True)
+    assert 1e9 < device.half < 1e14
+    assert 1e8 < device.bandwidth < 1e13
+
+
+@pytest.mark.parametrize("beams", [1, 5])
+def test_every_window_has_as_many_words_as_real_speech(folder, small_run, beams):
+    model = str(folder / "small/whisper")
+    settings = AsrSettings(
+        "", model, device="cpu", compute_type="float32", beam_size=beams, threads=1
+    )
+    recogniser = Recogniser(settings)
+    rng = np.random.default_rng(beams)
+    windows = [rng.uniform(-1, 1, (80, FRAMES)).astype(np.float32) * loud for loud in (0, 0.3, 1)]
+    encoded = recogniser.encode(windows)
+    languages = [language.code for language in recogniser.detect_languages(encoded)]
+    heard = recogniser.decode(encoded, languages)
+    assert [each.tokens - 1 for each in heard] == [random_models.WORDS] * 3
+    assert all(each.text for each in heard)
+
+
+def test_a_small_run_ends_with_figures(small_run):
+    assert small_run.returncode == 0, small_run.stderr
+    results = [json.loads(line) for line in small_run.stdout.splitlines() if line.startswith("{")]
+    names = ["gpu, transcription", "gpu, classification", "gpu, together"]
+    assert [result["name"] for result in results] == names
+    assert small_run.stdout.splitlines()[-1].startswith("{")
+    for result in results:
+        assert result["ratio"] == pytest.approx(result["ours"] / result["baseline"], rel=1e-3)
+        assert result["unit"] == "clips of 12 s an hour"
+        assert result["device"]
+    one, two, both = (1 / result["ours"] for result in results)
+    assert one + two == pytest.approx(both, rel=1e-3)
+
+
+def test_a_small_run_goes_through_full_batches_and_eight_bits(small_run):
+    assert "batches of 4 windows, 1.0 windows of 105 tokens a clip" in small_run.stdout
+    assert "8bit, batches of 4, " in small_run.stdout
+    assert "of the arithmetic" in small_run.stdout
+
+
+def test_what_is_built_and_measured_is_used_again(folder, small_run, monkeypatch):
+    plan = gpu._small_plan(gpu._options(["--small", "--folder", str(folder)]))
+    model = folder / "small/whisper/model.bin"
+    built = model.stat().st_mtime_ns
+    kept = json.loads((folder / "small/classification.json").read_text())
+    here = replace(plan, limits=replace(plan.limits, name=kept["device"]))
+    assert gpu.run(here, "build") == []
+    assert model.stat().st_mtime_ns == built
+    monkeypatch.setitem(gpu.MEASURES, "transcription", lambda plan: FAST)
+    assert gpu.run(here, "transcription") == [FAST, Figures(**kept["figures"])]
+    elsewhere = replace(plan, limits=replace(plan.limits, name="another"))
+    assert gpu.run(elsewhere, "transcription") == [FAST]
+
+
+def test_without_a_gpu_the_full_size_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert gpu.main(["--folder", str(tmp_path)]) == 2
+    refused = capsys.readouterr().err
+    assert "no GPU" in refused
+    assert "--small" in refused
+
+
+FAST = Figures("transcription", "", ours=0.3, baseline=3.0, least=0.12, least_on_l4=0.4,
+               arithmetic=0.2, bandwidth=0.3)  # fmt: skip
+JUDGED = Figures("classification", "", ours=0.02, baseline=8.0, least=0.01, least_on_l4=0.03,
+                 arithmetic=0.5, bandwidth=0.1)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("figures", "missed"),
+    [
+        ([FAST, JUDGED], []),
+        ([replace(FAST, baseline=1.4), JUDGED], ["transcription is 4.7 times as fast"]),
+        ([replace(FAST, least=0.08)], ["transcription reaches 26.7% of the limit"]),
+        ([replace(JUDGED, baseline=0.9)], ["classification is 45.0 times as fast"]),
+        (
+            [replace(FAST, baseline=1.6), replace(JUDGED, baseline=0.9)],
+            ["classification is 45.0 times as fast", "together is 7.8 times as fast"],
+        ),
+    ],
+)
+def test_missed_bars_are_told_and_end_with_1(figures, missed, capsys):
+    status = gpu.report(figures, H100, "clips of 60 s an hour", holds_bars=True)
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("MISSED")]
+    assert status == bool(missed)
+    assert len(told) == len(missed)
+    assert all(sentence in line for sentence, line in zip(missed, told, strict=True))
+    assert gpu.report(figures, H100, "clips of 60 s an hour", holds_bars=False) == 0
+
+
+def test_an_l4_is_thought_to_reach_the_same_share_of_its_limit(capsys):
+    gpu.report([FAST], H100, "clips of 60 s an hour", holds_bars=True)
+    assert FAST.share == pytest.approx(0.4)
+    assert "about 3,600 clips an hour" in capsys.readouterr().out  # 0.4 s at 40 %
