@@ -20,24 +20,21 @@ Bars: at least 20 times the rows per second of the first, 0.3 times those of the
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psycopg2
 import pyarrow as pa
 import pyarrow.parquet as pq
-from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import make_dsn
 
+from benchmarks.postgres import connection_to, execute, server
 from benchmarks.report import Result, finish, progress
-from earmark import REPOSITORY, database, embedded_server, staging
+from earmark import database, staging
 from earmark.loading import load_archive
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, write_table
 
@@ -47,12 +44,6 @@ CATEGORIES = ("harassment", "hate", "scams", "self-harm", "sexual-content", "vio
 DATE = "2026-11-02"
 ASR, POLICY = "large-v2-fp16", "2026-11"
 TABLES = ("audio_files", "transcripts", "classifications")
-#: Settings of the cluster's server that matter to loading.
-_SETTINGS = re.compile(
-    r"(?m)^(shared_buffers|work_mem|maintenance_work_mem|wal_compression|max_wal_size"
-    r"|checkpoint_timeout) = (\S+)"
-)
-
 #: The tables and indexes of the first design, as it has them.
 FIRST_DESIGN = """
 CREATE TABLE audio_files (
@@ -207,23 +198,6 @@ def _write(
     write_table(path, schema, pa.Table.from_arrays(arrays, schema=schema), facts)
 
 
-@contextmanager
-def server() -> Iterator[str]:
-    """A server of its own with the cluster's settings."""
-    with tempfile.TemporaryDirectory(prefix="bench-load-", ignore_cleanup_errors=True) as name:
-        Path(name).chmod(0o711)  # as root, PostgreSQL runs as another user
-        folder = Path(name) / "postgres"
-        conninfo = embedded_server.use(folder)
-        settings = (REPOSITORY / "deploy/cluster/postgresql.conf").read_text(encoding="utf-8")
-        for setting, value in _SETTINGS.findall(settings):
-            _execute(conninfo, f"ALTER SYSTEM SET {setting} = '{value}'")
-        embedded_server.stop(folder)
-        try:
-            yield embedded_server.use(folder)
-        finally:
-            embedded_server.stop(folder)
-
-
 def ours(conninfo: str, archives: Sequence[Archive]) -> float:
     """Seconds to load the archives as the workflow does."""
     database.migrate(conninfo)
@@ -241,8 +215,8 @@ def ours(conninfo: str, archives: Sequence[Archive]) -> float:
 
 def rows(conninfo: str, clips: Sequence[Clip]) -> float:
     """Seconds to insert clips as the first design does."""
-    _execute(conninfo, FIRST_DESIGN)
-    with _connection(conninfo) as connection, connection.cursor() as cursor:
+    execute(conninfo, FIRST_DESIGN)
+    with connection_to(conninfo) as connection, connection.cursor() as cursor:
 
         def insert() -> None:
             for clip in clips:
@@ -275,10 +249,10 @@ def bare(conninfo: str, archives: Sequence[Archive]) -> tuple[float, float]:
     everything = copying = 0.0
     for table, schema in zip(TABLES, (MANIFEST, TRANSCRIPTS, CLASSES), strict=True):
         columns = ", ".join(f"{field.name} {_type(field.type)}" for field in schema)
-        _execute(conninfo, f"CREATE TABLE {table} ({columns})")
-    _execute(conninfo, "CHECKPOINT")
+        execute(conninfo, f"CREATE TABLE {table} ({columns})")
+    execute(conninfo, "CHECKPOINT")
     for each in archives:
-        with _connection(conninfo) as connection, connection.cursor() as cursor:
+        with connection_to(conninfo) as connection, connection.cursor() as cursor:
             begun = time.perf_counter()
             texts = [
                 staging.csv(read_table(path, schema))
@@ -308,23 +282,8 @@ def _type(kind: pa.DataType) -> str:
     }[str(kind)]  # fmt: skip
 
 
-@contextmanager
-def _connection(conninfo: str) -> Iterator[Connection]:
-    connection = psycopg2.connect(conninfo)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-def _execute(conninfo: str, sql: str) -> None:
-    with _connection(conninfo) as connection:
-        connection.autocommit = True
-        connection.cursor().execute(sql)
-
-
 def _timed(conninfo: str, work: Callable[[], object]) -> float:
-    _execute(conninfo, "CHECKPOINT")  # each begins with the same quiet server
+    execute(conninfo, "CHECKPOINT")  # each begins with the same quiet server
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
@@ -367,7 +326,7 @@ def main() -> int:
             archives.append(draw(Path(name), number, options.archive_clips, rng))
         databases = {}
         for each in ("ours", "rows", "bare"):
-            _execute(conninfo, f"CREATE DATABASE {each} TEMPLATE template0 ENCODING 'UTF8'")
+            execute(conninfo, f"CREATE DATABASE {each} TEMPLATE template0 ENCODING 'UTF8'")
             databases[each] = make_dsn(conninfo, dbname=each)
         clips = count * options.archive_clips
         sample = min(options.sample, clips)

@@ -80,6 +80,7 @@ DROP FUNCTION keep_flags_of_clip;
 DROP FUNCTION refresh_flags;
 
 ALTER TABLE audio_files
+    DROP COLUMN waits_since,
     DROP COLUMN flag_categories,
     DROP COLUMN flag_category,
     DROP COLUMN flag_score;

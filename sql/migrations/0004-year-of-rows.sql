@@ -78,10 +78,18 @@ DO $$ BEGIN
     PERFORM refresh_flags(ARRAY(SELECT audio_file_id FROM classifications WHERE flagged));
 END $$;
 
+-- One column says it all, so that the planner can tell how many wait.
+ALTER TABLE audio_files ADD COLUMN waits_since DATE GENERATED ALWAYS AS (
+    CASE WHEN status = 'flagged' AND flag_categories IS NOT NULL
+    THEN (created_at AT TIME ZONE 'UTC')::DATE END
+) STORED;
+
+COMMENT ON COLUMN audio_files.waits_since IS 'Day (UTC) of created_at while it waits for review; null if it does not';
+
 -- The queue of a day, highest score first.
 CREATE INDEX idx_audio_queue ON audio_files (
-    ((created_at AT TIME ZONE 'UTC')::DATE), flag_score DESC NULLS LAST, id, created_at
-) WHERE status = 'flagged' AND flag_categories IS NOT NULL;
+    waits_since, flag_score DESC NULLS LAST, id, created_at
+) WHERE waits_since IS NOT NULL;
 
 -- Most clips are transcribed and not flagged, and nobody looks for those by status.
 DROP INDEX idx_audio_status_created;
@@ -144,20 +152,30 @@ SELECT
     t.confidence,
     af.flag_categories
 FROM (
-    SELECT * FROM audio_files
-    WHERE (created_at AT TIME ZONE 'UTC')::DATE = (NOW() AT TIME ZONE 'UTC')::DATE
-      AND created_at > NOW() - INTERVAL '24 hours'
-      AND status = 'flagged' AND flag_categories IS NOT NULL
+    (
+        SELECT * FROM audio_files
+        WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE
+        ORDER BY flag_score DESC NULLS LAST, id
+    )
     UNION ALL
-    SELECT * FROM audio_files
-    WHERE (created_at AT TIME ZONE 'UTC')::DATE = (NOW() AT TIME ZONE 'UTC')::DATE - 1
-      AND created_at > NOW() - INTERVAL '24 hours'
-      AND status = 'flagged' AND flag_categories IS NOT NULL
+    (
+        SELECT * FROM audio_files
+        WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE - 1
+          AND created_at > NOW() - INTERVAL '24 hours'
+        ORDER BY flag_score DESC NULLS LAST, id
+    )
     UNION ALL
-    SELECT * FROM audio_files
-    WHERE (created_at AT TIME ZONE 'UTC')::DATE > (NOW() AT TIME ZONE 'UTC')::DATE
-      AND status = 'flagged' AND flag_categories IS NOT NULL
+    (
+        SELECT * FROM audio_files
+        WHERE waits_since > (NOW() AT TIME ZONE 'UTC')::DATE
+        ORDER BY flag_score DESC NULLS LAST, id
+    )
 ) af
-LEFT JOIN archives a ON a.id = af.archive_id
-JOIN transcripts t ON t.audio_file_id = af.id AND t.asr = COALESCE(a.asr, 'unrecorded')
+-- At most one row, which LIMIT tells the planner: it must not fear to find too few.
+CROSS JOIN LATERAL (
+    SELECT * FROM transcripts
+    WHERE audio_file_id = af.id
+      AND asr = COALESCE((SELECT a.asr FROM archives a WHERE a.id = af.archive_id), 'unrecorded')
+    LIMIT 1
+) t
 ORDER BY af.flag_score DESC NULLS LAST, af.id;

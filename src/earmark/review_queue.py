@@ -3,6 +3,8 @@
 import datetime
 from dataclasses import dataclass
 
+from psycopg2.extensions import cursor as Cursor
+
 from earmark.database import SQL, connect, require_schema
 
 
@@ -46,16 +48,21 @@ def review_queue(conninfo: str, limit: int, category: str | None = None) -> list
     Raises:
         EarmarkError: the database can't be reached or lacks the schema.
     """
-    names = ", ".join(QueueItem.__dataclass_fields__)
     with connect(conninfo) as connection, connection.cursor() as cursor:
         require_schema(connection)
-        cursor.execute(
-            f"SELECT {names} FROM ra_queue "
-            "WHERE %(category)s IS NULL OR %(category)s = ANY (flag_categories) "
-            "ORDER BY flag_score DESC NULLS LAST, id LIMIT %(limit)s",
-            {"category": category, "limit": limit},
-        )
-        return [QueueItem(*row) for row in cursor.fetchall()]
+        return first_items(cursor, limit, category)
+
+
+def first_items(cursor: Cursor, limit: int, category: str | None = None) -> list[QueueItem]:
+    """The same over a connection that is there, to a database with the schema."""
+    names = ", ".join(QueueItem.__dataclass_fields__)
+    matches = "" if category is None else "WHERE %(category)s = ANY (flag_categories)"
+    cursor.execute(
+        f"SELECT {names} FROM ra_queue {matches} "
+        "ORDER BY flag_score DESC NULLS LAST, id LIMIT %(limit)s",
+        {"category": category, "limit": limit},
+    )
+    return [QueueItem(*row) for row in cursor.fetchall()]
 
 
 def health(conninfo: str) -> Health:
