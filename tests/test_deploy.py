@@ -689,13 +689,13 @@ def test_cron_does_what_the_service_does(tmp_path: Path) -> None:
     env = environment(tmp_path, EARMARK_TRIGGER="cron")
     set_up("coordinator", root, "--env", str(env))
     lines = (root / "etc/cron.d/earmark").read_text().splitlines()
-    (line,) = [line for line in lines if re.match(r"[*0-9]", line)]
-    *when, user, command = line.split(maxsplit=6)
-    assert when == ["*/5", "*", "*", "*", "*"]
-    assert user == "earmark"
-    assert "%" not in command  # cron would take it for a new line
-    assert "earmark cycle --configfile /mnt/data/config/earmark.yaml" in command
-    subprocess.run(["bash", "-n", "-c", command], check=True)
+    jobs = [line.split(maxsplit=6) for line in lines if re.match(r"[*0-9]", line)]
+    assert [job[:5] for job in jobs] == [["*/5", "*", "*", "*", "*"], ["0", "*", "*", "*", "*"]]
+    for (*_, user, command), what in zip(jobs, ("cycle", "report --alert"), strict=True):
+        assert user == "earmark"
+        assert "%" not in command  # cron would take it for a new line
+        assert f"earmark {what} --configfile /mnt/data/config/earmark.yaml" in command
+        subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
 # --- the page ---------------------------------------------------------------------------------

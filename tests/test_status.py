@@ -96,7 +96,8 @@ class Place:
         )
         write_table(paths[0], MANIFEST, members, {"archive_status": status})
         write_table(paths[1], TRANSCRIPTS, heard, {})
-        write_table(paths[2], CLASSES, judged, {})
+        known = json.dumps({"scams": "0" * 64, "threats": "1" * 64})
+        write_table(paths[2], CLASSES, judged, {"policy_sha256": known})
         receipt = place.receipt(date, name)
         load_archive(*paths, receipt, conninfo, name, date, "large-v2", "2026-11")
         then = time.time() - hours_ago * HOUR

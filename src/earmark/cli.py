@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from rich.filesize import decimal
 
@@ -43,6 +44,8 @@ from earmark.volume import Volume
 ERROR = 2
 #: Exit status of `discover` when the source didn't answer and what was known is shown.
 UNANSWERED = 1
+#: Exit status of `report` when noon will be missed, or when nobody can tell.
+MISSED = 1
 #: Exit status of `models verify` when something is missing or damaged.
 DAMAGED = 1
 
@@ -59,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 after an error that was explained on standard error; 1 from ``discover`` when the
-        source didn't answer and from ``models verify`` when a model isn't whole; 3 and 4 from
+        source didn't answer, from ``models verify`` when a model isn't whole and from ``report``
+        when noon will be missed; 3 and 4 from
         ``cycle``.
     """
     parsed = _parser().parse_args(arguments)
@@ -148,6 +152,17 @@ def _parser() -> argparse.ArgumentParser:
     look.add_argument(
         "--prometheus", type=Path, metavar="FILE",
         help="write metrics to a .prom file for node_exporter instead of printing",
+    )  # fmt: skip
+    told = add(
+        "report", _report,
+        "Write today's report: reports/DATE/index.html below volume.root, with the queue as CSV "
+        "and Parquet beside it. Exit status 1: the target of noon will be missed, or the database "
+        "does not answer.",
+    )  # fmt: skip
+    told.add_argument(
+        "--alert", action="store_true",
+        help="run review.alert, which tells somebody, if noon will be missed and the hour is one "
+        "of review.alert_hours",
     )  # fmt: skip
     clean = add(
         "clean", _clean,
@@ -253,6 +268,22 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
         print(json.dumps(dataclasses.asdict(now), indent=2, ensure_ascii=False))
     elif not arguments.prometheus:
         show_status(now)
+
+
+def _report(config: Config, arguments: argparse.Namespace) -> int:
+    from earmark.report import tell, warning_of, write_report  # matplotlib is slow
+
+    page, review = write_report(config)
+    print(page)
+    warning = warning_of(review)
+    if warning is None:
+        return 0
+    print(f"earmark: {warning}", file=sys.stderr)
+    wanted = config["review"]
+    hour = datetime.datetime.now(ZoneInfo(wanted["timezone"])).hour
+    if arguments.alert and wanted["alert"] and hour in wanted["alert_hours"]:
+        tell(wanted["alert"], warning)
+    return MISSED
 
 
 def _cycle(config: Config, arguments: argparse.Namespace) -> int:

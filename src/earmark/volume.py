@@ -46,6 +46,10 @@ class Volume:
         """JSON file that says the archive is in the database."""
         return self.root / "processed" / f"date={date}" / f"{archive}.json"
 
+    def report(self, date: str) -> Path:
+        """The page of the daily report."""
+        return self.root / "reports" / date / "index.html"
+
     def quarantine(self, archive: str) -> Path:
         """JSON file that keeps the archive from being tried again."""
         return self.root / "failed" / f"{archive}.json"

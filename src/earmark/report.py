@@ -1,0 +1,482 @@
+"""The daily report: a page that tells at a look whether noon is met, and what stands in the way.
+
+Gathers from the status, the receipts and tables of the last days and the database; what a
+figure looks like, :mod:`earmark.charts` knows.  The page needs nothing beside itself.
+"""
+
+import csv
+import json
+import re
+import shlex
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from earmark import charts, database
+from earmark.errors import EarmarkError
+from earmark.files import whole
+from earmark.noon import Review
+from earmark.pace import receipts_since
+from earmark.review_queue import QueueItem, review_queue
+from earmark.status import Status, status
+from earmark.volume import Volume
+
+#: The flag rate of the last day is held against that of so many days before it.
+DAYS_BEFORE = 7
+#: Reasons of failures that are listed, the most frequent ones.
+MOST_REASONS = 12
+_HOUR, _DAY = 3600.0, 86_400.0
+#: So long a command that is to tell somebody may take.
+_ALERT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class FlagRate:
+    """How often a policy flags.
+
+    Attributes:
+        category: Its category.
+        judged: Clips judged in the last 24 hours.
+        flagged: Those of them that it flagged.
+        judged_before: Clips judged in the seven days before.
+        flagged_before: Likewise.
+    """
+
+    category: str
+    judged: int
+    flagged: int
+    judged_before: int
+    flagged_before: int
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the last day's clips, 0..1."""
+        return self.flagged / self.judged if self.judged else None
+
+    @property
+    def rate_before(self) -> float | None:
+        """Share of the clips of the days before."""
+        return self.flagged_before / self.judged_before if self.judged_before else None
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Things that failed for one reason in the last 24 hours.
+
+    Attributes:
+        stage: ``archive``, ``encode``, ``transcribe`` or ``classify``.
+        reason: With all numbers taken as equal.
+        count: How many.
+        archives: In how many archives.
+    """
+
+    stage: str
+    reason: str
+    count: int
+    archives: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast GPUs work, by the receipts of the last 24 hours.
+
+    Attributes:
+        clips: Clips transcribed and classified.
+        transcribe_seconds: Time of jobs with a GPU, loading of models included.
+        classify_seconds: Likewise.
+        by_hour: Clips finished in each of the last 24 hours, the latest one last.
+    """
+
+    clips: int
+    transcribe_seconds: float
+    classify_seconds: float
+    by_hour: tuple[int, ...]
+
+    def per_gpu_hour(self, *stages: str) -> float | None:
+        """Clips that one GPU does in an hour.
+
+        Args:
+            stages: ``transcribe``, ``classify`` or both, one after the other.
+        """
+        seconds: float = sum(getattr(self, f"{stage}_seconds") for stage in stages)
+        return self.clips / seconds * _HOUR if seconds else None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """How long the volume lasts.
+
+    Attributes:
+        bytes_free: Bytes that can still be written.
+        percent: How full it is.
+        audio_bytes_a_day: Opus files of the archives that were finished in the last 24 hours.
+    """
+
+    bytes_free: int
+    percent: float
+    audio_bytes_a_day: int
+
+    @property
+    def days_left(self) -> float | None:
+        """Until it is full, if each day is like the last one and nothing is removed."""
+        return self.bytes_free / self.audio_bytes_a_day if self.audio_bytes_a_day else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows.
+
+    Attributes:
+        date: The day, ``YYYY-MM-DD`` in the review's zone.
+        status: What is going on now.
+        flagged_by_hour: Clips that came to be flagged in each of the last 24 hours; None if the
+            database doesn't answer.
+        speed: Of the GPUs.
+        flag_rates: By category.
+        failures: The most frequent reasons.
+        unread: Receipts and tables that could not be read; what they hold counts nowhere.
+        disk: How long the volume lasts.
+    """
+
+    date: str
+    status: Status
+    flagged_by_hour: tuple[int, ...] | None
+    speed: Speed
+    flag_rates: tuple[FlagRate, ...]
+    failures: tuple[Failures, ...]
+    unread: int
+    disk: Disk
+
+
+def write_report(config: dict[str, Any]) -> tuple[Path, Review]:
+    """Write today's page, and the queue as CSV and Parquet beside it.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Returns:
+        The page, and whether noon is met.
+
+    Raises:
+        EarmarkError: the volume is not there, or there is no such time zone.
+        OSError: it can't be written.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    queue: list[QueueItem] | None = None
+    with suppress(EarmarkError):  # the page says so
+        queue = review_queue(_conninfo(config), limit=1_000_000)
+    report = gather(config)
+    page = volume.report(report.date)
+    if queue is not None:
+        write_queue(queue, page.parent)
+    with whole(page) as partial:
+        partial.write_text(render(report, queue), encoding="utf-8")
+    return page, report.status.review
+
+
+def gather(config: dict[str, Any]) -> Report:
+    """Gather what the page shows.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Raises:
+        EarmarkError: the volume is not there, or there is no such time zone.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    now = status(config)
+    moment = datetime.fromisoformat(now.observed_at)
+    flagged = None
+    if now.database.up:
+        with suppress(EarmarkError):
+            flagged = _flagged_by_hour(_conninfo(config))
+    receipts, unread = _receipts(volume, moment.timestamp() - (1 + DAYS_BEFORE) * _DAY)
+    since = moment.timestamp() - _DAY
+    today = [each for each in receipts if each.written_at >= since]
+    failures, audio_bytes, damaged = _tables(volume, today)
+    return Report(
+        date=moment.astimezone(ZoneInfo(config["review"]["timezone"])).date().isoformat(),
+        status=now,
+        flagged_by_hour=flagged,
+        speed=_speed(today, moment.timestamp()),
+        flag_rates=_flag_rates(receipts, since),
+        failures=failures,
+        unread=unread + damaged,
+        disk=Disk(now.room.bytes_free, now.room.percent, audio_bytes),
+    )
+
+
+def warning_of(review: Review) -> str | None:
+    """What somebody should be told: that noon will be missed, or that nobody can say.
+
+    Args:
+        review: Whether it is met.
+    """
+    if review.verdict == "on course":
+        return None
+    if review.verdict == "unknown":
+        return f"whether noon is met ({review.next_noon}) can't be told: no database answers"
+    return (
+        f"the noon of {review.next_noon} will be missed: {review.waiting_count} flagged clips wait "
+        f"now, and {review.projected_count} of {review.target_count} are to be expected then, if "
+        f"{review.assumption}"
+    )
+
+
+def tell(command: str, warning: str) -> None:
+    """Run a command that gets a warning on standard input.
+
+    Args:
+        command: Program and arguments, quoted as for a shell, but no shell runs it.
+        warning: The warning.
+
+    Raises:
+        EarmarkError: it can't be run, fails, or takes longer than a minute.
+    """
+    try:
+        ran = subprocess.run(
+            shlex.split(command), input=f"Earmark: {warning}\n", text=True, capture_output=True,
+            timeout=_ALERT_SECONDS,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise EarmarkError(f"review.alert, '{command}', can't be run: {error}") from error
+    if ran.returncode:
+        raise EarmarkError(
+            f"review.alert, '{command}', ended with status {ran.returncode}: "
+            f"{ran.stderr.strip()[-200:]}"
+        )
+
+
+def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
+    """The page.
+
+    Args:
+        report: What it shows.
+        queue: What waits for review, the highest score first; None if the database is away.
+    """
+    environment = Environment(
+        loader=PackageLoader("earmark"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["number"] = lambda value: "unknown" if value is None else f"{value:,.0f}"
+    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.2%}"
+    review = report.status.review
+    zone = ZoneInfo(review.timezone)
+    environment.filters["day_time"] = lambda text: (
+        f"{datetime.fromisoformat(text).astimezone(zone):%Y-%m-%d %H:%M} ({review.timezone})"
+    )
+    figures = {
+        "noon": charts.towards_noon(
+            report.flagged_by_hour, review, datetime.fromisoformat(report.status.observed_at)
+        ),
+        "speed": charts.by_hour(report.speed.by_hour),
+        "rates": charts.flag_rates(
+            [(each.category, each.rate, each.rate_before) for each in report.flag_rates]
+        ),
+    }
+    waiting = None if queue is None else len(queue)
+    return environment.get_template("report.html").render(
+        report=report, review=review, figures=figures, waiting=waiting
+    )
+
+
+def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
+    """Write the queue as ``queue.csv`` and ``queue.parquet``.
+
+    A spreadsheet takes a text that begins with ``=`` for a formula, and transcripts are written
+    by strangers: in the CSV such a text gets an apostrophe in front (OWASP, "CSV Injection").
+
+    Args:
+        queue: What waits for review.
+        folder: Made if it is not there.
+    """
+    names = [field.name for field in fields(QueueItem)]
+    rows = [asdict(item) for item in queue]
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole(folder / "queue.csv") as partial, partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: _cell(value) for key, value in row.items()})
+    with whole(folder / "queue.parquet") as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_QUEUE), partial)
+
+
+_QUEUE = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("original_filename", pa.string()),
+        ("opus_path", pa.string()),
+        ("transcript_text", pa.string()),
+        ("flag_score", pa.float64()),
+        ("flag_category", pa.string()),
+        ("created_at", pa.timestamp("us", tz="UTC")),
+        ("archive", pa.string()),
+        ("duration_seconds", pa.float64()),
+        ("language", pa.string()),
+        ("confidence", pa.float64()),
+        ("flag_categories", pa.list_(pa.string())),
+    ]
+)
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, list):
+        return ";".join(str(each) for each in value)
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return value
+
+
+def _conninfo(config: Mapping[str, Any]) -> str:
+    root = Path(config["volume"]["root"])
+    url = config["database"]["url"]
+    if database.is_embedded(url) and not database.embedded_exists(root):
+        raise EarmarkError("there is no database yet; the first run makes it")
+    return database.connection_string(url, root)
+
+
+def _flagged_by_hour(conninfo: str) -> tuple[int, ...]:
+    """Clips that came to be flagged in each of the last 24 hours, the latest hour last."""
+    with database.connect(conninfo, patience_seconds=0.0) as connection:
+        database.require_schema(connection)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT floor(extract(epoch FROM now() - created_at) / 3600)::int, count(*) "
+                "FROM audio_files WHERE status IN ('flagged', 'reviewed') "
+                "AND created_at > now() - INTERVAL '24 hours' GROUP BY 1"
+            )
+            hours = dict(cursor.fetchall())
+    return tuple(hours.get(ago, 0) for ago in reversed(range(24)))
+
+
+@dataclass(frozen=True)
+class _Receipt:
+    written_at: float  # s since 1970
+    archive: str
+    date: str
+    asr: str
+    policy: str
+    status: str
+    reason: str | None
+    clips: int  # that have an answer
+    flagged: dict[str, int]
+    judged: int  # for each category
+    categories: tuple[str, ...]
+    seconds: dict[str, float | None]
+
+
+def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
+    """The receipts written since a moment, and how many can't be read."""
+    receipts, unread = [], 0
+    for written_at, path in receipts_since(volume, since):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            categories = tuple(json.loads(told["provenance"]["classes"]["policy_sha256"]))
+            clips = sum(n for key, n in told["clips"].items() if key not in ("pending", "failed"))
+            receipts.append(
+                _Receipt(
+                    written_at=written_at,
+                    archive=told["archive"],
+                    date=told["date"],
+                    asr=told["asr"],
+                    policy=told["policy"],
+                    status=told["status"],
+                    reason=told["reason"],
+                    clips=clips,
+                    flagged=told["flagged"],
+                    judged=told["rows"]["classifications"] // max(1, len(categories)),
+                    categories=categories,
+                    seconds=told["seconds"],
+                )
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            unread += 1
+    return receipts, unread
+
+
+def _speed(receipts: Sequence[_Receipt], now: float) -> Speed:
+    hours = [0] * 24
+    for each in receipts:
+        ago = min(23, max(0, int((now - each.written_at) // _HOUR)))
+        hours[23 - ago] += each.clips
+    return Speed(
+        clips=sum(each.clips for each in receipts),
+        transcribe_seconds=sum(each.seconds.get("transcribe") or 0.0 for each in receipts),
+        classify_seconds=sum(each.seconds.get("classify") or 0.0 for each in receipts),
+        by_hour=tuple(hours),
+    )
+
+
+def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, ...]:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for each in receipts:
+        when = "" if each.written_at >= since else "_before"
+        for category in each.categories:
+            counts[category][f"judged{when}"] += each.judged
+            counts[category][f"flagged{when}"] += each.flagged.get(category, 0)
+    keys = ("judged", "flagged", "judged_before", "flagged_before")
+    return tuple(
+        FlagRate(category, *(count[key] for key in keys))
+        for category, count in sorted(counts.items())
+    )
+
+
+def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failures, ...], int, int]:
+    """Failures by reason, bytes of Opus files, and how many tables can't be read."""
+    counts: Counter[tuple[str, str]] = Counter()
+    archives: Counter[tuple[str, str]] = Counter()
+    audio_bytes = unread = 0
+
+    def failed(stage: str, reasons: Iterable[str | None]) -> None:
+        known = Counter((stage, _alike(reason)) for reason in reasons)
+        counts.update(known)
+        archives.update(known.keys())
+
+    for each in receipts:
+        if each.status != "ok":
+            failed("archive", [each.reason])
+        where = each.date, each.archive
+        try:
+            manifest = pq.read_table(
+                volume.manifest(*where),
+                columns=["status", "error", "opus_bytes"],
+                partitioning=None,
+            )
+            audio_bytes += pc.sum(manifest["opus_bytes"]).as_py() or 0
+            failed("encode", _errors(manifest, "failed"))
+            for stage, path in (
+                ("transcribe", volume.transcripts(each.asr, *where)),
+                ("classify", volume.classes(each.policy, *where)),
+            ):
+                table = pq.read_table(path, columns=["status", "error"], partitioning=None)
+                failed(stage, _errors(table, "failed", "unparsed"))
+        except (OSError, KeyError, pa.ArrowException):
+            unread += 1
+    most = counts.most_common(MOST_REASONS)
+    return (
+        tuple(Failures(*key, count=count, archives=archives[key]) for key, count in most),
+        audio_bytes,
+        unread,
+    )
+
+
+def _errors(table: pa.Table, *statuses: str) -> list[str | None]:
+    wanted = pc.is_in(table["status"], value_set=pa.array(statuses))
+    errors: list[str | None] = table.filter(wanted)["error"].to_pylist()
+    return errors
+
+
+def _alike(reason: str | None) -> str:
+    """A reason with its numbers taken as equal, as in sql/analysis/failures.sql."""
+    return re.sub(r"[0-9]+", "N", reason or "(no reason given)")

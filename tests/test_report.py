@@ -1,0 +1,273 @@
+"""The daily report: what it tells, what it warns of, and that strangers' texts stay texts."""
+
+import csv
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_status import Place
+
+from earmark import REPOSITORY, cli, configuration, locks
+from earmark.errors import EarmarkError
+from earmark.noon import review
+from earmark.report import gather, tell, warning_of, write_queue, write_report
+from earmark.review_queue import QueueItem, review_queue
+from earmark.tables import MANIFEST, read_table, write_table
+
+
+@pytest.fixture
+def place(tmp_path: Path, volume: Path) -> Place:
+    return Place(tmp_path, volume)
+
+
+@pytest.fixture
+def conninfo(migrated_database: str) -> str:
+    return migrated_database
+
+
+@pytest.fixture
+def busy(place: Place, conninfo: str) -> Place:
+    """Three archives of today, one of five days ago, and one that waits."""
+    place.use(conninfo)
+    place.finish(conninfo, "a.tar", flagged=2, clean=8, broken=1)
+    place.finish(conninfo, "b.tar", flagged=1, clean=9, status="partial", hours_ago=3)
+    place.finish(conninfo, "c.tar", flagged=0, clean=20, hours_ago=5.5)
+    place.finish(conninfo, "old.tar", flagged=6, clean=4, hours_ago=120, date="2026-10-28")
+    place.put("waits.tar")
+    place.poll()
+    return place
+
+
+def test_the_rule_writes_it_beside_a_driver_at_work(busy: Place) -> None:
+    command = [
+        *(str(Path(sys.executable).parent / "snakemake"), "daily_report"),
+        *("--profile", str(REPOSITORY / "profiles/local"), "--configfile", str(busy.file)),
+        *("--directory", str(busy.file.parent / "run")),
+    ]
+    with locks.exclusive(busy.volume.driver_lock, "driver"):
+        for _ in range(2):  # also where there is one already
+            ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+            assert ran.returncode == 0, ran.stderr
+            assert len(list(busy.volume.root.glob("reports/*/index.html"))) == 1
+    assert not list(busy.volume.root.glob("incoming/*"))
+
+
+class Text(HTMLParser):
+    """What a person reads on a page, and what a browser would run or fetch."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.read = ""
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for key, value in attrs if key in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        self.read += data
+
+
+def page_of(busy: Place) -> Text:
+    page, _ = write_report(configuration.read(busy.file))
+    return Text(page.read_text(encoding="utf-8"))
+
+
+def test_it_lies_under_the_day_of_the_review_with_the_queue_beside_it(busy: Place) -> None:
+    page, _ = write_report(configuration.read(busy.file))
+    today = datetime.now(ZoneInfo("Europe/Zurich")).date().isoformat()
+    assert page == busy.volume.root / "reports" / today / "index.html"
+    assert {path.name for path in page.parent.iterdir()} == {
+        *("index.html", "queue.csv", "queue.parquet")
+    }
+
+
+def test_rates_backlog_failures_and_disk_are_told(busy: Place) -> None:
+    report = gather(configuration.read(busy.file))
+    assert report.status.archives["pending"] == 1
+    assert report.speed.clips == 40
+    assert report.speed.by_hour[23] == 10
+    assert sum(report.speed.by_hour) == 40
+    (scams, threats) = report.flag_rates
+    assert (scams.category, scams.flagged, scams.judged) == ("scams", 3, 40)
+    assert (scams.flagged_before, scams.judged_before) == (6, 10)
+    assert (scams.rate, scams.rate_before) == (3 / 40, 0.6)
+    assert (threats.category, threats.flagged) == ("threats", 3)
+    assert report.flagged_by_hour is not None
+    assert sum(report.flagged_by_hour) == 3
+    assert [(each.stage, each.count) for each in report.failures] == [
+        ("archive", 1),
+        ("encode", 1),
+    ]
+    assert report.disk.audio_bytes_a_day > 0
+    assert report.disk.days_left == report.disk.bytes_free / report.disk.audio_bytes_a_day
+
+
+def test_a_person_reads_the_same_on_the_page(busy: Place) -> None:
+    read = re.sub(r"\s+", " ", page_of(busy).read)
+    assert "3 wait for review now" in read
+    assert "The projection assumes that clips are flagged until then as fast as" in read
+    assert re.search(r"pending ?1 ", read)
+    assert "waits.tar" in read
+    assert "7.50%" in read  # scams today
+    assert "60.00%" in read  # and before
+    assert "target 200" in read
+
+
+def test_the_page_needs_nothing_beside_itself_and_runs_nothing(busy: Place) -> None:
+    page = page_of(busy)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert [link for link in page.links if not link.startswith("#")] == [
+        *("queue.csv", "queue.parquet")
+    ]
+    assert page.tags.count("svg") == 3
+
+
+def test_a_database_that_is_away_leaves_the_rest(busy: Place) -> None:
+    before = gather(configuration.read(busy.file))
+    busy.configure(database={"url": "postgresql://127.0.0.1:1/nothing"})
+    page, told = write_report(configuration.read(busy.file))
+    read = re.sub(r"\s+", " ", Text(page.read_text(encoding="utf-8")).read)
+    assert told.verdict == "unknown"
+    assert "Whether noon is met is unknown: the database does not answer" in read
+    assert "queue.csv" not in read
+    assert gather(configuration.read(busy.file)).flag_rates == before.flag_rates
+
+
+def test_what_cannot_be_read_is_counted(busy: Place) -> None:
+    busy.volume.receipt("2026-11-02", "a.tar").write_text("{", encoding="utf-8")
+    busy.volume.manifest("2026-11-02", "b.tar").write_bytes(b"PAR1")
+    assert gather(configuration.read(busy.file)).unread == 2
+
+
+def test_an_empty_volume_has_a_report_too(place: Place, conninfo: str) -> None:
+    place.use(conninfo)
+    place.poll()
+    read = re.sub(r"\s+", " ", page_of(place).read)
+    assert "None was finished in the last 24 hours" in read
+    assert "No clip was judged" in read
+    assert "will be missed" in read
+
+
+def test_names_and_reasons_of_strangers_stay_texts(busy: Place) -> None:
+    evil = "<script>alert(1)</script><img src=x onerror=alert(1)>"
+    path = busy.volume.manifest("2026-11-02", "a.tar")
+    rows = read_table(path, MANIFEST).to_pylist()
+    rows[-1]["error"] = evil
+    write_table(path, MANIFEST, rows, {"archive_status": "ok"})
+    page = page_of(busy)
+    assert not {"script", "img"} & set(page.tags)
+    assert "<script>alert(N)</script>" in page.read
+
+
+def test_the_queue_is_the_same_in_both_files(busy: Place, conninfo: str) -> None:
+    page, _ = write_report(configuration.read(busy.file))
+    expected = review_queue(conninfo, 100)
+    rows = pq.read_table(page.parent / "queue.parquet").to_pylist()
+    assert [(row["id"], row["flag_score"]) for row in rows] == [
+        (item.id, item.flag_score) for item in expected
+    ]
+    with (page.parent / "queue.csv").open(newline="") as file:
+        assert [int(row["id"]) for row in csv.DictReader(file)] == [item.id for item in expected]
+
+
+ITEM = QueueItem(
+    id=1, original_filename="a.mp3", opus_path=None, transcript_text="", flag_score=0.9,
+    flag_category="scams", created_at=datetime(2026, 11, 2, tzinfo=UTC), archive="a.tar",
+    duration_seconds=1.0, language="en", confidence=0.9, flag_categories=["scams"],
+)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(codec="utf-8")) | st.from_regex(r"\A[=+@\t\r-].*"))
+def test_no_transcript_is_a_formula_for_a_spreadsheet(
+    text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("queue")
+    write_queue([replace(ITEM, transcript_text=text)], folder)
+    with (folder / "queue.csv").open(newline="", encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    shown = row["transcript_text"]
+    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert shown.removeprefix("'") == text.removeprefix("'")
+    assert pq.read_table(folder / "queue.parquet")["transcript_text"].to_pylist() == [text]
+
+
+# --- warnings ---------------------------------------------------------------------------------
+
+WANTED = {"target": 200, "noon": "12:00", "timezone": "UTC"}
+SEVEN, NOON = datetime(2026, 11, 2, 7, tzinfo=UTC), datetime(2026, 11, 2, 12, tzinfo=UTC)
+
+
+def test_it_warns_exactly_if_the_target_will_be_missed_or_nobody_knows() -> None:
+    on_course = review(WANTED, SEVEN, NOON, (180, 150, 150, 60))
+    missed = review(WANTED, SEVEN, NOON, (180, 150, 150, 6))
+    assert warning_of(on_course) is None
+    warning = warning_of(missed)
+    assert warning is not None
+    assert "will be missed: 150 flagged clips wait now, and 155 of 200" in warning
+    assert "as fast as in the last 6 hours" in warning
+    assert "can't be told" in str(warning_of(review(WANTED, SEVEN, NOON, None)))
+
+
+def hook(folder: Path, code: str) -> str:
+    script = folder / "hook.py"
+    script.write_text(code, encoding="utf-8")
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(script))} 'one argument'"
+
+
+def test_the_command_gets_the_warning_on_standard_input(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    code = f"import sys; open({str(told)!r}, 'w').write(sys.argv[1] + ': ' + sys.stdin.read())"
+    tell(hook(tmp_path, code), "noon $(touch here) `x`")
+    assert told.read_text() == "one argument: Earmark: noon $(touch here) `x`\n"
+
+
+def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EarmarkError, match="ended with status 3: no mail today"):
+        tell(hook(tmp_path, "import sys; sys.stderr.write('no mail today'); sys.exit(3)"), "x")
+    with pytest.raises(EarmarkError, match=r"can't be run: .*No such file"):
+        tell("/nowhere/mail", "x")
+    with pytest.raises(EarmarkError, match="can't be run: No closing quotation"):
+        tell("mail 'lab", "x")
+
+
+@pytest.mark.parametrize("in_its_hour", [True, False])
+def test_the_command_line_alerts_in_the_hours_that_are_set(
+    busy: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_its_hour: bool
+) -> None:
+    told = tmp_path / "told"
+    hour = datetime.now(UTC).hour
+    hours = {hour, (hour + 1) % 24}  # the test may run as the hour ends
+    busy.configure(
+        review={
+            "timezone": "UTC",
+            "alert": hook(tmp_path, f"open({str(told)!r}, 'w').write('told')"),
+            "alert_hours": sorted(hours if in_its_hour else set(range(24)) - hours),
+        }
+    )
+    arguments = ["report", "--configfile", str(busy.file)]
+    assert cli.main(arguments) == 1
+    assert not told.exists()
+    assert cli.main([*arguments, "--alert"]) == 1
+    assert told.exists() == in_its_hour
+    out, err = capsys.readouterr()
+    assert out.endswith("index.html\n")
+    assert "earmark: the noon of" in err
+
+
+def test_a_target_that_is_on_course_is_no_failure(busy: Place) -> None:
+    busy.configure(review={"target": 3})
+    assert cli.main(["report", "--configfile", str(busy.file), "--alert"]) == 0

@@ -1,0 +1,15 @@
+# Requires  nothing: it tells what there is
+# Produces  reports/{date}/index.html, queue.csv and queue.parquet, anew each time it is asked for
+
+
+localrules:
+    daily_report,
+
+
+rule daily_report:
+    log:
+        volume.root / "logs" / "daily_report.log",
+    conda:
+        "../envs/earmark.yaml"
+    script:
+        "../scripts/daily_report.py"

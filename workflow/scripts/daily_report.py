@@ -1,0 +1,15 @@
+"""Write the daily report."""
+
+import sys
+from pathlib import Path
+
+from earmark import logs
+from earmark.errors import EarmarkError
+from earmark.report import write_report
+
+logs.configure("daily_report", Path(snakemake.log[0]))
+try:
+    page, _ = write_report(snakemake.config)
+except EarmarkError as error:
+    sys.exit(f"earmark: {error}")
+print(page)
