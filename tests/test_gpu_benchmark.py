@@ -14,6 +14,7 @@ from transformers import Gemma2ForCausalLM, WhisperForConditionalGeneration
 from benchmarks import gpu, random_models, roofline
 from benchmarks.gpu import Figures
 from earmark import REPOSITORY
+from earmark.errors import EarmarkError
 from earmark.preparation import FRAMES
 from earmark.recognition import AsrSettings, Recogniser
 
@@ -204,6 +205,24 @@ def test_every_window_has_as_many_words_as_real_speech(folder, small_run, beams)
     heard = recogniser.decode(encoded, languages)
     assert [each.tokens - 1 for each in heard] == [random_models.WORDS] * 3
     assert all(each.text for each in heard)
+
+
+def test_a_model_that_ends_elsewhere_is_noticed():
+    demo = AsrSettings("", str(REPOSITORY / "demo/models/whisper-demo"), device="cpu",
+                       compute_type="float32", threads=1)  # fmt: skip
+    with pytest.raises(EarmarkError, match="instead of 105"):
+        gpu._check_length(demo)
+
+
+def test_a_model_in_several_shards_loads_as_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(random_models, "_SHARD_BYTES", 100_000)
+    config = random_models.tiny_gemma()
+    folder = random_models.write_gemma(config, tmp_path / "gemma", "cpu")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    model, told = Gemma2ForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not any(told.values())
+    matrix = model.model.layers[1].mlp.up_proj.weight.float()
+    assert matrix.std().item() == pytest.approx(0.02, rel=0.05)
 
 
 def test_a_small_run_ends_with_figures(small_run):
