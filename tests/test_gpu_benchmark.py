@@ -106,6 +106,16 @@ def test_weights_are_as_many_as_the_models_have(whisper):
     )
 
 
+def test_the_real_models_are_as_large():
+    with torch.device("meta"):
+        whisper = WhisperForConditionalGeneration(random_models.large_v2())
+        gemma = Gemma2ForCausalLM(random_models.gemma_2_9b())
+    again = whisper.proj_out.weight.numel()  # the real one's words come out as they go in
+    # As their pages on the Hugging Face hub tell.
+    assert whisper.num_parameters() - again == 1_543_304_960
+    assert gemma.num_parameters() == 9_241_705_984
+
+
 def test_large_v2_on_an_l4_needs_what_is_known_of_it():
     config = random_models.large_v2()
     assert roofline.encoder_flop(config) / 1e12 == pytest.approx(2.3, abs=0.05)
