@@ -51,8 +51,8 @@ _DECISIVE = 20.0  # weight of them in the logits, which differ by about 3 otherw
 _STD = 0.02  # what both models' initialisation has
 _SHARD_BYTES = 2e9
 
-#: LoRA rank of the adapter.  CoPE-A's isn't told on its card; 16 on all matrices of the layers
-#: is common.
+#: LoRA rank of the adapter, on all matrices of the layers: an assumption, as CoPE-A's own isn't
+#: known here.
 RANK = 16
 
 
