@@ -21,6 +21,7 @@ from earmark import (
     catalogue,
     configuration,
     database,
+    erasure,
     logs,
     metrics,
     models,
@@ -169,6 +170,16 @@ def _parser() -> argparse.ArgumentParser:
         "Remove leftovers of abandoned archives, and audio past retention.audio_days.", as_json,
     )  # fmt: skip
     clean.add_argument("--dry-run", action="store_true", help="show what would be removed")
+    gone = add(
+        "erase", _erase,
+        "Erase a clip for good, and every other upload of the same content: audio, transcripts, "
+        "scores and its place in reports. Without --yes, only show what would go.", as_json,
+    )  # fmt: skip
+    gone.add_argument("archive", nargs="?", metavar="ARCHIVE", help="whole name of its archive")
+    gone.add_argument("ordinal", nargs="?", type=int, metavar="ORDINAL", help="its position there")
+    gone.add_argument("--date", metavar="YYYY-MM-DD", help="of the archive, if there are several")
+    gone.add_argument("--id", type=_positive, help="the clip's id in audio_files, instead")
+    gone.add_argument("--yes", action="store_true", help="do it")
     group = commands.add_parser("models", help="Fetch or verify the configuration's models.")
     actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add(
@@ -338,6 +349,27 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
     verb = "Would remove" if arguments.dry_run else "Removed"
     size = decimal(sum(row["bytes"] for row in rows))
     show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
+
+
+def _erase(config: Config, arguments: argparse.Namespace) -> None:
+    volume, conninfo = _mounted(config), _existing(config)
+    if arguments.id is not None:
+        archive, date, ordinal = erasure.clip_of(conninfo, arguments.id)
+    elif arguments.ordinal is not None:
+        archive, date, ordinal = arguments.archive, arguments.date, arguments.ordinal
+    else:
+        raise EarmarkError("name a clip: its archive and its position in it, or --id")
+    if arguments.yes:
+        for unfinished in erasure.Erased(volume).unfinished():
+            for each in erasure.erase(volume, conninfo, *unfinished):
+                logger.info("finished what was cut off: erased from %s", each)
+    logger.info("looking for other uploads of the same content; that reads a whole table")
+    sha256, uploads = erasure.find(volume, conninfo, archive, ordinal, date)
+    if arguments.yes:
+        for each in track(erasure.erase(volume, conninfo, sha256, uploads), "erase", "archives"):
+            logger.info("erased from %s", each)
+    rows = [dataclasses.asdict(upload) for upload in uploads]
+    show(rows, arguments.json, "Erased" if arguments.yes else "To be erased with --yes")
 
 
 def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:

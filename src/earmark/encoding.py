@@ -10,6 +10,7 @@ import logging
 import shutil
 import time
 from collections import Counter
+from collections.abc import Container
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from earmark.worker import DiedError, OutOfTimeError, Worker, Workers
 
 logger = logging.getLogger(__name__)
 
+#: What a manifest's row says in the column ``error`` of a clip that was erased.
+ERASED = "erased"
 _ARCHIVE_FACTS = ("archive_status", "archive_error", "archive_type", "archive_bytes")
 #: Settings that change the Opus files.
 _SOUND = ("bitrate", "channels", "complexity", "application", "vbr")
@@ -100,6 +103,7 @@ def encode_archive(
     volume_root: Path,
     settings: EncodeSettings,
     selection: Selection | None = None,
+    erased: Container[str] = (),
 ) -> None:
     """Encode an archive's audio and write its manifest, one row for every member.
 
@@ -121,6 +125,7 @@ def encode_archive(
         volume_root: ``opus_path`` is relative to this folder.
         settings: How to encode, with how many processes and in what time.
         selection: Which clips are drawn for transcription; None draws all.
+        erased: SHA-256s of contents that are left out (:mod:`earmark.erasure`).
 
     Raises:
         EarmarkError: the list of members, or the ledger of the selection, is not readable.
@@ -132,7 +137,7 @@ def encode_archive(
     audio_folder.mkdir(parents=True)
     try:
         rows, provenance = _encode_members(
-            unpacked, audio_folder, archive, volume_root, settings, selection
+            unpacked, audio_folder, archive, volume_root, settings, selection, erased
         )
         provenance["seconds"] = f"{time.monotonic() - started:.3f}"
         write_table(manifest, MANIFEST, rows, provenance)
@@ -145,6 +150,13 @@ def encode_archive(
     logger.info("%s: %d members: %s", archive, len(rows), said or "none")
 
 
+def _withheld(member: dict[str, Any], erased: Container[str]) -> dict[str, Any]:
+    """A member as its row may tell of it: nothing of a content that was erased."""
+    if member["sha256"] is None or member["sha256"] not in erased:
+        return member
+    return member | {"member": "", "sha256": None, "status": "skipped", "error": ERASED}
+
+
 def _encode_members(
     unpacked: Path,
     audio_folder: Path,
@@ -152,9 +164,13 @@ def _encode_members(
     volume_root: Path,
     settings: EncodeSettings,
     selection: Selection | None,
+    erased: Container[str],
 ) -> tuple[list[dict[str, Any]], dict[str, object]]:
     """Encode what is audio and draw from it; returns the manifest's rows and provenance."""
-    members = read_table(unpacked / MEMBERS_FILE, MEMBERS).to_pylist()
+    members = [
+        _withheld(member, erased)
+        for member in read_table(unpacked / MEMBERS_FILE, MEMBERS).to_pylist()
+    ]
     facts = read_provenance(unpacked / MEMBERS_FILE)
     first_of: dict[str, int] = {}  # SHA-256 to ordinal
     for member in members:

@@ -108,6 +108,11 @@ class Volume:
         return self.state / "contents.lock"
 
     @property
+    def erased(self) -> Path:
+        """Folder with a file for each content that was erased, named by its SHA-256."""
+        return self.state / "erased"
+
+    @property
     def transfers_lock(self) -> Path:
         """Held while it is decided whether there is room for one more transfer."""
         return self.state / "transfers.lock"

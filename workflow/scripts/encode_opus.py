@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from earmark.encoding import encode_archive
+from earmark.erasure import Erased
 from earmark.stages import stage
 from earmark.media import EncodeSettings
 from earmark.room import RoomLimits, encode_when_there_is_room
@@ -24,6 +25,7 @@ def encode():
         volume_root=volume.root,
         settings=EncodeSettings(**snakemake.config["encode"] | {"workers": snakemake.threads}),
         selection=Selection(selection, volume, date),
+        erased=Erased(volume),
     )
 
 

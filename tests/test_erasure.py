@@ -1,0 +1,255 @@
+"""Erasing a clip: nothing of it is left, everything else is, and it doesn't come back."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from test_status import Place, judgement, member
+
+from earmark import cli, configuration, erasure
+from earmark.database import connect
+from earmark.encoding import encode_archive
+from earmark.erasure import Erased, Upload, erase, find
+from earmark.errors import EarmarkError
+from earmark.loading import load_archive
+from earmark.media import EncodeSettings
+from earmark.parts import Parts
+from earmark.report import write_report
+from earmark.tables import (
+    CLASSES,
+    MANIFEST,
+    MEMBERS,
+    TRANSCRIPTS,
+    read_provenance,
+    read_table,
+    write_table,
+)
+
+DATE = "2026-11-02"
+#: The content of clip 1 of a.tar, of clip 4 of a.tar and of clip 0 of b.tar.
+SECRET = "5ec3e7" + 58 * "0"
+WORDS = "a secret that nobody should know"
+
+
+class Erasing:
+    """Two archives, three of whose clips are one content."""
+
+    def __init__(self, place: Place, conninfo: str) -> None:
+        self.place, self.volume, self.conninfo = place, place.volume, conninfo
+        place.use(conninfo)
+        self.load("a.tar", [f"{n:064x}" if n not in (1, 4) else SECRET for n in range(5)])
+        self.load("b.tar", [SECRET, 64 * "b"])
+        write_report(configuration.read(place.file))
+
+    def load(self, archive: str, contents: list[str]) -> None:
+        members, heard, judged = [], [], []
+        first: dict[str, int] = {}
+        for ordinal, sha in enumerate(contents):
+            row = member(archive, ordinal, DATE) | {"source_sha256": sha, "encoded_at": None}
+            row["member"] = f"{WORDS}.mp3" if sha == SECRET else f"{ordinal}.mp3"
+            if sha in first:
+                row |= {"duplicate_of": first[sha], "opus_path": None}
+            else:
+                first[sha] = ordinal
+                text = WORDS if sha == SECRET else f"clip {ordinal}"
+                heard.append(
+                    {"archive": archive, "ordinal": ordinal, "text": text, "status": "ok",
+                     "segments": [{"start": 0.0, "end": 1.0, "text": text, "avg_logprob": -0.1}]}
+                )  # fmt: skip
+                judged.append(judgement(archive, ordinal, "scams", 0.9) | {"raw_response": text})
+                opus = self.volume.root / row["opus_path"]
+                opus.parent.mkdir(parents=True, exist_ok=True)
+                opus.write_bytes(text.encode())
+            members.append(row)
+        self.files = (
+            self.volume.manifest(DATE, archive),
+            self.volume.transcripts("large-v2", DATE, archive),
+            self.volume.classes("2026-11", DATE, archive),
+        )
+        write_table(self.files[0], MANIFEST, members, {"archive_status": "ok"})
+        write_table(self.files[1], TRANSCRIPTS, heard, {"model": "large-v2"})
+        write_table(self.files[2], CLASSES, judged, {"policy_sha256": json.dumps({"scams": "0"})})
+        receipt = self.volume.receipt(DATE, archive)
+        load_archive(*self.files, receipt, self.conninfo, archive, DATE, "large-v2", "2026-11")
+        fetched = self.volume.incoming(archive)
+        fetched.parent.mkdir(exist_ok=True)
+        fetched.write_text(WORDS)
+
+    def find(self) -> tuple[str | None, list[Upload]]:
+        return find(self.volume, self.conninfo, "a.tar", 1)
+
+    def erase(self) -> list[str]:
+        return list(erase(self.volume, self.conninfo, *self.find()))
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with connect(self.conninfo) as connection, connection.cursor() as cursor:
+            cursor.execute(query)
+            return cursor.fetchall()
+
+    def traces(self, words: str) -> list[str]:
+        """Where a text still is, in any file of the volume or row of the database."""
+        found = []
+        for path in self.volume.root.rglob("*"):
+            if not path.is_file() or "state/postgres" in str(path):
+                continue
+            said = path.read_bytes()
+            if path.suffix == ".parquet":
+                said = json.dumps(pq.read_table(path, partitioning=None).to_pylist(), default=str)
+                said = said.encode()
+            if words.encode() in said:
+                found.append(str(path.relative_to(self.volume.root)))
+        for table in ("audio_files", "transcripts", "classifications", "ra_queue"):
+            if self.rows(f"SELECT FROM {table} t WHERE t::text LIKE '%{words}%'"):
+                found.append(table)
+        return found
+
+
+@pytest.fixture
+def erasing(tmp_path: Path, volume: Path, migrated_database: str) -> Erasing:
+    return Erasing(Place(tmp_path, volume), migrated_database)
+
+
+def test_all_uploads_of_a_content_are_found(erasing: Erasing) -> None:
+    sha256, uploads = erasing.find()
+    assert sha256 == SECRET
+    assert [(each.archive, each.date, each.ordinal) for each in uploads] == [
+        *(("a.tar", DATE, 1), ("a.tar", DATE, 4), ("b.tar", DATE, 0))
+    ]
+    assert all(each.id for each in uploads)
+
+
+def test_nothing_of_it_is_left_anywhere(erasing: Erasing) -> None:
+    before = erasing.traces(WORDS)
+    assert {"audio_files", "transcripts", "classifications", "ra_queue"} < set(before)
+    assert {f"manifests/date={DATE}/a.tar.parquet", "incoming/b.tar"} < set(before)
+    assert any(re.fullmatch(r"reports/.*/queue\.csv", each) for each in before)
+    assert erasing.erase() == ["a.tar", "b.tar"]
+    assert erasing.traces(WORDS) == []
+
+
+def test_everything_else_stays_as_it_was(erasing: Erasing) -> None:
+    tables = ("audio_files", "transcripts", "classifications")
+    of_others = "SELECT * FROM {0} t WHERE t::text NOT LIKE '%{1}%' AND t::text NOT LIKE '%{2}%'"
+    before = {t: erasing.rows(of_others.format(t, WORDS, SECRET)) for t in tables}
+    ages = {path: path.stat().st_mtime_ns for path in erasing.volume.root.rglob("*.parquet")}
+    told = {path: read_provenance(path) for path in erasing.files}
+    erasing.erase()
+    for table, rows in before.items():
+        assert sorted(erasing.rows(f"SELECT * FROM {table}")) == sorted(rows)
+        assert len(rows) == 4
+    assert {path: path.stat().st_mtime_ns for path in ages} == ages
+    assert {path: read_provenance(path) for path in erasing.files} == told
+    rows = read_table(erasing.volume.manifest(DATE, "a.tar"), MANIFEST).to_pylist()
+    assert [row["ordinal"] for row in rows] == [0, 1, 2, 3, 4]
+    assert [row["status"] for row in rows] == ["ok", "skipped", "ok", "ok", "skipped"]
+    assert rows[1]["error"] == "erased"
+    assert {rows[1][key] for key in ("source_sha256", "opus_path", "duration_seconds")} == {None}
+    assert erasing.rows("SELECT name, ok, skipped FROM archives ORDER BY name") == [
+        *(("a.tar", 3, 2), ("b.tar", 1, 1))
+    ]
+
+
+def test_the_log_says_what_was_erased_and_nothing_of_what_it_was(erasing: Erasing) -> None:
+    erasing.erase()
+    said = (erasing.volume.root / "logs" / "erasures.log").read_text()
+    lines = said.splitlines()
+    assert len(lines) == 3
+    assert re.match(
+        r"20\S+ erased clip 1 of a\.tar of 2026-11-02 \(audio_files\.id \d+\)", lines[0]
+    )
+    assert WORDS not in said
+    assert SECRET not in said
+
+
+def test_loading_again_does_not_bring_it_back(erasing: Erasing) -> None:
+    erasing.erase()
+    receipt = erasing.volume.receipt(DATE, "b.tar")
+    load_archive(*erasing.files, receipt, erasing.conninfo, "b.tar", DATE, "large-v2", "2026-11")
+    assert erasing.traces(WORDS) == []
+    assert erasing.rows("SELECT count(*) FROM audio_files WHERE archive_source = 'b.tar'") == [(1,)]
+
+
+def test_an_upload_that_comes_later_is_left_out(erasing: Erasing, tmp_path: Path) -> None:
+    erasing.erase()
+    unpacked = tmp_path / "unpacked"
+    (unpacked).mkdir()
+    (unpacked / "0").write_text(WORDS)
+    row = {"ordinal": 0, "member": f"{WORDS}.mp3", "file": "0", "bytes": 32, "sha256": SECRET}
+    write_table(unpacked / "members.parquet", MEMBERS, [row | {"status": "ok"}], {})
+    encode_archive(
+        unpacked,
+        audio_folder=erasing.volume.audio(DATE, "late.tar"),
+        manifest=erasing.volume.manifest(DATE, "late.tar"),
+        archive="late.tar",
+        volume_root=erasing.volume.root,
+        settings=EncodeSettings(workers=1),
+        erased=Erased(erasing.volume),
+    )
+    (late,) = read_table(erasing.volume.manifest(DATE, "late.tar"), MANIFEST).to_pylist()
+    assert (late["status"], late["error"], late["member"]) == ("skipped", "erased", "")
+    assert erasing.traces(WORDS) == []
+
+
+def test_what_a_killed_stage_kept_is_gone_too(erasing: Erasing) -> None:
+    folder = erasing.volume.parts_of("a.tar", "transcribe_audio")
+    parts = Parts(folder, TRANSCRIPTS, "0" * 32, 0)
+    parts.add([{"archive": "a.tar", "ordinal": 1, "text": WORDS, "status": "ok"}])
+    assert any("state/parts" in each for each in erasing.traces(WORDS))
+    erasing.erase()
+    assert erasing.traces(WORDS) == []
+
+
+@pytest.mark.parametrize("step", ["_erase_files", "_erase_from_reports", "_erase_rows", "_log"])
+def test_an_erasure_that_was_cut_off_is_finished_by_the_next_one(
+    erasing: Erasing, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    done = getattr(erasure, step)
+
+    def cut(*arguments: Any) -> None:
+        done(*arguments)
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(erasure, step, cut)
+        with pytest.raises(OSError, match="Input/output"):
+            erasing.erase()
+    assert erasing.traces(WORDS)
+    command = ["erase", "--configfile", str(erasing.place.file), "a.tar", "1", "--yes"]
+    assert cli.main(command) == 0
+    assert erasing.traces(WORDS) == []
+    assert list(Erased(erasing.volume).unfinished()) == []
+
+
+def test_a_clip_that_is_not_there_is_told(erasing: Erasing) -> None:
+    with pytest.raises(EarmarkError, match=r"no manifest of c\.tar"):
+        find(erasing.volume, erasing.conninfo, "c.tar", 0)
+    with pytest.raises(EarmarkError, match=r"no manifest of \*"):
+        find(erasing.volume, erasing.conninfo, "*", 0)
+    with pytest.raises(EarmarkError, match=r"a\.tar of 2026-11-02 has no clip 7; it has 5"):
+        find(erasing.volume, erasing.conninfo, "a.tar", 7)
+    other = erasing.volume.manifest("2026-11-03", "a.tar")
+    write_table(other, MANIFEST, [], {})
+    with pytest.raises(EarmarkError, match="several days: 2026-11-02, 2026-11-03; give --date"):
+        find(erasing.volume, erasing.conninfo, "a.tar", 1)
+    assert len(find(erasing.volume, erasing.conninfo, "a.tar", 1, DATE)[1]) == 3
+
+
+def test_the_command_only_shows_what_would_go_until_told_to_do_it(
+    erasing: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (id,) = (each.id for each in erasing.find()[1] if each.archive == "b.tar")
+    command = ["erase", "--configfile", str(erasing.place.file), "--json"]
+    assert cli.main([*command, "--id", str(id)]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+    assert erasing.traces(WORDS)
+    assert cli.main([*command, "a.tar", "1", "--yes"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
+    assert erasing.traces(WORDS) == []
+    assert cli.main(command) == 2
+    assert "name a clip" in capsys.readouterr().err
+    with next(erasing.volume.root.glob("reports/*/queue.csv")).open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 4
