@@ -2,6 +2,7 @@
 
 import configparser
 import os
+import pwd
 import re
 import shutil
 import socket
@@ -18,7 +19,8 @@ import pytest
 import yaml
 from psycopg2.extensions import make_dsn
 
-from earmark import REPOSITORY, embedded_server
+from earmark import REPOSITORY, database, embedded_server
+from earmark.errors import SetupError
 
 CLUSTER = REPOSITORY / "deploy/cluster"
 MACHINES = ("coordinator", "transfer", "worker")
@@ -177,7 +179,11 @@ def test_secrets_are_made_once_readable_by_their_owner_alone_and_never_shown(
 
 
 def test_every_other_file_is_readable_and_writable_by_its_owner_alone(coordinator: Path) -> None:
-    special = {"etc/postgresql/15/main/pg_hba.conf": 0o640, "usr/local/bin/earmark": 0o755}
+    special = {
+        "etc/postgresql/15/main/pg_hba.conf": 0o640,
+        "etc/postgresql/15/main/pg_ident.conf": 0o640,
+        "usr/local/bin/earmark": 0o755,
+    }
     for path in coordinator.rglob("*"):
         name = str(path.relative_to(coordinator))
         if path.is_file() and name not in SECRETS:
@@ -326,20 +332,28 @@ def test_systemd_makes_a_mount_of_the_line_in_fstab(worker: Path, tmp_path: Path
 def test_postgres_finds_no_fault_in_pg_hba_conf(coordinator: Path, volume: Path) -> None:
     folder = volume / "state/postgres"
     server = embedded_server.use(folder)
-    rendered = (coordinator / "etc/postgresql/15/main/pg_hba.conf").read_text()
-    (folder / "data/pg_hba.conf").write_text(rendered)  # the view reads it at every question
+    for name in ("pg_hba.conf", "pg_ident.conf"):  # the views read them at every question
+        rendered = (coordinator / "etc/postgresql/15/main" / name).read_text()
+        (folder / "data" / name).write_text(rendered)
     connection = psycopg2.connect(server)
     with connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT type, database, user_name, address, auth_method, error FROM pg_hba_file_rules"
         )
         rules = cursor.fetchall()
+        cursor.execute("SELECT map_name, sys_name, pg_username, error FROM pg_ident_file_mappings")
+        assert cursor.fetchall() == [("earmark", "earmark", "earmark_owner", None)]
     connection.close()
     assert [rule[5] for rule in rules] == [None] * len(rules)
     network = [rule[:5] for rule in rules if rule[0] != "local"]
     assert network == [
         ("host", ["audio_pipeline"], ["pipeline"], address, "scram-sha-256")
         for address in ("127.0.0.1", *(f"10.0.0.{n}" for n in range(1, 6)))
+    ] + [
+        (
+            *("host", ["audio_pipeline"], ["+earmark_reviewer", "+earmark_analyst"]),
+            *("127.0.0.1", "scram-sha-256"),
+        )
     ]
 
 
@@ -351,16 +365,22 @@ def free_port() -> int:
 
 
 @contextmanager
-def server_of(settings: Path, hba: Path, data: Path, port: int) -> Iterator[None]:
-    """A server with files of the set-up, on data that an embedded server made."""
+def server_of(etc: Path, data: Path, port: int) -> Iterator[None]:
+    """A server with files of the set-up, on data that an embedded server made.
+
+    Whoever runs the tests takes the service user's place.
+    """
     programs = Path(str(embedded_server._PROGRAMS))
     identity = data.stat()
-    shutil.copy(settings, data / "earmark.conf")
-    shutil.copy(hba, data / "pg_hba.conf")
+    shutil.copy(etc / "conf.d/earmark.conf", data)
+    shutil.copy(etc / "pg_hba.conf", data)
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    mapping = (etc / "pg_ident.conf").read_text()
+    (data / "pg_ident.conf").write_text(re.sub(r"(?m)^(earmark\s+)earmark\b", rf"\1{me}", mapping))
     with (data / "postgresql.conf").open("a") as conf:
         conf.write("include 'earmark.conf'\nlisten_addresses = '127.0.0.1'\n")
         conf.write(f"port = {port}\nshared_buffers = 32MB\n")
-    for name in ("earmark.conf", "pg_hba.conf"):
+    for name in ("earmark.conf", "pg_hba.conf", "pg_ident.conf"):
         os.chown(data / name, identity.st_uid, identity.st_gid)
     with (data / "log").open("ab") as log:
         process = subprocess.Popen(
@@ -384,7 +404,7 @@ def server_of(settings: Path, hba: Path, data: Path, port: int) -> Iterator[None
         process.wait(30)
 
 
-def test_the_role_gets_in_with_its_password_and_nobody_else_does(
+def test_each_role_gets_in_as_it_should_and_nobody_else_does(
     coordinator: Path, volume: Path
 ) -> None:
     folder = volume / "state/postgres"
@@ -392,39 +412,63 @@ def test_the_role_gets_in_with_its_password_and_nobody_else_does(
     *_, password = (coordinator / SECRETS[1]).read_text().strip().split(":")
     sql = (CLUSTER / "database.sql").read_text()
     sql = sql.replace("@POSTGRES_USER@", "pipeline").replace("@POSTGRES_DB@", "audio_pipeline")
-    for _ in range(2):  # making it again changes nothing
+    people = (
+        "CREATE ROLE alice LOGIN PASSWORD 'a' IN ROLE earmark_reviewer;"
+        "CREATE ROLE bob LOGIN PASSWORD 'b';"
+    )
+    earlier = (  # a set-up that had one role for everything
+        "CREATE ROLE pipeline LOGIN; CREATE DATABASE audio_pipeline OWNER pipeline;\n"
+        "\\connect audio_pipeline pipeline\nCREATE TABLE earlier ();\n\\connect - postgres\n"
+    )
+    for before, after in ((earlier, ""), ("", people)):  # making it again changes nothing
         subprocess.run(
             [Path(str(embedded_server._PROGRAMS)) / "psql", "-X", "-q", conninfo],
-            input=f"\\set password {password}\n{sql}",
+            input=f"{before}\\set password {password}\n{sql}{after}",
             text=True,
             check=True,
             capture_output=True,
         )
     embedded_server.stop(folder)
-    etc = coordinator / "etc/postgresql/15/main"
     port = free_port()
-    with server_of(etc / "conf.d/earmark.conf", etc / "pg_hba.conf", folder / "data", port):
+    with server_of(coordinator / "etc/postgresql/15/main", folder / "data", port):
 
-        def enter(user: str, secret: str, dbname: str = "audio_pipeline") -> str:
-            connection = psycopg2.connect(
-                make_dsn(host="127.0.0.1", port=port, dbname=dbname, user=user, password=secret)
-            )
+        def at(**parameters: str) -> str:
+            return make_dsn(port=port, **{"dbname": "audio_pipeline", **parameters})
+
+        def tables(conninfo: str) -> list[tuple[str]]:
+            connection = psycopg2.connect(conninfo)
             with connection, connection.cursor() as cursor:
                 cursor.execute(
-                    "CREATE TABLE IF NOT EXISTS t (); SELECT current_setting('server_encoding')"
+                    "SELECT relname, relowner::regrole::text FROM pg_class c "
+                    "WHERE relname IN ('earlier', 'archives') ORDER BY 1"
                 )
-                (encoding,) = cursor.fetchone() or ("",)
+                found = cursor.fetchall()
             connection.close()
-            return str(encoding)
+            return found
 
-        assert enter("pipeline", password) == "UTF8"
-        for user, secret, dbname in (
-            ("pipeline", "guess", "audio_pipeline"),
-            ("pipeline", password, "postgres"),
-            ("postgres", password, "audio_pipeline"),
+        owner = at(host=str(folder / "data"), user="earmark_owner")
+        assert tables(owner) == [("earlier", "earmark_owner")]
+        database.migrate(owner)
+        database.grant_roles(owner)
+        everything = [("archives", "earmark_owner"), ("earlier", "earmark_owner")]
+        assert tables(at(host="127.0.0.1", user="pipeline", password=password)) == everything
+        assert tables(at(host="127.0.0.1", user="alice", password="a")) == everything
+        pipeline = at(host="127.0.0.1", user="pipeline", password=password)
+        for forbidden in ("CREATE TABLE mine ()", "DROP TABLE archives"):
+            with (
+                pytest.raises(SetupError, match=r"must be owner|permission denied"),
+                database.connect(pipeline) as connection,
+            ):
+                connection.cursor().execute(forbidden)
+        for refused in (
+            at(host="127.0.0.1", user="pipeline", password="guess"),
+            at(host="127.0.0.1", user="pipeline", password=password, dbname="postgres"),
+            at(host="127.0.0.1", user="postgres", password=password),
+            at(host="127.0.0.1", user="earmark_owner", password=password),
+            at(host="127.0.0.1", user="bob", password="b"),
         ):
             with pytest.raises(psycopg2.OperationalError):
-                enter(user, secret, dbname)
+                psycopg2.connect(refused)
     assert password not in (folder / "data/log").read_text()
 
 

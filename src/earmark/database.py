@@ -22,7 +22,7 @@ from yoyo.backends.core.postgresql import PostgresqlBackend
 from yoyo.connections import DatabaseURI
 from yoyo.migrations import default_migration_table
 
-from earmark import REPOSITORY, embedded_server
+from earmark import REPOSITORY, embedded_server, roles
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 
 SQL = REPOSITORY / "sql"
@@ -322,6 +322,26 @@ def migrate(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
             f"migrating {display(conninfo)} stopped: {_first_line(error)} (applied: {done})"
         ) from error
     return applied
+
+
+def grant_roles(conninfo: str, *, create: bool = False) -> list[str]:
+    """Give the groups of :mod:`earmark.roles` that exist what they need of the newest schema.
+
+    Args:
+        conninfo: As :func:`connection_string` returns it.
+        create: Make those that are missing.
+
+    Returns:
+        The groups that were made.
+
+    Raises:
+        EarmarkError: the database can't be reached, or the role may not do this.
+    """
+    with connect(conninfo) as connection:
+        require_schema(connection)
+        made = roles.create(connection) if create else []
+        roles.grant(connection)
+    return made
 
 
 def pending_migrations(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:

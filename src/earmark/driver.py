@@ -142,7 +142,8 @@ def _prepare_database(url: str | None, volume: Volume) -> None:
     """Start the embedded server and bring its schema up to date, or check another one's."""
     conninfo = database.connection_string(url, volume.root)
     if database.is_embedded(url):
-        database.migrate(conninfo)  # nobody but Earmark uses it
+        if database.migrate(conninfo):  # nobody but Earmark uses it
+            database.grant_roles(conninfo)
         return
     with database.connect(conninfo) as connection:
         database.require_schema(connection)

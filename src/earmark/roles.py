@@ -1,0 +1,82 @@
+"""Who may do what in the database.
+
+Knows the groups of roles and what each needs; that people and programs get in at all is for
+the server's administrator.  Whoever migrates owns the schema, and needs no group.
+"""
+
+from psycopg2 import sql
+from psycopg2.extensions import connection as Connection
+
+_TABLES = "archives, audio_files, transcripts, classifications"
+
+#: What a group of roles may do, beside connecting and seeing which migrations were applied.
+GRANTS = {
+    # The pipeline: its loads stage rows in temporary tables.
+    "earmark_writer": (
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_TABLES} TO {{role}}",
+        "GRANT SELECT ON ra_queue TO {role}",
+        "GRANT TEMPORARY ON DATABASE {database} TO {role}",
+    ),
+    # Who listens to what is flagged: the queue, and to take a clip out of it.
+    "earmark_reviewer": (
+        "GRANT SELECT ON ra_queue TO {role}",
+        "GRANT EXECUTE ON FUNCTION mark_reviewed TO {role}",
+    ),
+    # Who asks questions.
+    "earmark_analyst": (f"GRANT SELECT ON {_TABLES}, ra_queue TO {{role}}",),
+}
+
+_FOR_ALL = (
+    "GRANT CONNECT ON DATABASE {database} TO {role}",
+    "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role}",
+    "GRANT USAGE ON SCHEMA public TO {role}",
+    "GRANT SELECT ON _yoyo_migration TO {role}",
+)
+_FOR_NOBODY = (
+    "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC",
+    "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+)
+
+
+def create(connection: Connection) -> list[str]:
+    """Make the groups that are missing; a server has them once, for all its databases.
+
+    Returns:
+        Those that were made.
+
+    Raises:
+        psycopg2.Error: the role may not make roles.
+    """
+    missing = [group for group in GRANTS if group not in _existing(connection)]
+    with connection.cursor() as cursor:
+        for group in missing:
+            cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(group)))
+    return missing
+
+
+def grant(connection: Connection) -> None:
+    """Give each group that exists what it needs of the newest schema, and take all else back.
+
+    Without any group nothing changes: then only the owner of the schema uses it.
+
+    Raises:
+        psycopg2.Error: the role does not own the schema.
+    """
+    groups = _existing(connection)
+    if not groups:
+        return
+    database = sql.Identifier(connection.info.dbname)
+    with connection.cursor() as cursor:
+        for statement in _FOR_NOBODY:
+            cursor.execute(sql.SQL(statement).format(database=database))
+        for group in groups:
+            for statement in (*_FOR_ALL, *GRANTS[group]):
+                role = sql.Identifier(group)
+                cursor.execute(sql.SQL(statement).format(role=role, database=database))
+
+
+def _existing(connection: Connection) -> list[str]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)", [list(GRANTS)])
+        found = {name for (name,) in cursor.fetchall()}
+    return [group for group in GRANTS if group in found]
