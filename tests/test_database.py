@@ -20,6 +20,7 @@ import pytest
 from conftest import open_volume
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from benchmarks.queue import fill
 from earmark import REPOSITORY, embedded_server
 from earmark.database import (
     connect,
@@ -437,6 +438,24 @@ def test_the_queue_shows_the_last_24_hours_and_what_a_wrong_clock_dated_ahead(
         migrated_database, f"UPDATE audio_files SET created_at = now() - INTERVAL '{hours} hours'"
     )
     assert len(in_queue(migrated_database)) == (hours < 24)
+
+
+def test_pages_are_read_from_the_index_in_its_order(empty_database):
+    fill(empty_database, 40_000)
+    for where in ("", "WHERE 'hate' = ANY (flag_categories)"):
+        page = f"SELECT * FROM ra_queue {where} ORDER BY flag_score DESC NULLS LAST, id LIMIT 5"
+        plan = "\n".join(str(line) for (line,) in query(empty_database, f"EXPLAIN {page}"))
+        assert "Merge Append" in plan
+        assert plan.count("using idx_audio_queue") == 3
+        assert not re.search("Seq Scan on (audio_files|transcripts|classifications)", plan)
+        shown = query(empty_database, page)
+        sorted_by_hand = query(
+            empty_database,
+            f"SELECT * FROM (SELECT * FROM ra_queue {where} OFFSET 0) q "
+            "ORDER BY flag_score DESC NULLS LAST, id LIMIT 5",
+        )
+        assert shown == sorted_by_hand
+        assert len(shown) == 5
 
 
 # --- the first design's own statements --------------------------------------------------
