@@ -443,7 +443,7 @@ def test_the_queue_shows_the_last_24_hours_and_what_a_wrong_clock_dated_ahead(
 def test_pages_are_read_from_the_index_in_its_order(empty_database):
     fill(empty_database, 40_000)
     for where in ("", "WHERE 'hate' = ANY (flag_categories)"):
-        page = f"SELECT * FROM ra_queue {where} ORDER BY flag_score DESC NULLS LAST, id LIMIT 5"
+        page = f"SELECT * FROM ra_queue {where} LIMIT 5"
         plan = "\n".join(str(line) for (line,) in query(empty_database, f"EXPLAIN {page}"))
         assert "Merge Append" in plan
         assert plan.count("using idx_audio_queue") == 3

@@ -86,10 +86,10 @@ ALTER TABLE audio_files ADD COLUMN waits_since DATE GENERATED ALWAYS AS (
 
 COMMENT ON COLUMN audio_files.waits_since IS 'Day (UTC) of created_at while it waits for review; null if it does not';
 
--- The queue of a day, highest score first.
+-- The queue of a day, highest score first, with what it is filtered by.
 CREATE INDEX idx_audio_queue ON audio_files (
     waits_since, flag_score DESC NULLS LAST, id, created_at
-) WHERE waits_since IS NOT NULL;
+) INCLUDE (flag_categories) WHERE waits_since IS NOT NULL;
 
 -- Most clips are transcribed and not flagged, and nobody looks for those by status.
 DROP INDEX idx_audio_status_created;
@@ -136,41 +136,43 @@ ALTER TABLE classifications SET (
 );
 
 -- As before, in an order that the index gives: today's clips, yesterday's, and those of a
--- day that a clock had wrong, merged.
+-- day that a clock had wrong, merged.  Only what the index holds is read of a clip until it is
+-- known to be wanted.
 CREATE OR REPLACE VIEW ra_queue AS
 SELECT
     af.id,
     af.original_filename,
     af.opus_path,
     t.transcript_text,
-    af.flag_score,
+    q.flag_score,
     af.flag_category,
     af.created_at,
     af.archive_source AS archive,
     af.duration_seconds,
     t.language,
     t.confidence,
-    af.flag_categories
+    q.flag_categories
 FROM (
     (
-        SELECT * FROM audio_files
+        SELECT id, flag_score, flag_categories FROM audio_files
         WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE
         ORDER BY flag_score DESC NULLS LAST, id
     )
     UNION ALL
     (
-        SELECT * FROM audio_files
+        SELECT id, flag_score, flag_categories FROM audio_files
         WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE - 1
           AND created_at > NOW() - INTERVAL '24 hours'
         ORDER BY flag_score DESC NULLS LAST, id
     )
     UNION ALL
     (
-        SELECT * FROM audio_files
+        SELECT id, flag_score, flag_categories FROM audio_files
         WHERE waits_since > (NOW() AT TIME ZONE 'UTC')::DATE
         ORDER BY flag_score DESC NULLS LAST, id
     )
-) af
+) q
+JOIN audio_files af ON af.id = q.id
 -- At most one row, which LIMIT tells the planner: it must not fear to find too few.
 CROSS JOIN LATERAL (
     SELECT * FROM transcripts
@@ -178,4 +180,4 @@ CROSS JOIN LATERAL (
       AND asr = COALESCE((SELECT a.asr FROM archives a WHERE a.id = af.archive_id), 'unrecorded')
     LIMIT 1
 ) t
-ORDER BY af.flag_score DESC NULLS LAST, af.id;
+ORDER BY q.flag_score DESC NULLS LAST, q.id;

@@ -58,8 +58,8 @@ def first_items(cursor: Cursor, limit: int, category: str | None = None) -> list
     names = ", ".join(QueueItem.__dataclass_fields__)
     matches = "" if category is None else "WHERE %(category)s = ANY (flag_categories)"
     cursor.execute(
-        f"SELECT {names} FROM ra_queue {matches} "
-        "ORDER BY flag_score DESC NULLS LAST, id LIMIT %(limit)s",
+        # In the view's own order: asked to sort, the planner would expect to read the view whole.
+        f"SELECT {names} FROM ra_queue {matches} LIMIT %(limit)s",
         {"category": category, "limit": limit},
     )
     return [QueueItem(*row) for row in cursor.fetchall()]
