@@ -7,12 +7,21 @@ from pathlib import Path
 
 import pytest
 from ssh_host import ALIAS, SshHost
+from test_status import Place
 
 from earmark import locks
 from earmark.catalogue import Archive, poll
-from earmark.retention import Retention, delete_at_source, leftovers, remove, sweep
+from earmark.database import connect
+from earmark.retention import (
+    Retention,
+    delete_at_source,
+    expire_rows,
+    leftovers,
+    remove,
+    sweep,
+)
 from earmark.source import FolderSource, SshSource
-from earmark.tables import CLASSES, MANIFEST, write_table
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
 DAY = 86_400.0
@@ -206,6 +215,80 @@ def test_only_audio_that_no_policy_ever_flagged_or_left_open_goes(
     }
     assert set(expired.values()) == {"audio never flagged, older than 30 days"}
     assert found(volume, [], audio_days=None) == {}
+
+
+def test_flagged_audio_has_an_age_of_its_own(volume: Volume) -> None:
+    make_results(volume, "old.tar", [[False], [True], [None]], days_old=31)
+    folder = f"audio/date={DATE}/old.tar"
+    flagged = {f"{folder}/000001.opus", f"{folder}/000002.opus"}
+    assert found(volume, [], flagged_audio_days=30).keys() == flagged
+    assert found(volume, [], flagged_audio_days=40) == {}
+    assert found(volume, [], audio_days=10, flagged_audio_days=40).keys() == {
+        f"{folder}/000000.opus"
+    }
+
+
+def test_texts_go_at_their_age_and_audio_whose_verdict_is_gone_counts_as_flagged(
+    volume: Volume,
+) -> None:
+    make_results(volume, "old.tar", [[False], [True]], days_old=31)
+    make_results(volume, "young.tar", [[False]], days_old=29)
+    write_table(volume.transcripts("x", DATE, "old.tar"), TRANSCRIPTS, [], {})
+    expired = found(volume, [], text_days=30)
+    assert expired.keys() == {
+        f"transcripts/asr=x/date={DATE}/old.tar.parquet",
+        f"classes/policy=set0/date={DATE}/old.tar.parquet",
+    }
+    for item in leftovers(volume, [], Retention(text_days=30)):
+        remove(item)
+    assert found(volume, [], audio_days=30) == {}
+    assert len(found(volume, [], audio_days=1, flagged_audio_days=30)) == 3
+    assert volume.manifest(DATE, "old.tar").exists()
+
+
+def test_reports_and_logs_go_at_their_ages_but_never_the_log_of_erasures(volume: Volume) -> None:
+    old = time.time() - 31 * 86_400
+    report = volume.report("2026-10-01")
+    logs = [volume.log("encode_opus", "a.tar", DATE), volume.root / "logs" / "erasures.log"]
+    for path in (report, *logs):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        os.utime(path, (old, old))
+    os.utime(report.parent, (old, old))
+    volume.report("2026-11-01").parent.mkdir(parents=True)
+    assert found(volume, [], reports_days=30).keys() == {"reports/2026-10-01"}
+    assert found(volume, [], logs_days=30).keys() == {str(logs[0].relative_to(volume.root))}
+    assert found(volume, []) == {}
+
+
+def test_clips_leave_the_database_at_their_age_but_for_reviewed_ones(
+    tmp_path: Path, volume: Volume, migrated_database: str
+) -> None:
+    place = Place(tmp_path, volume.root)
+    for name, days in (("old.tar", 31), ("young.tar", 29)):
+        place.finish(migrated_database, name, flagged=2, clean=3)
+        with connect(migrated_database) as connection, connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE archives SET loaded_at = now() - %s * INTERVAL '1 day' WHERE name = %s",
+                [days, name],
+            )
+    with connect(migrated_database) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE audio_files SET status = 'reviewed' WHERE archive_source = 'old.tar' "
+            "AND ordinal = 0"
+        )
+    assert expire_rows(migrated_database, 30) == 4
+    assert expire_rows(migrated_database, 30) == 0
+    with connect(migrated_database) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT archive_source, status, count(*), count(t.id) FROM audio_files f LEFT JOIN "
+            "transcripts t ON t.audio_file_id = f.id GROUP BY 1, 2 ORDER BY 1, 2"
+        )
+        assert cursor.fetchall() == [
+            ("old.tar", "reviewed", 1, 1),
+            ("young.tar", "flagged", 2, 2),
+            ("young.tar", "transcribed", 3, 3),
+        ]
 
 
 def test_the_folder_of_an_archive_goes_with_its_last_audio(volume: Volume) -> None:

@@ -35,7 +35,8 @@ def backup(conninfo: str, folder: Path, keep: int, jobs: int = 2) -> Path:
         The new folder. One that a killed run left is called ``….partial`` and is removed here.
 
     Raises:
-        EarmarkError: no pg_dump of the server's version is there, it fails, or the dump can't be read.
+        EarmarkError: there is no pg_dump of the server's version, it fails, or the dump can't be
+            read.
         OSError: the folder can't be written.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -168,7 +168,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     clean = add(
         "clean", _clean,
-        "Remove leftovers of abandoned archives, and audio past retention.audio_days.", as_json,
+        "Remove leftovers of abandoned archives, and what is past the ages of retention.*: audio, "
+        "transcripts and scores (in the database too), reports, logs.", as_json,
     )  # fmt: skip
     clean.add_argument("--dry-run", action="store_true", help="show what would be removed")
     gone = add(
@@ -347,6 +348,10 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
         if not arguments.dry_run:
             retention.remove(leftover)
     rows = list(totals.values())
+    if (days := config["retention"]["text_days"]) is not None and not arguments.dry_run:
+        count = retention.expire_rows(_existing(config), days)
+        what = f"clips in the database older than {days:g} days, not reviewed"
+        rows += [{"archive": "", "what": what, "items": count, "bytes": 0}] if count else []
     if config["source"]["delete_after"]:
         done = {archive.name: archive for archive in done_archives(volume, known.archives)}
         names = done if arguments.dry_run else delete_at_source(source, volume, known.archives)

@@ -32,6 +32,8 @@ from earmark.files import whole
 from earmark.tables import MANIFEST, read_table
 from earmark.volume import Volume
 
+#: Name of the log, which no age ends.
+ERASURES = "erasures.log"
 #: What is left of a row of a manifest, beside archive, ordinal and size.
 _LEFT: Mapping[str, object] = {
     "member": "",
@@ -257,7 +259,7 @@ def _erase_rows(conninfo: str, archive: str, date: str, ids: Sequence[int]) -> N
 
 def _log(volume: Volume, archive: str, date: str, clips: Sequence[Upload]) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    path = volume.root / "logs" / "erasures.log"
+    path = volume.root / "logs" / ERASURES
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         for clip in clips:

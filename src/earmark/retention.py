@@ -1,8 +1,8 @@
 """What is removed, when, and why.
 
 Fetched archives go once their receipt exists, half-done work of runs that were killed goes
-when nothing needs it any more, and audio that was never flagged goes at a set age.  Nothing
-that a living process works on is touched, and no table and no receipt ever is.
+when nothing needs it any more, and audio, texts, reports and logs go at set ages.  Nothing
+that a living process works on is touched, and no manifest and no receipt ever is.
 """
 
 import logging
@@ -18,6 +18,8 @@ import pyarrow.compute as pc
 
 from earmark import attempts, catalogue, locks
 from earmark.catalogue import Archive, History
+from earmark.database import connect, require_schema
+from earmark.erasure import ERASURES
 from earmark.errors import EarmarkError
 from earmark.source import Listed, Source, SourceUnreachableError
 from earmark.tables import CLASSES, MANIFEST, read_table
@@ -38,12 +40,20 @@ class Retention:
         archives: What happens to a fetched archive that is done: ``delete`` or ``keep``.
         audio_days: Age at which audio that was never flagged goes, counted from the receipt;
             None keeps all audio.
+        flagged_audio_days: The same for audio that was flagged or left undecided.
+        text_days: Age of transcripts and scores; None keeps them, like those below.
+        reports_days: Age of daily reports, whose queues hold transcripts.
+        logs_days: Age of logs.
         abandoned_days: Age at which what was fetched or encoded of an archive goes that is
             neither done nor known to the catalogue any more.
     """
 
     archives: str = "delete"
     audio_days: float | None = None
+    flagged_audio_days: float | None = None
+    text_days: float | None = None
+    reports_days: float | None = None
+    logs_days: float | None = None
     abandoned_days: float = 7.0
 
 
@@ -110,8 +120,18 @@ def leftovers(
     pending = {archive.name for archive in archives if history.is_pending(archive)}
     yield from _leftovers_of_runs(volume, archives, pending, retention, dates)
     yield from _abandoned(volume, archives, retention.abandoned_days)
-    if retention.audio_days is not None:
-        yield from _expired_audio(volume, retention.audio_days)
+    if retention.audio_days is not None or retention.flagged_audio_days is not None:
+        yield from _expired_audio(volume, retention.audio_days, retention.flagged_audio_days)
+    if retention.text_days is not None:
+        yield from _expired_text(volume, retention.text_days)
+    if retention.reports_days is not None:
+        for page in _children(volume.report("").parent):
+            if _is_older(page, retention.reports_days):
+                yield Leftover(page, "", f"a report older than {retention.reports_days:g} days")
+    if retention.logs_days is not None:
+        for log in sorted((volume.root / "logs").rglob("*.log")):
+            if log.name != ERASURES and _is_older(log, retention.logs_days):
+                yield Leftover(log, "", f"a log older than {retention.logs_days:g} days")
 
 
 def remove(leftover: Leftover) -> None:
@@ -212,12 +232,15 @@ def _half_written(volume: Volume, folders: set[Path]) -> Iterator[Leftover]:
             yield Leftover(path, match["archive"], "half written")
 
 
-def _expired_audio(volume: Volume, days: float) -> Iterator[Leftover]:
-    """Opus files past their age that no policy ever flagged or left undecided."""
+def _expired_audio(
+    volume: Volume, days: float | None, flagged_days: float | None
+) -> Iterator[Leftover]:
+    """Opus files past their age: of clips that every policy cleared, and of the others."""
     for folder in (folder for day in _children(volume.root / "audio") for folder in _children(day)):
         date, archive = folder.parent.name.removeprefix("date="), folder.name
         receipt = volume.receipt(date, archive)
-        if not receipt.exists() or not _is_older(receipt, days) or _is_held(archive, volume):
+        known = [age for age in (days, flagged_days) if age is not None]
+        if not receipt.exists() or not _is_older(receipt, min(known)) or _is_held(archive, volume):
             continue
         try:
             kept = _worth_keeping(volume, date, archive)
@@ -225,18 +248,69 @@ def _expired_audio(volume: Volume, days: float) -> Iterator[Leftover]:
             logger.warning("the audio of %s stays: %s", archive, error)
             continue
         for path in _children(folder):
-            if path.suffix == ".opus" and path.stem.isdecimal() and int(path.stem) not in kept:
-                yield Leftover(path, archive, f"audio never flagged, older than {days:g} days")
+            if path.suffix != ".opus" or not path.stem.isdecimal():
+                continue
+            flagged = int(path.stem) in kept
+            age = flagged_days if flagged else days
+            if age is not None and _is_older(receipt, age):
+                what = "flagged audio" if flagged else "audio never flagged"
+                yield Leftover(path, archive, f"{what}, older than {age:g} days")
+
+
+def _expired_text(volume: Volume, days: float) -> Iterator[Leftover]:
+    """Tables of transcripts and scores of archives whose receipts are past an age."""
+    for path in sorted(volume.root.glob("processed/date=*/*.json")):
+        date, archive = path.parent.name.removeprefix("date="), path.stem
+        if not _is_older(path, days) or _is_held(archive, volume):
+            continue
+        name = volume.manifest(date, archive).name
+        for kind in ("transcripts", "classes"):
+            for folder in _children(volume.root / kind):
+                table = folder / f"date={date}" / name
+                if table.exists():
+                    yield Leftover(table, archive, f"{kind} older than {days:g} days")
+
+
+def expire_rows(conninfo: str, days: float) -> int:
+    """Delete clips, with their transcripts and scores, from the database.
+
+    Clips that a person reviewed stay as they are: decisions would mean nothing without them.
+
+    Args:
+        conninfo: As :func:`earmark.database.connection_string` returns it.
+        days: Clips go whose archive was loaded before so many days.
+
+    Returns:
+        How many clips went.
+
+    Raises:
+        EarmarkError: the database can't be reached or lacks the schema.
+    """
+    gone = 0
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        require_schema(connection)
+        cursor.execute(
+            "SELECT id FROM archives a WHERE loaded_at < now() - %s * INTERVAL '1 day' AND EXISTS "
+            "(SELECT FROM audio_files WHERE archive_id = a.id AND status <> 'reviewed')",
+            [days],
+        )
+        for (archive,) in cursor.fetchall():
+            cursor.execute(
+                "DELETE FROM audio_files WHERE archive_id = %s AND status <> 'reviewed'", [archive]
+            )
+            gone += cursor.rowcount
+            connection.commit()  # one archive each: nobody waits long for a lock
+    return gone
 
 
 def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
     """Ordinals of the clips that some policy flagged, or could not decide about."""
-    read_table(volume.manifest(date, archive), MANIFEST)  # a damaged archive keeps its audio
+    manifest = read_table(volume.manifest(date, archive), MANIFEST)
     kept: set[int] = set()
     days = volume.root.glob(f"classes/*/date={date}")
     tables = [path for day in days if (path := day / volume.manifest(date, archive).name).exists()]
-    if not tables:
-        raise EarmarkError("it has no table of classes")
+    if not tables:  # they are past their own age, and nobody knows any more
+        return set(manifest["ordinal"].to_pylist())
     for path in tables:
         table = read_table(path, CLASSES)
         cleared = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
