@@ -281,7 +281,7 @@ def test_clips_leave_the_database_at_their_age_but_for_reviewed_ones(
     assert expire_rows(migrated_database, 30) == 0
     with connect(migrated_database) as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT archive_source, status, count(*), count(t.id) FROM audio_files f LEFT JOIN "
+            "SELECT archive_source, f.status, count(*), count(t.id) FROM audio_files f LEFT JOIN "
             "transcripts t ON t.audio_file_id = f.id GROUP BY 1, 2 ORDER BY 1, 2"
         )
         assert cursor.fetchall() == [
