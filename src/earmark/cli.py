@@ -196,7 +196,11 @@ def _parser() -> argparse.ArgumentParser:
         "asking the hub. Exit status 1: something is missing or damaged.", as_json, to=actions,
     )  # fmt: skip
     verify.add_argument("--quick", action="store_true", help="compare sizes only, at once")
-    add("migrate", _migrate, "Bring the database's schema up to date.")
+    up = add("migrate", _migrate, "Bring the database's schema, and what roles may do, up to date.")
+    up.add_argument(
+        "--roles", action="store_true",
+        help="make the groups of roles that are missing; needs CREATEROLE (docs/database.md)",
+    )  # fmt: skip
     queue = add("queue", _queue, "Show what waits for review, the highest score first.", as_json)
     queue.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N items")
     queue.add_argument("--category", help="only items flagged under this policy category")
@@ -428,9 +432,12 @@ def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
     return DAMAGED if problems else 0
 
 
-def _migrate(config: Config, _: argparse.Namespace) -> None:
-    applied = database.migrate(_connection(config))
-    print("\n".join(applied) if applied else "The database's schema is up to date.")
+def _migrate(config: Config, arguments: argparse.Namespace) -> None:
+    conninfo = _connection(config)
+    done = database.migrate(conninfo)
+    if done or arguments.roles:
+        done += database.grant_roles(conninfo, create=arguments.roles)
+    print("\n".join(done) if done else "The database's schema is up to date.")
 
 
 def _queue(config: Config, arguments: argparse.Namespace) -> None:
