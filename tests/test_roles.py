@@ -9,6 +9,7 @@ from psycopg2.extensions import make_dsn
 from test_loading import Archive, query
 
 from earmark import database, quarantine, roles
+from earmark.backup import backup, restore
 from earmark.errors import EarmarkError, SetupError
 from earmark.review_queue import health, review_queue
 from earmark.volume import Volume
@@ -143,12 +144,43 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
         list(roles.GRANTS),
     )
     read, write = ["SELECT"], ["DELETE", "INSERT", "SELECT", "UPDATE"]
+    yoyo = ("_yoyo_migration", "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
+        **{("earmark_writer", table): read for table in yoyo},
         **{("earmark_writer", table): write for table in TABLES},
         **{("earmark_analyst", table): read for table in TABLES},
         **{(group, "ra_queue"): read for group in roles.GRANTS},
         **{(group, "_yoyo_migration"): read for group in roles.GRANTS},
     }
+
+
+def test_the_pipeline_backs_up_and_a_restored_database_has_the_same_rights(
+    loaded: str, postgres: str, tmp_path: Path
+) -> None:
+    made = backup(make_dsn(loaded, user="loader"), tmp_path, keep=1)
+    connection = psycopg2.connect(postgres)
+    connection.autocommit = True
+    connection.cursor().execute("CREATE DATABASE record_again OWNER migrator")
+    again = make_dsn(loaded, dbname="record_again")
+    try:
+        restore(again, made)
+        for conninfo in (loaded, again):
+            with pytest.raises(SetupError, match="permission denied for function"):
+                query(make_dsn(conninfo, user="analyst"), "SELECT mark_reviewed(1)")
+        assert privileges(again) == privileges(loaded)
+        assert len(review_queue(make_dsn(again, user="reviewer"), 10)) == 2
+    finally:
+        connection.cursor().execute("DROP DATABASE record_again WITH (FORCE)")
+        connection.close()
+
+
+def privileges(conninfo: str) -> list[tuple[object, ...]]:
+    return query(
+        conninfo,
+        "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'public'::regnamespace "
+        "UNION ALL SELECT proname, proacl::text FROM pg_proc "
+        "WHERE pronamespace = 'public'::regnamespace ORDER BY 1",
+    )
 
 
 def test_who_is_in_no_group_does_not_get_in(record: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from psycopg2.extensions import parse_dsn
 
-from earmark.database import connect, display, require_schema
+from earmark.database import connect, display, grant_roles, require_schema
 from earmark.embedded_server import PROGRAMS
 from earmark.errors import EarmarkError
 
@@ -86,12 +86,15 @@ def restore(conninfo: str, backup_folder: Path, jobs: int = 2) -> None:
         )
     into = f"--dbname={parse_dsn(conninfo).get('dbname', '')}"
     programs.run(
-        "pg_restore", "--exit-on-error", "--no-owner", f"--jobs={jobs}", into, backup_folder
-    )
+        "pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--jobs={jobs}",
+        into, backup_folder,
+    )  # fmt: skip
     with connect(conninfo) as connection:
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")
         require_schema(connection)
+    # Not from the backup, whose server may have had other roles.
+    grant_roles(conninfo)
 
 
 class _Programs:

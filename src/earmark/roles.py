@@ -11,10 +11,11 @@ _TABLES = "archives, audio_files, transcripts, classifications"
 
 #: What a group of roles may do, beside connecting and seeing which migrations were applied.
 GRANTS = {
-    # The pipeline: its loads stage rows in temporary tables.
+    # The pipeline: its loads stage rows in temporary tables, its backups read all there is.
     "earmark_writer": (
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON {_TABLES} TO {{role}}",
-        "GRANT SELECT ON ra_queue TO {role}",
+        f"GRANT INSERT, UPDATE, DELETE ON {_TABLES} TO {{role}}",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+        "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}",
         "GRANT TEMPORARY ON DATABASE {database} TO {role}",
     ),
     # Who listens to what is flagged: the queue, and to take a clip out of it.
@@ -29,6 +30,8 @@ GRANTS = {
 _FOR_ALL = (
     "GRANT CONNECT ON DATABASE {database} TO {role}",
     "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {role}",
+    "REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM {role}",
+    "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA public FROM {role}",
     "GRANT USAGE ON SCHEMA public TO {role}",
     "GRANT SELECT ON _yoyo_migration TO {role}",
 )
@@ -57,16 +60,18 @@ def create(connection: Connection) -> list[str]:
 def grant(connection: Connection) -> None:
     """Give each group that exists what it needs of the newest schema, and take all else back.
 
-    Without any group nothing changes: then only the owner of the schema uses it.
+    Without any group nobody is given or denied anything; the schema's owner needs nothing.
 
     Raises:
         psycopg2.Error: the role does not own the schema.
     """
     groups = _existing(connection)
-    if not groups:
-        return
     database = sql.Identifier(connection.info.dbname)
     with connection.cursor() as cursor:
+        # Its migration says so, but a restored backup says nothing of rights.
+        cursor.execute("REVOKE ALL ON FUNCTION mark_reviewed FROM PUBLIC")
+        if not groups:
+            return
         for statement in _FOR_NOBODY:
             cursor.execute(sql.SQL(statement).format(database=database))
         for group in groups:
