@@ -409,6 +409,20 @@ def test_a_review_is_never_undone(archive):
     ]
 
 
+def test_a_review_that_is_under_way_during_a_load_is_not_undone(archive):
+    archive.load()
+    with ThreadPoolExecutor(1) as pool:
+        with connect(archive.conninfo) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT mark_reviewed(id) FROM audio_files WHERE ordinal = 0")
+            load = pool.submit(archive.load)
+            until(lambda: query(archive.conninfo, "SELECT 1 FROM pg_locks WHERE NOT granted"))
+        load.result()
+    assert [ordinal for ordinal, s in statuses(archive.conninfo).items() if s == "reviewed"] == [
+        0,
+        5,  # the duplicate of 0
+    ]
+
+
 def test_another_policy_set_stands_beside_the_first_and_decides(archive):
     archive.load()
     archive.judged = [judgement(0, "threats", 0.1), judgement(1, "threats", 0.8)]

@@ -385,6 +385,8 @@ _CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 # their place, since another clip may have it now.  Reviewed clips that are still there stay
 # reviewed, and so do their duplicates.
 _KEEP_REVIEWED = """
+SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND status = 'flagged'
+ORDER BY ordinal FOR UPDATE;  -- a review that is under way comes before, any other after this load
 UPDATE audio_files old
 SET archive_id = NULL, ordinal = NULL, opus_path = NULL,
     error = 'no longer in the archive as it was loaded last'
