@@ -1,26 +1,29 @@
 """The daily report: what it tells, what it warns of, and that strangers' texts stay texts."""
 
 import csv
+import json
 import re
 import shlex
 import subprocess
 import sys
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_status import Place
 
 from earmark import REPOSITORY, cli, configuration, locks
+from earmark.database import connect
 from earmark.errors import EarmarkError
 from earmark.noon import review
-from earmark.report import gather, tell, warning_of, write_queue, write_report
+from earmark.queue_files import read_queue, write_queue
+from earmark.report import gather, render, tell, warning_of, write_report
 from earmark.review_queue import QueueItem, review_queue
 from earmark.tables import MANIFEST, read_table, write_table
 
@@ -81,12 +84,12 @@ class Text(HTMLParser):
 
 
 def page_of(busy: Place) -> Text:
-    page, _ = write_report(configuration.read(busy.file))
+    page = write_report(configuration.read(busy.file))
     return Text(page.read_text(encoding="utf-8"))
 
 
 def test_it_lies_under_the_day_of_the_review_with_the_queue_beside_it(busy: Place) -> None:
-    page, _ = write_report(configuration.read(busy.file))
+    page = write_report(configuration.read(busy.file))
     today = datetime.now(ZoneInfo("Europe/Zurich")).date().isoformat()
     assert page == busy.volume.root / "reports" / today / "index.html"
     assert {path.name for path in page.parent.iterdir()} == {
@@ -101,7 +104,8 @@ def test_rates_backlog_failures_and_disk_are_told(busy: Place) -> None:
     assert report.speed.by_hour[23] == 10
     assert sum(report.speed.by_hour) == 40
     (scams, threats) = report.flag_rates
-    assert (scams.category, scams.flagged, scams.judged) == ("scams", 3, 40)
+    assert (scams.policy, scams.category) == ("2026-11", "scams")
+    assert (scams.flagged, scams.judged) == (3, 40)
     assert (scams.flagged_before, scams.judged_before) == (6, 10)
     assert (scams.rate, scams.rate_before) == (3 / 40, 0.6)
     assert (threats.category, threats.flagged) == ("threats", 3)
@@ -111,8 +115,62 @@ def test_rates_backlog_failures_and_disk_are_told(busy: Place) -> None:
         ("archive", 1),
         ("encode", 1),
     ]
-    assert report.disk.audio_bytes_a_day > 0
-    assert report.disk.days_left == report.disk.bytes_free / report.disk.audio_bytes_a_day
+    assert report.disk.audio_bytes_a_day == 40 * 500
+
+
+def test_duplicates_take_no_room_and_answers_that_failed_are_no_answers(
+    place: Place, conninfo: str
+) -> None:
+    place.use(conninfo)
+    receipt = place.finish(conninfo, "a.tar", flagged=2, clean=8)
+    manifest = place.volume.manifest("2026-11-02", "a.tar")
+    rows = read_table(manifest, MANIFEST).to_pylist()
+    for row in rows[1:]:
+        row |= {"duplicate_of": 0, "opus_path": None}
+    write_table(manifest, MANIFEST, rows, {"archive_status": "ok"})
+    told = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps(told | {"undecided": 10}))  # half of two categories' answers
+    report = gather(configuration.read(place.file))
+    assert report.disk.audio_bytes_a_day == 500
+    assert [(each.flagged, each.judged) for each in report.flag_rates] == [(2, 5), (2, 5)]
+
+
+def test_policy_sets_are_told_apart(busy: Place) -> None:
+    receipt = busy.volume.receipt("2026-11-02", "b.tar")
+    told = json.loads(receipt.read_text())
+    receipt.write_text(json.dumps(told | {"policy": "stricter"}))
+    rates = {
+        (r.policy, r.category): r.judged for r in gather(configuration.read(busy.file)).flag_rates
+    }
+    assert rates[("2026-11", "scams")] == 30
+    assert rates[("stricter", "scams")] == 10
+
+
+def test_how_the_last_noon_ended_is_told(busy: Place, conninfo: str) -> None:
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE audio_files SET created_at = now() - INTERVAL '24 hours 1 minute' "
+            "WHERE archive_source = 'old.tar'"
+        )
+    # The next noon is in a moment, so the last one was a day ago.
+    soon = (datetime.now(UTC) + timedelta(minutes=2)).strftime("%H:%M")
+    busy.configure(review={"timezone": "UTC", "noon": soon})
+    assert gather(configuration.read(busy.file)).flagged_at_last_noon == 6
+    assert "6 had been flagged in the 24 hours before" in re.sub(r"\s+", " ", page_of(busy).read)
+
+
+odd = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.lists(st.none())
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_no_receipt_breaks_the_report(busy: Place, data: st.DataObject) -> None:
+    receipt = busy.volume.receipt("2026-11-02", "a.tar")
+    told = json.loads(receipt.read_text())
+    for key in data.draw(st.lists(st.sampled_from(sorted(told)), min_size=1, unique=True)):
+        told[key] = data.draw(odd | st.dictionaries(st.text(max_size=3), odd, max_size=2))
+    receipt.write_text(json.dumps(told))
+    render(gather(configuration.read(busy.file)), None)
 
 
 def test_a_person_reads_the_same_on_the_page(busy: Place) -> None:
@@ -138,9 +196,8 @@ def test_the_page_needs_nothing_beside_itself_and_runs_nothing(busy: Place) -> N
 def test_a_database_that_is_away_leaves_the_rest(busy: Place) -> None:
     before = gather(configuration.read(busy.file))
     busy.configure(database={"url": "postgresql://127.0.0.1:1/nothing"})
-    page, told = write_report(configuration.read(busy.file))
+    page = write_report(configuration.read(busy.file))
     read = re.sub(r"\s+", " ", Text(page.read_text(encoding="utf-8")).read)
-    assert told.verdict == "unknown"
     assert "Whether noon is met is unknown: the database does not answer" in read
     assert "queue.csv" not in read
     assert gather(configuration.read(busy.file)).flag_rates == before.flag_rates
@@ -173,7 +230,7 @@ def test_names_and_reasons_of_strangers_stay_texts(busy: Place) -> None:
 
 
 def test_the_queue_is_the_same_in_both_files(busy: Place, conninfo: str) -> None:
-    page, _ = write_report(configuration.read(busy.file))
+    page = write_report(configuration.read(busy.file))
     expected = review_queue(conninfo, 100)
     rows = pq.read_table(page.parent / "queue.parquet").to_pylist()
     assert [(row["id"], row["flag_score"]) for row in rows] == [
@@ -191,18 +248,23 @@ ITEM = QueueItem(
 
 
 @settings(deadline=None)
-@given(text=st.text(st.characters(codec="utf-8")) | st.from_regex(r"\A[=+@\t\r-].*"))
+@given(
+    text=st.text(st.characters(codec="utf-8"))
+    | st.from_regex(r"\A[=+@\t\r\n-].*")
+    | st.from_regex(r"\A.*;=.*", alphabet=st.characters(codec="ascii"))
+)
 def test_no_transcript_is_a_formula_for_a_spreadsheet(
     text: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("queue")
-    write_queue([replace(ITEM, transcript_text=text)], folder)
+    item = replace(ITEM, transcript_text=text)
+    write_queue([item], folder)
     with (folder / "queue.csv").open(newline="", encoding="utf-8") as file:
         (row,) = csv.DictReader(file)
     shown = row["transcript_text"]
-    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert shown.removeprefix("'") == text.removeprefix("'")
-    assert pq.read_table(folder / "queue.parquet")["transcript_text"].to_pylist() == [text]
+    assert not re.search(r"(^|[;\n\t\r])[=+@\uFF1D\uFF0B\uFF0D\uFF20-]", shown)
+    assert shown.replace("'", "") == text.replace("'", "")
+    assert read_queue(folder) == [item]
 
 
 # --- warnings ---------------------------------------------------------------------------------

@@ -296,19 +296,18 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _report(config: Config, arguments: argparse.Namespace) -> int:
-    from earmark.report import tell, warning_of, write_report  # matplotlib is slow
+    from earmark.report import review_of, tell, warning_of, write_report  # matplotlib is slow
 
-    page, review = write_report(config)
-    print(page)
-    warning = warning_of(review)
-    if warning is None:
-        return 0
-    print(f"earmark: {warning}", file=sys.stderr)
     wanted = config["review"]
+    warning = warning_of(review_of(config))
     hour = datetime.datetime.now(ZoneInfo(wanted["timezone"])).hour
-    if arguments.alert and wanted["alert"] and hour in wanted["alert_hours"]:
+    # First of all, as there may be no room for the report.
+    if warning and arguments.alert and wanted["alert"] and hour in wanted["alert_hours"]:
         tell(wanted["alert"], warning)
-    return MISSED
+    print(write_report(config))
+    if warning:
+        print(f"earmark: {warning}", file=sys.stderr)
+    return MISSED if warning else 0
 
 
 def _cycle(config: Config, arguments: argparse.Namespace) -> int:
@@ -352,8 +351,8 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
         if not arguments.dry_run:
             retention.remove(leftover)
     rows = list(totals.values())
-    if (days := config["retention"]["text_days"]) is not None and not arguments.dry_run:
-        count = retention.expire_rows(_existing(config), days)
+    if (days := config["retention"]["text_days"]) is not None:
+        count = retention.expire_rows(_existing(config), days, arguments.dry_run)
         what = f"clips in the database older than {days:g} days, not reviewed"
         rows += [{"archive": "", "what": what, "items": count, "bytes": 0}] if count else []
     if config["source"]["delete_after"]:
@@ -372,9 +371,10 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
 def _erase(config: Config, arguments: argparse.Namespace) -> None:
     volume, conninfo = _mounted(config), _existing(config)
     if arguments.id is not None:
-        archive, date, ordinal = erasure.clip_of(conninfo, arguments.id)
+        sha256, known = erasure.clip_in_database(conninfo, arguments.id)
     elif arguments.ordinal is not None:
-        archive, date, ordinal = arguments.archive, arguments.date, arguments.ordinal
+        name, ordinal, date = arguments.archive, arguments.ordinal, arguments.date
+        sha256, known = erasure.clip_in_archive(volume, name, ordinal, date)
     else:
         raise EarmarkError("name a clip: its archive and its position in it, or --id")
     if arguments.yes:
@@ -382,7 +382,7 @@ def _erase(config: Config, arguments: argparse.Namespace) -> None:
             for each in erasure.erase(volume, conninfo, *unfinished):
                 logger.info("finished what was cut off: erased from %s", each)
     logger.info("looking for other uploads of the same content; that reads a whole table")
-    sha256, uploads = erasure.find(volume, conninfo, archive, ordinal, date)
+    uploads = erasure.find(volume, conninfo, sha256, known)
     if arguments.yes:
         for each in track(erasure.erase(volume, conninfo, sha256, uploads), "erase", "archives"):
             logger.info("erased from %s", each)

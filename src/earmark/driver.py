@@ -76,22 +76,13 @@ class Work:
         archive = self._pending.get(name) or self.feed.taken.get(name)
         return archive.urgency(self._config["source"]["order"]) if archive else 0.0
 
-    @property
-    def _has_archives(self) -> bool:
-        """Whether the run works on archives at all: the daily report doesn't."""
-        return self._known is not None or self.feed.is_read
-
     def begin(self) -> None:
         """Become the one driver of the volume and make it ready for jobs.
-
-        A run that works on no archives drives nothing: it may stand beside one that does.
 
         Raises:
             EarmarkError: another driver is at work, or the database cannot be reached.
             OSError: the volume cannot be written.
         """
-        if not self._has_archives:
-            return
         locks.hold_until_exit(self._volume.driver_lock)
         _prepare_database(self._config["database"]["url"], self._volume)
         self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)
@@ -103,8 +94,6 @@ class Work:
             EarmarkError: the source's folder can't be changed.
             OSError: the volume cannot be written.
         """
-        if not self._has_archives:
-            return
         archives = catalogue.read(self._volume).archives
         self._tidy_up(archives)
         if self._config["source"]["delete_after"]:

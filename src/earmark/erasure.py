@@ -8,7 +8,6 @@ reach: docs/operations.md says what to do about them.
 Each step can be repeated: an erasure that was cut off is known and finished by the next one.
 """
 
-import csv
 import getpass
 import glob
 import json
@@ -16,7 +15,7 @@ import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,11 +24,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from earmark import locks
+from earmark.contents import Contents
 from earmark.database import connect, require_schema
 from earmark.encoding import ERASED
 from earmark.errors import EarmarkError
 from earmark.files import whole
-from earmark.tables import MANIFEST, read_table
+from earmark.queue_files import read_queue, write_queue
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table
 from earmark.volume import Volume
 
 #: Name of the log, which no age ends.
@@ -53,13 +54,11 @@ class Upload:
         archive: The archive's name.
         date: Its date, ``YYYY-MM-DD``.
         ordinal: The clip's position.
-        id: Of its row in ``audio_files``; None if it has none.
     """
 
     archive: str
     date: str
     ordinal: int
-    id: int | None = None
 
 
 class Erased(Container[str]):
@@ -92,6 +91,14 @@ class Erased(Container[str]):
         with whole(self._folder / sha256) as partial:
             partial.write_text(text, encoding="utf-8")
 
+    def all(self) -> set[str]:
+        """All of them.
+
+        Raises:
+            OSError: the volume can't be read.
+        """
+        return {path.name for path in self._folder.glob("[0-9a-f]*")}
+
     def unfinished(self) -> Iterator[tuple[str, list[Upload]]]:
         """Erasures that were cut off: contents, and all uploads that were to be erased.
 
@@ -103,27 +110,22 @@ class Erased(Container[str]):
                 yield path.name, [Upload(**each) for each in json.loads(text)]
 
 
-def find(
-    volume: Volume, conninfo: str, archive: str, ordinal: int, date: str | None = None
+def clip_in_archive(
+    volume: Volume, archive: str, ordinal: int, date: str | None = None
 ) -> tuple[str | None, list[Upload]]:
-    """All uploads of the content of a clip.
-
-    The database has no index by content, as one of a year's clips would take 20 GB and more for
-    something that is asked a few times a year: it reads its table once, which can take minutes.
+    """The content of a clip, by the manifest of its archive.
 
     Args:
         volume: The shared volume.
-        conninfo: As :func:`earmark.database.connection_string` returns it.
         archive: The archive's name.
         ordinal: The clip's position in it.
         date: The archive's date, if there are several of the name.
 
     Returns:
-        The content's SHA-256, None if the clip has none (it could not be read); and the uploads.
+        The content's SHA-256, None if the clip has none (it could not be read); and the clip.
 
     Raises:
-        EarmarkError: there is no such clip, several archives have the name, or the database
-            can't be reached.
+        EarmarkError: there is no such clip, or several archives have the name.
     """
     found = sorted(volume.root.glob(f"manifests/date={date or '*'}/{glob.escape(archive)}.parquet"))
     if not found:
@@ -136,29 +138,21 @@ def find(
         raise EarmarkError(f"there are archives {archive} of several days: {days}; give --date")
     day = found[0].parent.name.removeprefix("date=")
     rows = read_table(found[0], MANIFEST).select(["ordinal", "source_sha256"]).to_pylist()
-    if ordinal not in {row["ordinal"] for row in rows}:
+    content = {row["ordinal"]: row["source_sha256"] for row in rows}
+    if ordinal not in content:
         raise EarmarkError(f"{archive} of {day} has no clip {ordinal}; it has {len(rows)} members")
-    sha256 = next(row["source_sha256"] for row in rows if row["ordinal"] == ordinal)
-    same = [
-        Upload(archive, day, row["ordinal"])
-        for row in rows
-        if row["ordinal"] == ordinal or (sha256 and row["source_sha256"] == sha256)
-    ]
-    uploads = {(each.archive, each.date, each.ordinal): each for each in same}
-    with connect(conninfo) as connection, connection.cursor() as cursor:
-        require_schema(connection)
-        cursor.execute(
-            "SELECT a.name, a.date::text, f.ordinal, f.id FROM audio_files f "
-            "JOIN archives a ON a.id = f.archive_id WHERE f.source_sha256 = %s "
-            "OR (a.name = %s AND a.date = %s AND f.ordinal = ANY(%s))",
-            [sha256, archive, day, [each.ordinal for each in same]],
-        )
-        uploads |= {(name, of, n): Upload(name, of, n, id) for name, of, n, id in cursor.fetchall()}
-    return sha256, [uploads[key] for key in sorted(uploads)]
+    return content[ordinal], [Upload(archive, day, ordinal)]
 
 
-def clip_of(conninfo: str, id: int) -> tuple[str, str, int]:
-    """Archive, date and ordinal of a row of ``audio_files``.
+def clip_in_database(conninfo: str, id: int) -> tuple[str | None, list[Upload]]:
+    """The content of a clip, by its row.
+
+    Args:
+        conninfo: As :func:`earmark.database.connection_string` returns it.
+        id: Of its row in ``audio_files``.
+
+    Returns:
+        As :func:`clip_in_archive`; no clip for a row that has no place in an archive any more.
 
     Raises:
         EarmarkError: there is no such row, or the database can't be reached.
@@ -166,25 +160,79 @@ def clip_of(conninfo: str, id: int) -> tuple[str, str, int]:
     with connect(conninfo) as connection, connection.cursor() as cursor:
         require_schema(connection)
         cursor.execute(
-            "SELECT a.name, a.date::text, f.ordinal FROM audio_files f "
-            "JOIN archives a ON a.id = f.archive_id WHERE f.id = %s",
+            "SELECT f.source_sha256, a.name, a.date::text, f.ordinal FROM audio_files f "
+            "LEFT JOIN archives a ON a.id = f.archive_id WHERE f.id = %s",
             [id],
         )
         row = cursor.fetchone()
     if row is None:
-        raise EarmarkError(f"there is no clip {id} of an archive in audio_files")
-    return row[0], row[1], row[2]
+        raise EarmarkError(f"there is no clip {id} in audio_files")
+    return row[0], [] if row[1] is None else [Upload(*row[1:])]
+
+
+def find(
+    volume: Volume, conninfo: str, sha256: str | None, known: Sequence[Upload]
+) -> list[Upload]:
+    """All uploads of a content.
+
+    The database has no index by content, as one of a year's clips would take 20 GB and more for
+    something that is asked a few times a year: it reads its table once, which can take minutes.
+
+    Args:
+        volume: The shared volume.
+        conninfo: As :func:`earmark.database.connection_string` returns it.
+        sha256: The content; without one, there is nothing to look for.
+        known: Uploads of it that are known already.
+
+    Raises:
+        EarmarkError: a manifest is damaged, or the database can't be reached.
+        OSError: the volume can't be read.
+    """
+    if sha256 is None:
+        return list(known)
+    found = {*known, *_elsewhere(volume, sha256)}
+    for upload in tuple(found):  # more than once in one archive
+        manifest = volume.manifest(upload.date, upload.archive)
+        for ordinal in _ordinals_of(manifest, {sha256}):
+            found.add(Upload(upload.archive, upload.date, ordinal))
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        require_schema(connection)
+        cursor.execute(
+            "SELECT a.name, a.date::text, f.ordinal FROM audio_files f "
+            "JOIN archives a ON a.id = f.archive_id WHERE f.source_sha256 = %s",
+            [sha256],
+        )
+        found |= {Upload(*row) for row in cursor.fetchall()}
+    return sorted(found, key=astuple)
+
+
+def _elsewhere(volume: Volume, sha256: str) -> Iterator[Upload]:
+    """Uploads that the database may not know: those of archives not loaded yet, or expired."""
+    for folder in volume.contents("").parent.glob("asr=*"):
+        asr = folder.name.removeprefix("asr=")
+        for place in Contents(volume, asr, "").find([sha256]).get(sha256, []):
+            yield Upload(place.archive, place.date, place.ordinal)
+    for path in volume.root.glob("manifests/date=*/*.parquet"):
+        archive, date = path.stem, path.parent.name.removeprefix("date=")
+        if not volume.receipt(date, archive).exists():
+            for ordinal in _ordinals_of(path, {sha256}):
+                yield Upload(archive, date, ordinal)
+
+
+def _ordinals_of(manifest: Path, contents: Container[str]) -> set[int]:
+    """Clips of a manifest that have some content; none if there is no manifest."""
+    if not manifest.exists():
+        return set()
+    rows = read_table(manifest, MANIFEST).select(["ordinal", "source_sha256"]).to_pylist()
+    return {row["ordinal"] for row in rows if row["source_sha256"] in contents}
 
 
 def erase(
-    volume: Volume,
-    conninfo: str,
-    sha256: str | None,
-    uploads: Sequence[Upload],
+    volume: Volume, conninfo: str, sha256: str | None, uploads: Sequence[Upload]
 ) -> Iterator[str]:
     """Erase a content, one archive after the other.
 
-    Waits for the stages that work on an archive.
+    Waits for the stages that work on an archive; what they made meanwhile is erased too.
 
     Args:
         volume: The shared volume.
@@ -201,72 +249,130 @@ def erase(
     """
     if sha256 is not None:
         Erased(volume).begin(sha256, uploads)
-    by_archive: defaultdict[tuple[str, str], list[Upload]] = defaultdict(list)
+    by_archive: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for upload in uploads:
-        by_archive[upload.archive, upload.date].append(upload)
-    for (archive, date), clips in by_archive.items():
+        by_archive[upload.archive, upload.date].add(upload.ordinal)
+    for (archive, date), ordinals in by_archive.items():
         with locks.exclusive(volume.archive_lock(archive), "erase"):
-            _erase_files(volume, archive, date, {clip.ordinal for clip in clips})
-            ids = [clip.id for clip in clips if clip.id is not None]
-            _erase_from_reports(volume, set(ids))
-            _erase_rows(conninfo, archive, date, ids)
-            _log(volume, archive, date, clips)
+            known = ordinals
+            if sha256 is not None:  # it may have been encoded anew since
+                ordinals = _ordinals_of(volume.manifest(date, archive), {sha256}) or ordinals
+            ids = _erase_rows(conninfo, sha256, archive, date, ordinals)
+            audio = volume.audio(date, archive)
+            _erase_from_reports(volume, ids, {audio / f"{n:06d}.opus" for n in known | ordinals})
+            _erase_files(volume, archive, date, ordinals)
+            _log(volume, archive, date, ordinals)
         yield archive
     if sha256 is not None:
+        # Reviewed clips that a later load left without a place in their archive.
+        _erase_from_reports(volume, _erase_detached(conninfo, sha256), ())
         Erased(volume).finish(sha256)
+
+
+def withhold(volume: Volume, archive: str, date: str) -> None:
+    """Erase from an archive's files what was erased elsewhere since it was encoded.
+
+    For a stage that is about to read them and holds the archive's lock.
+
+    Args:
+        volume: The shared volume.
+        archive: The archive's name.
+        date: Its date, ``YYYY-MM-DD``.
+
+    Raises:
+        EarmarkError: a table is damaged.
+        OSError: the volume can't be read or written.
+    """
+    contents = Erased(volume).all()
+    if contents and (ordinals := _ordinals_of(volume.manifest(date, archive), contents)):
+        _erase_files(volume, archive, date, ordinals)
+        _log(volume, archive, date, ordinals)
 
 
 def _erase_files(volume: Volume, archive: str, date: str, ordinals: Collection[int]) -> None:
     for ordinal in ordinals:
         (volume.audio(date, archive) / f"{ordinal:06d}.opus").unlink(missing_ok=True)
-    for parts in volume.parts.glob(f"{glob.escape(archive)}.*"):  # they are made again
-        shutil.rmtree(parts)
+    for stage in ("transcribe_audio", "classify_transcripts"):  # what they had done is done again
+        shutil.rmtree(volume.parts_of(archive, stage), ignore_errors=True)
     if volume.receipt(date, archive).exists():
         volume.incoming(archive).unlink(missing_ok=True)
+        shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
     name = f"{glob.escape(archive)}.parquet"
-    for path in volume.root.glob(f"manifests/date={date}/{name}"):
-        _rewrite(path, lambda table: _blank(table, ordinals))
-    for kind in ("transcripts", "classes"):
-        for path in volume.root.glob(f"{kind}/*/date={date}/{name}"):
-            _rewrite(path, lambda table: _without(table, "ordinal", ordinals))
+    for kind in ("transcripts/*", "classes/*", "manifests"):
+        folder = f"{kind}/date={date}"
+        for path in volume.root.glob(f"{folder}/.{name}.*.partial"):
+            path.unlink(missing_ok=True)
+        for path in volume.root.glob(f"{folder}/{name}"):
+            if kind == "manifests":
+                _rewrite(path, MANIFEST, lambda table: _blank(table, ordinals))
+            else:
+                schema = TRANSCRIPTS if kind == "transcripts/*" else CLASSES
+                _rewrite(path, schema, lambda table: _without(table, ordinals))
 
 
-def _erase_from_reports(volume: Volume, ids: Collection[int]) -> None:
+def _erase_from_reports(volume: Volume, ids: Collection[int], audio: Collection[Path]) -> None:
     """Take clips out of the queues that were written beside the daily reports."""
-    for path in volume.root.glob("reports/*/queue.parquet"):
-        _rewrite(path, lambda table: _without(table, "id", ids))
-    for path in volume.root.glob("reports/*/queue.csv"):
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))
-        left = [rows[0], *(row for row in rows[1:] if int(row[0]) not in ids)] if rows else []
-        if len(left) < len(rows):
-            with whole(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(left)
+    with locks.exclusive(volume.reports_lock, "erase"):
+        for folder in volume.root.glob("reports/*"):
+            for path in folder.glob(".queue.*.partial"):
+                path.unlink(missing_ok=True)
+            queue = read_queue(folder)
+            left = [
+                item
+                for item in queue or ()
+                if item.id not in ids and volume.root / (item.opus_path or "") not in audio
+            ]
+            if queue is None:  # it can't be read, so nobody knows what is in it
+                for path in folder.glob("queue.*"):
+                    path.unlink()
+            elif len(left) < len(queue):
+                write_queue(left, folder)
 
 
-def _erase_rows(conninfo: str, archive: str, date: str, ids: Sequence[int]) -> None:
+def _erase_rows(
+    conninfo: str, sha256: str | None, archive: str, date: str, ordinals: Collection[int]
+) -> set[int]:
+    """Delete an archive's rows of a content; returns their ids."""
     with connect(conninfo) as connection, connection.cursor() as cursor:
         require_schema(connection)
-        cursor.execute("DELETE FROM audio_files WHERE id = ANY(%s) RETURNING status", [list(ids)])
-        failed = sum(status == "failed" for (status,) in cursor.fetchall())
-        gone = cursor.rowcount
         cursor.execute(
-            "UPDATE archives SET ok = ok - %s, failed = failed - %s, skipped = skipped + %s "
-            "WHERE name = %s AND date = %s",
-            [gone - failed, failed, gone, archive, date],
+            "DELETE FROM audio_files f USING archives a WHERE a.id = f.archive_id "
+            "AND a.name = %s AND a.date = %s AND (f.ordinal = ANY(%s) OR f.source_sha256 = %s) "
+            "RETURNING f.id, f.status, f.duplicate_of",
+            [archive, date, list(ordinals), sha256],
         )
+        gone = cursor.fetchall()
+        failed = sum(status == "failed" for _, status, _ in gone)
+        cursor.execute(
+            "UPDATE archives SET ok = ok - %s, failed = failed - %s, skipped = skipped + %s, "
+            "duplicates = duplicates - %s WHERE name = %s AND date = %s",
+            [
+                *(len(gone) - failed, failed, len(gone)),
+                sum(first is not None for *_, first in gone),
+                *(archive, date),
+            ],
+        )
+        return {id for id, *_ in gone}
 
 
-def _log(volume: Volume, archive: str, date: str, clips: Sequence[Upload]) -> None:
+def _erase_detached(conninfo: str, sha256: str) -> set[int]:
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM audio_files WHERE archive_id IS NULL AND source_sha256 = %s RETURNING id",
+            [sha256],
+        )
+        return {id for (id,) in cursor.fetchall()}
+
+
+def _log(volume: Volume, archive: str, date: str, ordinals: Collection[int]) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
+    # Through sudo, the service user is who runs it and not who asked.
+    asked_by = os.environ.get("SUDO_USER") or getpass.getuser()
     path = volume.root / "logs" / ERASURES
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        for clip in clips:
-            file.write(
-                f"{now} erased clip {clip.ordinal} of {archive} of {date} (audio_files.id "
-                f"{clip.id}), asked by {getpass.getuser()}\n"
-            )
+        for ordinal in sorted(ordinals):
+            file.write(f"{now} erased clip {ordinal} of {archive} of {date}, for {asked_by}\n")
         file.flush()
         os.fsync(file.fileno())
 
@@ -282,13 +388,14 @@ def _blank(table: pa.Table, ordinals: Collection[int]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=table.schema)
 
 
-def _without(table: pa.Table, column: str, values: Collection[int]) -> pa.Table:
-    gone = pc.is_in(table[column], value_set=pa.array(list(values), table[column].type))
+def _without(table: pa.Table, ordinals: Collection[int]) -> pa.Table:
+    gone = pc.is_in(table["ordinal"], value_set=pa.array(list(ordinals), pa.int32()))
     return table.filter(pc.invert(gone))
 
 
-def _rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Replace a Parquet file; it stays as old as it was, and nothing is made again for it."""
+def _rewrite(path: Path, schema: pa.Schema, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Replace a table; it stays as old as it was, and nothing is made again for it."""
+    read_table(path, schema)  # says what is wrong with it
     table = pq.read_table(path, partitioning=None)
     changed = change(table)
     if changed.equals(table):

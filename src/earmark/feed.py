@@ -53,11 +53,6 @@ class Feed(Queue[Any]):
         self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
         self._started = threading.Event()
 
-    @property
-    def is_read(self) -> bool:
-        """Whether anybody has taken from it."""
-        return self._started.is_set()
-
     def get_nowait(self) -> Any:
         """The next receipt; starts the filling. Raises :class:`queue.Empty`."""
         if not self._started.is_set():

@@ -4,7 +4,6 @@ Gathers from the status, the receipts and tables of the last days and the databa
 figure looks like, :mod:`earmark.charts` knows.  The page needs nothing beside itself.
 """
 
-import csv
 import json
 import re
 import shlex
@@ -12,7 +11,7 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from earmark import charts, database
+from earmark import charts, database, locks
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.noon import Review
 from earmark.pace import receipts_since
+from earmark.quarantine import Quarantined, in_quarantine
+from earmark.queue_files import write_queue
 from earmark.review_queue import QueueItem, review_queue
 from earmark.status import Status, status
 from earmark.volume import Volume
@@ -46,13 +47,15 @@ class FlagRate:
     """How often a policy flags.
 
     Attributes:
-        category: Its category.
-        judged: Clips judged in the last 24 hours.
+        policy: Name of the policy set.
+        category: The policy's category.
+        judged: Clips that got an answer in the last 24 hours.
         flagged: Those of them that it flagged.
-        judged_before: Clips judged in the seven days before.
+        judged_before: Clips that did in the seven days before.
         flagged_before: Likewise.
     """
 
+    policy: str
     category: str
     judged: int
     flagged: int
@@ -92,7 +95,7 @@ class Speed:
     """How fast GPUs work, by the receipts of the last 24 hours.
 
     Attributes:
-        clips: Clips transcribed and classified.
+        clips: Clips that got an answer, those included whose content was heard before.
         transcribe_seconds: Time of jobs with a GPU, loading of models included.
         classify_seconds: Likewise.
         by_hour: Clips finished in each of the last 24 hours, the latest one last.
@@ -142,9 +145,11 @@ class Report:
         status: What is going on now.
         flagged_by_hour: Clips that came to be flagged in each of the last 24 hours; None if the
             database doesn't answer.
+        flagged_at_last_noon: Clips that came to be flagged in the 24 hours before it; likewise.
         speed: Of the GPUs.
         flag_rates: By category.
         failures: The most frequent reasons.
+        quarantined: Archives that were given up.
         unread: Receipts and tables that could not be read; what they hold counts nowhere.
         disk: How long the volume lasts.
     """
@@ -152,37 +157,56 @@ class Report:
     date: str
     status: Status
     flagged_by_hour: tuple[int, ...] | None
+    flagged_at_last_noon: int | None
     speed: Speed
     flag_rates: tuple[FlagRate, ...]
     failures: tuple[Failures, ...]
+    quarantined: tuple[Quarantined, ...]
     unread: int
     disk: Disk
 
 
-def write_report(config: dict[str, Any]) -> tuple[Path, Review]:
+def review_of(config: dict[str, Any]) -> Review:
+    """Whether noon is met; starts an embedded database.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Raises:
+        EarmarkError: the volume is not there, or there is no such time zone.
+    """
+    with suppress(EarmarkError):  # the review says so
+        _conninfo(config)
+    return status(config).review
+
+
+def write_report(config: dict[str, Any]) -> Path:
     """Write today's page, and the queue as CSV and Parquet beside it.
 
     Args:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
 
     Returns:
-        The page, and whether noon is met.
+        The page.
 
     Raises:
         EarmarkError: the volume is not there, or there is no such time zone.
         OSError: it can't be written.
     """
     volume = Volume(Path(config["volume"]["root"]))
-    queue: list[QueueItem] | None = None
     with suppress(EarmarkError):  # the page says so
-        queue = review_queue(_conninfo(config), limit=1_000_000)
+        _conninfo(config)
     report = gather(config)
     page = volume.report(report.date)
-    if queue is not None:
-        write_queue(queue, page.parent)
+    queue: list[QueueItem] | None = None
+    with locks.exclusive(volume.reports_lock, "report"):  # a clip may be erased meanwhile
+        with suppress(EarmarkError):
+            queue = review_queue(_conninfo(config), limit=1_000_000)
+        if queue is not None:
+            write_queue(queue, page.parent)
     with whole(page) as partial:
         partial.write_text(render(report, queue), encoding="utf-8")
-    return page, report.status.review
+    return page
 
 
 def gather(config: dict[str, Any]) -> Report:
@@ -197,10 +221,11 @@ def gather(config: dict[str, Any]) -> Report:
     volume = Volume(Path(config["volume"]["root"]))
     now = status(config)
     moment = datetime.fromisoformat(now.observed_at)
-    flagged = None
+    flagged = last_noon = None
     if now.database.up:
         with suppress(EarmarkError):
             flagged = _flagged_by_hour(_conninfo(config))
+            last_noon = _last_noon(_conninfo(config), now.review.next_noon)
     receipts, unread = _receipts(volume, moment.timestamp() - (1 + DAYS_BEFORE) * _DAY)
     since = moment.timestamp() - _DAY
     today = [each for each in receipts if each.written_at >= since]
@@ -209,9 +234,11 @@ def gather(config: dict[str, Any]) -> Report:
         date=moment.astimezone(ZoneInfo(config["review"]["timezone"])).date().isoformat(),
         status=now,
         flagged_by_hour=flagged,
+        flagged_at_last_noon=last_noon,
         speed=_speed(today, moment.timestamp()),
         flag_rates=_flag_rates(receipts, since),
         failures=failures,
+        quarantined=tuple(in_quarantine(volume)),
         unread=unread + damaged,
         disk=Disk(now.room.bytes_free, now.room.percent, audio_bytes),
     )
@@ -281,61 +308,16 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
         ),
         "speed": charts.by_hour(report.speed.by_hour),
         "rates": charts.flag_rates(
-            [(each.category, each.rate, each.rate_before) for each in report.flag_rates]
+            [
+                (f"{each.category} ({each.policy})", each.rate, each.rate_before)
+                for each in report.flag_rates
+            ]
         ),
     }
     waiting = None if queue is None else len(queue)
     return environment.get_template("report.html").render(
         report=report, review=review, figures=figures, waiting=waiting
     )
-
-
-def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
-    """Write the queue as ``queue.csv`` and ``queue.parquet``.
-
-    A spreadsheet takes a text that begins with ``=`` for a formula, and transcripts are written
-    by strangers: in the CSV such a text gets an apostrophe in front (OWASP, "CSV Injection").
-
-    Args:
-        queue: What waits for review.
-        folder: Made if it is not there.
-    """
-    names = [field.name for field in fields(QueueItem)]
-    rows = [asdict(item) for item in queue]
-    folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / "queue.csv") as partial, partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({key: _cell(value) for key, value in row.items()})
-    with whole(folder / "queue.parquet") as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_QUEUE), partial)
-
-
-_QUEUE = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("original_filename", pa.string()),
-        ("opus_path", pa.string()),
-        ("transcript_text", pa.string()),
-        ("flag_score", pa.float64()),
-        ("flag_category", pa.string()),
-        ("created_at", pa.timestamp("us", tz="UTC")),
-        ("archive", pa.string()),
-        ("duration_seconds", pa.float64()),
-        ("language", pa.string()),
-        ("confidence", pa.float64()),
-        ("flag_categories", pa.list_(pa.string())),
-    ]
-)
-
-
-def _cell(value: object) -> object:
-    if isinstance(value, list):
-        return ";".join(str(each) for each in value)
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
 
 
 def _conninfo(config: Mapping[str, Any]) -> str:
@@ -354,10 +336,28 @@ def _flagged_by_hour(conninfo: str) -> tuple[int, ...]:
             cursor.execute(
                 "SELECT floor(extract(epoch FROM now() - created_at) / 3600)::int, count(*) "
                 "FROM audio_files WHERE status IN ('flagged', 'reviewed') "
+                "AND flag_categories IS NOT NULL "
                 "AND created_at > now() - INTERVAL '24 hours' GROUP BY 1"
             )
             hours = dict(cursor.fetchall())
     return tuple(hours.get(ago, 0) for ago in reversed(range(24)))
+
+
+def _last_noon(conninfo: str, next_noon: str) -> int:
+    """Clips that came to be flagged in the 24 hours before the last noon, reviewed or not."""
+    with (
+        database.connect(conninfo, patience_seconds=0.0) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT count(*) FROM audio_files WHERE status IN ('flagged', 'reviewed') "
+            "AND flag_categories IS NOT NULL "
+            "AND created_at <= %(next)s::timestamptz - INTERVAL '24 hours' "
+            "AND created_at > %(next)s::timestamptz - INTERVAL '48 hours'",
+            {"next": next_noon},
+        )
+        ((count,),) = cursor.fetchall()
+    return int(count)
 
 
 @dataclass(frozen=True)
@@ -371,9 +371,9 @@ class _Receipt:
     reason: str | None
     clips: int  # that have an answer
     flagged: dict[str, int]
-    judged: int  # for each category
+    judged: int  # clips that have an answer, of each category
     categories: tuple[str, ...]
-    seconds: dict[str, float | None]
+    seconds: dict[str, float]
 
 
 def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
@@ -381,28 +381,29 @@ def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     receipts, unread = [], 0
     for written_at, path in receipts_since(volume, since):
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            categories = tuple(json.loads(told["provenance"]["classes"]["policy_sha256"]))
-            clips = sum(n for key, n in told["clips"].items() if key not in ("pending", "failed"))
-            receipts.append(
-                _Receipt(
-                    written_at=written_at,
-                    archive=told["archive"],
-                    date=told["date"],
-                    asr=told["asr"],
-                    policy=told["policy"],
-                    status=told["status"],
-                    reason=told["reason"],
-                    clips=clips,
-                    flagged=told["flagged"],
-                    judged=told["rows"]["classifications"] // max(1, len(categories)),
-                    categories=categories,
-                    seconds=told["seconds"],
-                )
-            )
+            receipts.append(_receipt(written_at, json.loads(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             unread += 1
     return receipts, unread
+
+
+def _receipt(written_at: float, told: dict[str, Any]) -> _Receipt:
+    categories = tuple(json.loads(told["provenance"]["classes"]["policy_sha256"]))
+    answers = int(told["rows"]["classifications"]) - int(told["undecided"])
+    archive, date, asr, policy, status = (
+        str(told[key]) for key in ("archive", "date", "asr", "policy", "status")
+    )
+    return _Receipt(
+        written_at,
+        *(archive, date, asr, policy, status),
+        reason=None if told["reason"] is None else str(told["reason"]),
+        clips=sum(int(n) for key, n in told["clips"].items() if key not in ("pending", "failed")),
+        flagged={str(category): int(count) for category, count in told["flagged"].items()},
+        # Which categories lack answers the receipt doesn't say; a mean over them is near enough.
+        judged=round(answers / max(1, len(categories))),
+        categories=tuple(map(str, categories)),
+        seconds={stage: float(taken or 0.0) for stage, taken in told["seconds"].items()},
+    )
 
 
 def _speed(receipts: Sequence[_Receipt], now: float) -> Speed:
@@ -412,23 +413,23 @@ def _speed(receipts: Sequence[_Receipt], now: float) -> Speed:
         hours[23 - ago] += each.clips
     return Speed(
         clips=sum(each.clips for each in receipts),
-        transcribe_seconds=sum(each.seconds.get("transcribe") or 0.0 for each in receipts),
-        classify_seconds=sum(each.seconds.get("classify") or 0.0 for each in receipts),
+        transcribe_seconds=sum(each.seconds.get("transcribe", 0.0) for each in receipts),
+        classify_seconds=sum(each.seconds.get("classify", 0.0) for each in receipts),
         by_hour=tuple(hours),
     )
 
 
 def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, ...]:
-    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for each in receipts:
         when = "" if each.written_at >= since else "_before"
         for category in each.categories:
-            counts[category][f"judged{when}"] += each.judged
-            counts[category][f"flagged{when}"] += each.flagged.get(category, 0)
+            count = counts[each.policy, category]
+            count[f"judged{when}"] += each.judged
+            count[f"flagged{when}"] += each.flagged.get(category, 0)
     keys = ("judged", "flagged", "judged_before", "flagged_before")
     return tuple(
-        FlagRate(category, *(count[key] for key in keys))
-        for category, count in sorted(counts.items())
+        FlagRate(*which, *(count[key] for key in keys)) for which, count in sorted(counts.items())
     )
 
 
@@ -450,10 +451,11 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         try:
             manifest = pq.read_table(
                 volume.manifest(*where),
-                columns=["status", "error", "opus_bytes"],
+                columns=["status", "error", "opus_path", "opus_bytes"],
                 partitioning=None,
             )
-            audio_bytes += pc.sum(manifest["opus_bytes"]).as_py() or 0
+            files = manifest.filter(pc.is_valid(manifest["opus_path"]))  # duplicates have none
+            audio_bytes += pc.sum(files["opus_bytes"]).as_py() or 0
             failed("encode", _errors(manifest, "failed"))
             for stage, path in (
                 ("transcribe", volume.transcripts(each.asr, *where)),

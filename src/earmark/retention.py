@@ -271,7 +271,7 @@ def _expired_text(volume: Volume, days: float) -> Iterator[Leftover]:
                     yield Leftover(table, archive, f"{kind} older than {days:g} days")
 
 
-def expire_rows(conninfo: str, days: float) -> int:
+def expire_rows(conninfo: str, days: float, dry_run: bool = False) -> int:
     """Delete clips, with their transcripts and scores, from the database.
 
     Clips that a person reviewed stay as they are: decisions would mean nothing without them.
@@ -279,9 +279,10 @@ def expire_rows(conninfo: str, days: float) -> int:
     Args:
         conninfo: As :func:`earmark.database.connection_string` returns it.
         days: Clips go whose archive was loaded before so many days.
+        dry_run: Only count them.
 
     Returns:
-        How many clips went.
+        How many clips went, or would go.
 
     Raises:
         EarmarkError: the database can't be reached or lacks the schema.
@@ -290,13 +291,12 @@ def expire_rows(conninfo: str, days: float) -> int:
     with connect(conninfo) as connection, connection.cursor() as cursor:
         require_schema(connection)
         cursor.execute(
-            "SELECT id FROM archives a WHERE loaded_at < now() - %s * INTERVAL '1 day' AND EXISTS "
-            "(SELECT FROM audio_files WHERE archive_id = a.id AND status <> 'reviewed')",
-            [days],
+            "SELECT id FROM archives WHERE loaded_at < now() - %s * INTERVAL '1 day'", [days]
         )
+        verb = "SELECT FROM" if dry_run else "DELETE FROM"
         for (archive,) in cursor.fetchall():
             cursor.execute(
-                "DELETE FROM audio_files WHERE archive_id = %s AND status <> 'reviewed'", [archive]
+                f"{verb} audio_files WHERE archive_id = %s AND status <> 'reviewed'", [archive]
             )
             gone += cursor.rowcount
             connection.commit()  # one archive each: nobody waits long for a lock

@@ -50,6 +50,11 @@ class Volume:
         """The page of the daily report."""
         return self.root / "reports" / date / "index.html"
 
+    @property
+    def reports_lock(self) -> Path:
+        """Held while the queue is written beside a report, or a clip is erased from there."""
+        return self.state / "reports.lock"
+
     def quarantine(self, archive: str) -> Path:
         """JSON file that keeps the archive from being tried again."""
         return self.root / "failed" / f"{archive}.json"

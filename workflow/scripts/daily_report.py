@@ -9,7 +9,6 @@ from earmark.report import write_report
 
 logs.configure("daily_report", Path(snakemake.log[0]))
 try:
-    page, _ = write_report(snakemake.config)
+    print(write_report(snakemake.config))
 except EarmarkError as error:
     sys.exit(f"earmark: {error}")
-print(page)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from earmark.database import connection_string
+from earmark.erasure import withhold
 from earmark.loading import load_archive
 from earmark.stages import stage
 from earmark.volume import Volume
@@ -11,6 +12,7 @@ archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
 volume = Volume(Path(snakemake.config["volume"]["root"]))
 
 with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
+    withhold(volume, archive, date)
     load_archive(
         manifest=Path(snakemake.input.manifest),
         transcripts=Path(snakemake.input.transcripts),
