@@ -1,8 +1,10 @@
 """Loading an archive into PostgreSQL: whole, once, and with every text as it was."""
 
 import contextlib
+import hashlib
 import json
 import math
+import multiprocessing
 import os
 import random
 import signal
@@ -27,7 +29,8 @@ from earmark import embedded_server
 from earmark.database import connect, migrate
 from earmark.errors import EarmarkError, UnavailableError
 from earmark.loading import load_archive
-from earmark.review_queue import Health, health, review_queue
+from earmark.review_queue import Health, controls, health, review_queue
+from earmark.selection import uniform
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 
 Rows = list[dict[str, Any]]
@@ -156,8 +159,8 @@ class Archive:
             "policy": policy,
         }
 
-    def load(self, **names: str) -> Any:
-        return load_archive(**self.arguments(**names))
+    def load(self, control_fraction: float = 0.0, **names: str) -> Any:
+        return load_archive(**self.arguments(**names), control_fraction=control_fraction)
 
 
 @pytest.fixture
@@ -473,6 +476,105 @@ def test_health_counts_each_clip_once(archive):
     )
 
 
+def test_a_clip_that_another_archive_holds_too_waits_once_and_is_reported_for_both(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.load()
+    other = Archive(tmp_path, archive.conninfo, "b.tar")
+    heard_there = "audio/date=2026-11-02/a.tar/000000.opus"
+    other.heard = [HEARD[0] | {"copied_from": heard_there}, *HEARD[1:]]
+    other.load()
+    waiting = [item.opus_path for item in review_queue(archive.conninfo, 10)]
+    assert waiting == [heard_there] + [
+        f"audio/date=2026-11-02/{name}/000008.opus" for name in ("a.tar", "b.tar")
+    ]
+    found = query(
+        archive.conninfo,
+        "SELECT af.ordinal, af.status, original.opus_path, t.transcript_text FROM audio_files af "
+        "JOIN audio_files original ON original.opus_path = af.copied_from "
+        "LEFT JOIN transcripts t ON t.audio_file_id = af.id "
+        "WHERE af.archive_source = 'b.tar' ORDER BY 1",
+    )
+    assert found == [  # the second upload of the content is told from the first one too
+        (0, "flagged", heard_there, "transcript 0"),
+        (5, "flagged", heard_there, None),
+    ]
+
+
+# --- controls ---------------------------------------------------------------------------
+
+
+def unflagged(archive: Archive, count: int) -> Archive:
+    """An archive of clips that nothing flags, but for the last one."""
+    hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(count)]
+    archive.members = [member(n, source_sha256=sha) for n, sha in enumerate(hashes)]
+    archive.heard = [transcript(n) for n in range(count)]
+    archive.judged = [judgement(n, "threats", 0.1) for n in range(count - 1)]
+    archive.judged.append(judgement(count - 1, "threats", 0.9))
+    return archive
+
+
+def drawn(conninfo: str) -> list[int]:
+    return [n for (n,) in query(conninfo, "SELECT ordinal FROM audio_files WHERE control")]
+
+
+def test_a_fraction_of_the_unflagged_clips_is_drawn_for_review(archive):
+    unflagged(archive, 1001).load(control_fraction=0.1)
+    control = controls(archive.conninfo, 1000)
+    assert len(control) == pytest.approx(100, abs=38)  # 4 standard deviations
+    assert {item.review_probability for item in control} == {0.1}
+    assert control[0].transcript_text.startswith("transcript ")
+    assert query(
+        archive.conninfo,
+        "SELECT review_probability, count(*) FROM audio_files GROUP BY 1 ORDER BY 1",
+    ) == [(0.1, 1000), (1.0, 1)]
+    assert len(review_queue(archive.conninfo, 1000)) == 1  # what is flagged waits apart
+    ordinals = [int(item.original_filename.split("/")[1].split(".")[0]) for item in control]
+    assert ordinals != sorted(ordinals)  # who hears the first ten hears a random ten
+
+
+def test_the_same_controls_are_drawn_again_and_more_of_them_by_a_larger_fraction(archive):
+    unflagged(archive, 300).load(control_fraction=0.2)
+    first = drawn(archive.conninfo)
+    archive.load(control_fraction=0.2)
+    assert drawn(archive.conninfo) == first
+    archive.load(control_fraction=0.5)
+    assert set(first) < set(drawn(archive.conninfo))
+    archive.load()
+    assert drawn(archive.conninfo) == []
+
+
+def test_no_clip_is_a_control_that_is_flagged_or_was_not_heard(archive):
+    archive.load(control_fraction=1.0)
+    assert query(
+        archive.conninfo, "SELECT ordinal, control, review_probability FROM audio_files ORDER BY 1"
+    ) == [
+        (0, False, 1.0),
+        (1, True, 1.0),
+        (2, False, 0.0),  # not selected
+        (3, False, 0.0),  # not decoded
+        (5, False, 1.0),  # repeats 0
+        (6, False, 0.0),  # not transcribed
+        (7, False, 0.0),
+        (8, False, 1.0),
+    ]
+    assert [item.original_filename for item in controls(archive.conninfo, 9)] == ["clips/1.mp3"]
+
+
+def test_a_control_is_drawn_by_another_number_than_the_clips_themselves(archive):
+    """Else a tenth of the clips and a tenth of these as controls would be the same tenth."""
+    unflagged(archive, 2000)
+    archive.members = [
+        row | {"selected": uniform(row["source_sha256"], "selection") < 0.5}
+        for row in archive.members
+    ]
+    kept = {row["ordinal"] for row in archive.members if row["selected"]}
+    archive.heard = [row for row in archive.heard if row["ordinal"] in kept]
+    archive.judged = [row for row in archive.judged if row["ordinal"] in kept]
+    archive.load(control_fraction=0.5)
+    assert len(drawn(archive.conninfo)) == pytest.approx(len(kept) / 2, abs=64)
+
+
 # --- the receipt ------------------------------------------------------------------------
 
 
@@ -637,7 +739,11 @@ WHOLE = (CLIPS, CLIPS, 3 * CLIPS, CLIPS // 2)
 
 @contextmanager
 def line_to(server: str, folder: Path, cut_after: int) -> Iterator[str]:
-    """Another way to a server, cut for good once so many bytes went through it."""
+    """Another way to a server, cut for good once so many bytes went through it.
+
+    In a process of its own: libpq waits for the line here and there without letting another
+    thread run.
+    """
     parameters = parse_dsn(server)
     socket_name = f".s.PGSQL.{parameters['port']}"
     left = [cut_after]
@@ -663,8 +769,13 @@ def line_to(server: str, folder: Path, cut_after: int) -> Iterator[str]:
                     for ends in ((client, way), (way, client)):
                         threading.Thread(target=carry, args=ends, daemon=True).start()
 
-        threading.Thread(target=serve, daemon=True).start()
-        yield make_dsn(server, host=str(folder))
+        relay = multiprocessing.get_context("fork").Process(target=serve, daemon=True)
+        relay.start()
+        try:
+            yield make_dsn(server, host=str(folder))
+        finally:
+            relay.kill()
+            relay.join()
 
 
 @pytest.mark.parametrize("cut_after", [30_000, 300_000, 2_000_000, 4_000_000, 7_000_000])

@@ -149,7 +149,7 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
         **{("earmark_writer", table): read for table in yoyo},
         **{("earmark_writer", table): write for table in TABLES},
         **{("earmark_analyst", table): read for table in TABLES},
-        **{(group, "ra_queue"): read for group in roles.GRANTS},
+        **{(group, view): read for group in roles.GRANTS for view in ("ra_queue", "ra_controls")},
         **{(group, "_yoyo_migration"): read for group in roles.GRANTS},
     }
 

@@ -37,7 +37,7 @@ from earmark.errors import EarmarkError, refused_by_system
 from earmark.policy import load_policies
 from earmark.progress import track
 from earmark.retention import Retention, delete_at_source, done_archives
-from earmark.review_queue import health, review_queue
+from earmark.review_queue import controls, health, review_queue
 from earmark.source import source_of
 from earmark.status import state_of_each, status
 from earmark.volume import Volume
@@ -203,7 +203,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     queue = add("queue", _queue, "Show what waits for review, the highest score first.", as_json)
     queue.add_argument("--limit", type=_positive, default=20, metavar="N", help="at most N items")
-    queue.add_argument("--category", help="only items flagged under this policy category")
+    which = queue.add_mutually_exclusive_group()
+    which.add_argument("--category", help="only items flagged under this policy category")
+    which.add_argument(
+        "--controls", action="store_true",
+        help="instead, clips that no category flagged, drawn by queue.control_fraction",
+    )  # fmt: skip
     saved = add(
         "backup", _backup,
         "Dump the database into a new folder below database.backups, check it, and remove all but "
@@ -451,6 +456,12 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
         raise EarmarkError(
             f"there is no category '{arguments.category}'; known are {', '.join(known)}"
         )
+    if arguments.controls:
+        drawn = [dataclasses.asdict(c) for c in controls(_existing(config), arguments.limit)]
+        columns = ("review_probability", "id", "transcript_text", "opus_path")
+        shown = drawn if arguments.json else [{key: row[key] for key in columns} for row in drawn]
+        show(shown, arguments.json, f"Controls: {len(drawn)} shown")
+        return
     items = review_queue(_existing(config), arguments.limit, arguments.category)
     if arguments.json:
         show([dataclasses.asdict(item) for item in items], True, "")

@@ -22,6 +22,7 @@ from psycopg2.extensions import connection as Connection
 from earmark.database import connect, require_schema
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.selection import uniform
 from earmark.staging import copy, merge, stage
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_provenance, read_table
 
@@ -60,6 +61,7 @@ def load_archive(
     date: str,
     asr: str,
     policy: str,
+    control_fraction: float = 0.0,
     patience_seconds: float = 15.0,
     waiting: Callable[[str], None] | None = None,
 ) -> Receipt:
@@ -80,6 +82,8 @@ def load_archive(
         date: Its date, ``YYYY-MM-DD``.
         asr: Name of the speech recognition set of ``transcripts``.
         policy: Name of the policy set of ``classes``.
+        control_fraction: Probability with which a clip that no category flagged is drawn for
+            review; its content decides.
         patience_seconds: How long to wait for a database that is down.
         waiting: As :func:`earmark.database.connect` takes it.
 
@@ -101,7 +105,7 @@ def load_archive(
     facts = _archive_row(members, provenance, archive, date, asr, policy, manifest)
     with connect(conninfo, patience_seconds, waiting) as connection:
         require_schema(connection)
-        loaded_at, clips, rows = _store(connection, facts, files)
+        loaded_at, clips, rows = _store(connection, facts, files, control_fraction)
     result = Receipt(
         archive=archive,
         date=date,
@@ -276,6 +280,14 @@ SELECT
     m.selected,
     m.inclusion_probability,
     m.duplicate_of,
+    t.copied_from,
+    CASE
+        WHEN f.ordinal IS NOT NULL THEN 1.0
+        WHEN t.status = 'ok' THEN $control_fraction
+        ELSE 0.0
+    END AS review_probability,
+    f.ordinal IS NULL AND COALESCE(t.status = 'ok', FALSE)
+        AND COALESCE(m.source_sha256 IN (SELECT content FROM controls), FALSE) AS control,
     CASE WHEN t.ordinal IS NOT NULL OR m.status = 'failed' THEN $now END AS processed_at
 FROM members m
 LEFT JOIN heard t ON t.ordinal = COALESCE(m.duplicate_of, m.ordinal)
@@ -309,6 +321,14 @@ _JUDGED = """
 SELECT ordinal, $version AS policy, * EXCLUDE (ordinal), $now AS created_at FROM answers
 """
 
+
+def _drawn(files: DuckDBPyConnection, fraction: float) -> pa.Table:
+    """Contents of an archive that are controls if nothing flags them, in a column ``content``."""
+    hashes = files.sql("SELECT DISTINCT source_sha256 FROM members WHERE selected").fetchall()
+    drawn = [sha for (sha,) in hashes if fraction and uniform(sha, "control") < fraction]
+    return pa.table({"content": pa.array(drawn, pa.string())})
+
+
 # --- into the database ------------------------------------------------------------------
 
 
@@ -316,7 +336,7 @@ _FIND = "SELECT id, loaded_at FROM archives WHERE name = %(name)s AND date = %(d
 
 
 def _store(
-    connection: Connection, archive: _Row, files: DuckDBPyConnection
+    connection: Connection, archive: _Row, files: DuckDBPyConnection, control_fraction: float
 ) -> tuple[datetime.datetime, dict[str, int], dict[str, int]]:
     """Write everything.
 
@@ -347,7 +367,9 @@ def _store(
             cursor.execute(tidy, {"archive_id": archive_id, **archive})
             merge(cursor, table, keys, rows.column_names, stamp)
 
-        clips = files.sql(_AUDIO_FILES, params={"archive_id": archive_id, "now": now})
+        files.register("controls", _drawn(files, control_fraction))
+        parameters = {"archive_id": archive_id, "now": now, "control_fraction": control_fraction}
+        clips = files.sql(_AUDIO_FILES, params=parameters)
         put("audio_files", _CLIP, "processed_at", _KEEP_REVIEWED, clips.to_arrow_table())
         cursor.execute(
             "SELECT ordinal, id, status FROM audio_files WHERE archive_id = %s", [archive_id]
@@ -385,7 +407,7 @@ _CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 # their place, since another clip may have it now.  Reviewed clips that are still there stay
 # reviewed, and so do their duplicates.
 _KEEP_REVIEWED = """
-SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND status = 'flagged'
+SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND (status = 'flagged' OR control)
 ORDER BY ordinal FOR UPDATE;  -- a review that is under way comes before, any other after this load
 UPDATE audio_files old
 SET archive_id = NULL, ordinal = NULL, opus_path = NULL,

@@ -22,7 +22,7 @@ _FLAGGED = """
     FROM (
         SELECT af.created_at, af.status = 'flagged' AS waits
         FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id
-        WHERE af.status IN ('flagged', 'reviewed')
+        WHERE af.status IN ('flagged', 'reviewed') AND af.copied_from IS NULL
           AND af.created_at > now() - INTERVAL '24 hours'
           AND EXISTS (SELECT FROM classifications c WHERE c.audio_file_id = af.id
                       AND c.policy = COALESCE(a.policy, 'unrecorded') AND c.flagged)

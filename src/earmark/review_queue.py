@@ -27,6 +27,22 @@ class QueueItem:
 
 
 @dataclass(frozen=True)
+class Control:
+    """An unflagged clip drawn for review; the columns of the view ``ra_controls``."""
+
+    id: int
+    original_filename: str
+    opus_path: str | None  # relative to volume.root
+    transcript_text: str
+    review_probability: float  # with which it was drawn
+    created_at: datetime.datetime  # when it was first loaded
+    archive: str | None
+    duration_seconds: float | None
+    language: str | None  # ISO 639-1
+    confidence: float | None  # of the transcript, 0..1
+
+
+@dataclass(frozen=True)
 class Health:
     """Clips of the last 24 hours; the columns of ``sql/health.sql``."""
 
@@ -63,6 +79,23 @@ def first_items(cursor: Cursor, limit: int, category: str | None = None) -> list
         {"category": category, "limit": limit},
     )
     return [QueueItem(*row) for row in cursor.fetchall()]
+
+
+def controls(conninfo: str, limit: int) -> list[Control]:
+    """List unflagged clips of the last 24 hours that were drawn for review, in random order.
+
+    Args:
+        conninfo: As :func:`earmark.database.connection_string` returns it.
+        limit: How many at most.
+
+    Raises:
+        EarmarkError: the database can't be reached or lacks the schema.
+    """
+    names = ", ".join(Control.__dataclass_fields__)
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        require_schema(connection)
+        cursor.execute(f"SELECT {names} FROM ra_controls LIMIT %s", [limit])
+        return [Control(*row) for row in cursor.fetchall()]
 
 
 def health(conninfo: str) -> Health:

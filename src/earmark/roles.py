@@ -20,11 +20,11 @@ GRANTS = {
     ),
     # Who listens to what is flagged: the queue, and to take a clip out of it.
     "earmark_reviewer": (
-        "GRANT SELECT ON ra_queue TO {role}",
+        "GRANT SELECT ON ra_queue, ra_controls TO {role}",
         "GRANT EXECUTE ON FUNCTION mark_reviewed TO {role}",
     ),
     # Who asks questions.
-    "earmark_analyst": (f"GRANT SELECT ON {_TABLES}, ra_queue TO {{role}}",),
+    "earmark_analyst": (f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",),
 }
 
 _FOR_ALL = (

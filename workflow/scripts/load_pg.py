@@ -23,6 +23,7 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
         date=date,
         asr=snakemake.config["asr"]["name"],
         policy=snakemake.config["classify"]["policy"],
+        control_fraction=snakemake.config["queue"]["control_fraction"],
         patience_seconds=snakemake.config["database"]["patience_minutes"] * 60,
         waiting=lock.renew,
     )

@@ -1,0 +1,130 @@
+-- depends: 0005-review
+
+-- Uploads that share another archive's transcript, and unflagged clips that are reviewed all
+-- the same; docs/sampling.md has the reasons.
+
+ALTER TABLE audio_files
+    ADD COLUMN copied_from TEXT,
+    ADD COLUMN control BOOLEAN NOT NULL DEFAULT FALSE,
+    ADD COLUMN review_probability DOUBLE PRECISION NOT NULL DEFAULT 0
+        CHECK (review_probability BETWEEN 0 AND 1);
+
+COMMENT ON COLUMN audio_files.copied_from IS 'opus_path of the clip with the same content in another archive that was heard instead; this one waits for no review of its own';
+
+COMMENT ON COLUMN audio_files.control IS 'Not flagged, and drawn for review all the same';
+
+COMMENT ON COLUMN audio_files.review_probability IS 'Probability with which a person is to hear it, given that it was transcribed: 1 if flagged, queue.control_fraction if not, as loaded last';
+
+UPDATE audio_files SET review_probability = 1 WHERE status = 'flagged' OR flag_categories IS NOT NULL;
+
+CREATE INDEX idx_audio_controls ON audio_files (created_at) WHERE control AND status = 'transcribed';
+
+-- A copy waits with the clip that was heard.
+DROP VIEW ra_queue;
+
+ALTER TABLE audio_files DROP COLUMN waits_since;
+
+ALTER TABLE audio_files ADD COLUMN waits_since DATE GENERATED ALWAYS AS (
+    CASE WHEN status = 'flagged' AND flag_categories IS NOT NULL AND copied_from IS NULL
+    THEN (created_at AT TIME ZONE 'UTC')::DATE END
+) STORED;
+
+COMMENT ON COLUMN audio_files.waits_since IS 'Day (UTC) of created_at while it waits for review; null if it does not';
+
+CREATE INDEX idx_audio_queue ON audio_files (
+    waits_since, flag_score DESC NULLS LAST, id, created_at
+) INCLUDE (flag_categories) WHERE waits_since IS NOT NULL;
+
+CREATE VIEW ra_queue AS
+SELECT
+    af.id,
+    af.original_filename,
+    af.opus_path,
+    t.transcript_text,
+    q.flag_score,
+    af.flag_category,
+    af.created_at,
+    af.archive_source AS archive,
+    af.duration_seconds,
+    t.language,
+    t.confidence,
+    q.flag_categories
+FROM (
+    (
+        SELECT id, flag_score, flag_categories FROM audio_files
+        WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE
+        ORDER BY flag_score DESC NULLS LAST, id
+    )
+    UNION ALL
+    (
+        SELECT id, flag_score, flag_categories FROM audio_files
+        WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE - 1
+          AND created_at > NOW() - INTERVAL '24 hours'
+        ORDER BY flag_score DESC NULLS LAST, id
+    )
+    UNION ALL
+    (
+        SELECT id, flag_score, flag_categories FROM audio_files
+        WHERE waits_since > (NOW() AT TIME ZONE 'UTC')::DATE
+        ORDER BY flag_score DESC NULLS LAST, id
+    )
+) q
+JOIN audio_files af ON af.id = q.id
+-- At most one row, which LIMIT tells the planner: it must not fear to find too few.
+CROSS JOIN LATERAL (
+    SELECT * FROM transcripts
+    WHERE audio_file_id = af.id
+      AND asr = COALESCE((SELECT a.asr FROM archives a WHERE a.id = af.archive_id), 'unrecorded')
+    LIMIT 1
+) t
+ORDER BY q.flag_score DESC NULLS LAST, q.id;
+
+COMMENT ON VIEW ra_queue IS 'Clips flagged in the last 24 hours that await review, highest score first; each clip once';
+
+COMMENT ON COLUMN ra_queue.flag_score IS 'Highest score among the flagged categories';
+
+COMMENT ON COLUMN ra_queue.flag_categories IS 'All flagged categories, highest score first';
+
+-- In the order of their contents' hashes: who hears the first ten has heard a random ten.
+CREATE VIEW ra_controls AS
+SELECT
+    af.id,
+    af.original_filename,
+    af.opus_path,
+    t.transcript_text,
+    af.review_probability,
+    af.created_at,
+    af.archive_source AS archive,
+    af.duration_seconds,
+    t.language,
+    t.confidence
+FROM audio_files af
+LEFT JOIN archives a ON a.id = af.archive_id
+JOIN transcripts t ON t.audio_file_id = af.id AND t.asr = COALESCE(a.asr, 'unrecorded')
+WHERE af.control
+  AND af.status = 'transcribed'
+  AND af.copied_from IS NULL
+  AND af.created_at > NOW() - INTERVAL '24 hours'
+ORDER BY af.source_sha256, af.id;
+
+COMMENT ON VIEW ra_controls IS 'Clips of the last 24 hours that no category flagged, drawn for review; in random order, each once';
+
+CREATE OR REPLACE FUNCTION mark_reviewed(clip BIGINT) RETURNS BOOLEAN
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    reviewed RECORD;
+BEGIN
+    UPDATE public.audio_files SET status = 'reviewed'
+    WHERE id = clip AND (status = 'flagged' OR status = 'transcribed' AND control)
+    RETURNING archive_id, ordinal INTO reviewed;
+    IF NOT FOUND THEN
+        RETURN FALSE;
+    END IF;
+    UPDATE public.audio_files SET status = 'reviewed'
+    WHERE archive_id = reviewed.archive_id AND duplicate_of = reviewed.ordinal
+      AND status IN ('flagged', 'transcribed');
+    RETURN TRUE;
+END
+$$;
+
+COMMENT ON FUNCTION mark_reviewed IS 'Takes a clip that waits for review, flagged or a control, and its duplicates in the archive, out of the queue; false if it does not wait';
