@@ -102,6 +102,8 @@ class OneByOne:
             quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
                 load_in_8bit=settings.quantization == "8bit",
                 load_in_4bit=settings.quantization == "4bit",
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
             )
         model: Any = AutoModelForCausalLM.from_pretrained(
             settings.model,
@@ -304,7 +306,7 @@ def memory(settings: ClassifySettings, number: int) -> int:
         for n in range(number)
     )
     policies = load_policies(REPOSITORY / "config" / "policies", ["scams"])
-    sizes: list[int] = []  # bytes, one each half second
+    sizes = [resident_bytes()]  # one each half second
     done = threading.Event()
 
     def watch() -> None:
@@ -330,7 +332,8 @@ def memory(settings: ClassifySettings, number: int) -> int:
         )
         done.set()
         watcher.join()
-    fifth = len(sizes) // 5
+    sizes.append(resident_bytes())
+    fifth = max(1, len(sizes) // 5)
     early, late = max(sizes[:fifth]), max(sizes[fifth:])
     print(f"{number} transcripts in {taken:.0f} s")
     missed = []

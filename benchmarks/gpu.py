@@ -59,7 +59,7 @@ from benchmarks.random_models import (
 )
 from benchmarks.report import Result, finish, progress
 from benchmarks.roofline import L4, Device, Step
-from earmark import REPOSITORY, logs
+from earmark import REPOSITORY, __version__, logs
 from earmark.classifier import ClassifySettings, batches
 from earmark.errors import EarmarkError, SetupError
 from earmark.gpu import GpuWatch
@@ -111,6 +111,11 @@ class Plan:
     naive_transcripts: int
     policy_tokens: int
     limits: Device
+
+    def facts(self) -> str:
+        """All that figures depend on; those of another plan are no part of a sum."""
+        depended = {key: value for key, value in vars(self).items() if key != "limits"}
+        return f"{__version__} {self.limits.name} {depended}"
 
 
 @dataclass(frozen=True)
@@ -508,12 +513,12 @@ def run(plan: Plan, only: str | None) -> list[Figures]:
         kept = plan.folder / f"{stage}.json"
         if only in (None, stage):
             measured = measure(plan)
-            content = {"device": plan.limits.name, "figures": asdict(measured)}
+            content = {"plan": plan.facts(), "figures": asdict(measured)}
             kept.write_text(json.dumps(content, indent=2), encoding="utf-8")
             figures.append(measured)
         elif only != "build" and kept.exists():
             content = json.loads(kept.read_text(encoding="utf-8"))
-            if content["device"] == plan.limits.name:
+            if content.get("plan") == plan.facts():  # of this device, at this size
                 progress(f"{stage}: figures of an earlier run ({kept})")
                 figures.append(Figures(**content["figures"]))
     return figures

@@ -108,6 +108,12 @@ def fail() -> None:
     raise pynvml.NVMLError_LibraryNotFound(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
 
+def test_an_nvml_that_fails_as_the_model_is_loaded_ends_no_job(card: Card) -> None:
+    with GpuWatch("cuda") as watch:
+        card.broken = True
+        watch.model_loaded("Whisper")
+
+
 def test_on_a_cpu_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     with GpuWatch("cpu") as watch:
         watch.model_loaded("Whisper")
@@ -121,6 +127,9 @@ def test_on_a_cpu_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
         (RuntimeError("CUDA failed with error out of memory"), True),
         (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
+        (RuntimeError("cuDNN failed with status CUDNN_STATUS_ALLOC_FAILED"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling cublasCreate"), True),
         (RuntimeError("CUDA failed with error an illegal memory access was encountered"), False),
         (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"), False),
         (ValueError("out of memory"), False),
@@ -158,6 +167,15 @@ def test_full_memory_halves_the_batch_for_good_and_changes_no_result(
     before = len(memory.batches)
     batches.run(memory.work, items)
     assert all(len(batch) <= room for batch in memory.batches[before:])
+
+
+def test_what_long_items_could_not_do_leaves_room_for_as_many_more_short_ones() -> None:
+    batches = HalvingBatch(32 * 1000, "classify.batch_size")
+    long, short = Memory(1), Memory(1000)
+    batches.run(long.work, list(range(2)), weight=8000)
+    batches.run(short.work, list(range(40)), weight=100)
+    assert [len(batch) for batch in long.batches] == [2, 1, 1]
+    assert max(len(batch) for batch in short.batches) == 40
 
 
 def test_memory_too_small_for_a_single_item_is_explained() -> None:

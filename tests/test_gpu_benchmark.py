@@ -1,6 +1,7 @@
 """The benchmark for machines with a GPU: its arithmetic, its models, and a small run of it."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -260,13 +261,16 @@ def test_what_is_built_and_measured_is_used_again(folder, small_run, monkeypatch
     model = folder / "small/whisper/model.bin"
     built = model.stat().st_mtime_ns
     kept = json.loads((folder / "small/classification.json").read_text())
-    here = replace(plan, limits=replace(plan.limits, name=kept["device"]))
+    name = re.search(r"\S+ (.*) \{", kept["plan"])[1]
+    here = replace(plan, limits=replace(plan.limits, name=name))
     assert gpu.run(here, "build") == []
     assert model.stat().st_mtime_ns == built
     monkeypatch.setitem(gpu.MEASURES, "transcription", lambda plan: FAST)
     assert gpu.run(here, "transcription") == [FAST, Figures(**kept["figures"])]
     elsewhere = replace(plan, limits=replace(plan.limits, name="another"))
     assert gpu.run(elsewhere, "transcription") == [FAST]
+    longer = replace(here, policy_tokens=here.policy_tokens + 1)
+    assert gpu.run(longer, "transcription") == [FAST]
 
 
 def test_without_a_gpu_the_full_size_is_refused(tmp_path, monkeypatch, capsys):

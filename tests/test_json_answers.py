@@ -5,6 +5,7 @@ it alone, and its chat template lets the prompt end with the content: what a cli
 is decides what the model writes.  Everything else is as with any instruction-tuned model.
 """
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFas
 from earmark import REPOSITORY
 from earmark.classifier import Classifier, ClassifySettings
 from earmark.classify import classify_archive
+from earmark.errors import SetupError
 from earmark.policy import JSON_PROMPT_SHA256, load_policies
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
@@ -156,6 +158,23 @@ def test_without_a_chat_template_the_prompt_is_plain(settings: ClassifySettings)
     plain = classifier._around(POLICIES[0])
     assert len(plain[0]) > 500 > len(with_template[0])
     assert plain[0][0] == classifier.model.tokenizer.bos_token_id
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "refuses a user's message .roles must"),
+        ("<s>{{ messages[0]['content'] | upper }}", "changes what a user says"),
+        ("{{ messages[0]['content'][-40:] }}", "changes what a user says"),
+    ],
+)
+def test_a_chat_template_that_does_not_fit_is_refused(
+    settings: ClassifySettings, tmp_path: Path, template: str, why: str
+) -> None:
+    shutil.copytree(settings.model, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(template)
+    with pytest.raises(SetupError, match=why):
+        Classifier(replace(settings, model=str(tmp_path / "model")))
 
 
 def test_a_content_cannot_open_a_turn_of_its_own() -> None:

@@ -63,14 +63,18 @@ def read_answer(text: str, categories: Collection[str]) -> Answer:
 def _fields(text: str) -> dict[str, Any]:
     """The keys and values of one object.
 
-    YAML's flow style is JSON with just the liberties that models take (YAML 1.2, section
-    7.4): single quotes or none, a comma behind the last value.
+    YAML's flow style is JSON with just the liberties that models take: single quotes or none, a
+    comma behind the last value, ``yes`` for ``true`` (YAML 1.1, as PyYAML reads it).  Its tags,
+    anchors and aliases are no such liberty.
     """
     pairs: list[tuple[Any, Any]] = []
     try:
         json.loads(text, object_pairs_hook=pairs.extend)
     except (ValueError, RecursionError):
         try:
+            events = yaml.parse(text, yaml.SafeLoader)
+            if any(getattr(e, "tag", None) or getattr(e, "anchor", None) for e in events):
+                raise UnreadableError("the object is not JSON") from None
             node: Any = yaml.compose(text, yaml.SafeLoader)
             keys = [key.value for key, _ in node.value]
             pairs = list(zip(keys, yaml.safe_load(text).values(), strict=True))
@@ -118,5 +122,7 @@ def _shown(value: Any) -> str:
     """A value for a person, in no more than a few words."""
     if value is None:
         return "missing"
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__}"
     shown = repr(value)
     return shown if len(shown) <= 40 else f"{shown[:40]}…"

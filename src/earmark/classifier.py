@@ -20,10 +20,11 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from jinja2 import TemplateError
 
 from earmark.answers import UnreadableError, read_answer
 from earmark.errors import SetupError
-from earmark.gpu import HalvingBatch
+from earmark.gpu import HalvingBatch, ran_out_of_memory
 from earmark.language_model import LanguageModel
 from earmark.models import Model, find
 from earmark.policy import Policy, json_prompt_around, one_line, prompt_around
@@ -132,7 +133,14 @@ class Classifier:
                 _dtype(settings.dtype),
                 _quantization(settings.quantization),
             )
-        except (OSError, ValueError) as error:
+        except SetupError:
+            raise
+        except Exception as error:  # tokenizers, for one, raises nothing more particular
+            if ran_out_of_memory(error):
+                raise SetupError(
+                    f"the GPU's memory does not suffice for {settings.model} ({error}); end what "
+                    "else uses this GPU, or set classify.quantization to 8bit or 4bit"
+                ) from error
             raise SetupError(
                 f"the classifier {settings.model} with adapter {settings.adapter} can't be loaded "
                 f"({error}); check classify.model and classify.adapter, and that both are "
@@ -148,7 +156,10 @@ class Classifier:
             self._begin = []
         if settings.answer == "logits":
             self._words = [self._answer_token(answer) for answer in ("0", "1")]
-        self._batches = HalvingBatch(settings.batch_size, "classify.batch_size")
+        else:
+            self._around(Policy("none", "none", "none", "none"))  # so that its faults show at once
+        tokens = settings.batch_size * settings.max_tokens
+        self._batches = HalvingBatch(tokens, "classify.batch_size")
 
     def judge(self, policy: Policy, contents: Sequence[str]) -> Iterator[tuple[int, Judgement]]:
         """Judge contents by one policy.
@@ -178,12 +189,13 @@ class Classifier:
             )
         # As arrays: a list of Python's integers takes ten times the memory.
         bodies = [array("i", self.model.encode(one_line(content))) for content in contents]
-        prefix = self.model.begin(before)
+        (prefix,) = self._batches.run(lambda _: [self.model.begin(before)], [before], len(before))
         ask = partial(self._score if self.settings.answer == "logits" else self._read, prefix)
         lengths = [min(len(body), room) + len(after) for body in bodies]
         groups = batches(lengths, len(prefix), self.settings.batch_size, self.settings.max_tokens)
         for group in groups:
-            asked = self._batches.run(ask, [[*bodies[index][:room], *after] for index in group])
+            batch = [[*bodies[index][:room], *after] for index in group]
+            asked = self._batches.run(ask, batch, weight=max(map(len, batch)))
             for index, judgement in zip(group, asked, strict=True):
                 if len(bodies[index]) > room:
                     judgement = judgement._replace(truncated=True)
@@ -200,12 +212,26 @@ class Classifier:
         if self.model.tokenizer.chat_template is None:
             return self._begin + self.model.encode(before), self.model.encode(after)
         here = "(the content)"
-        prompt = self.model.tokenizer.apply_chat_template(
-            [{"role": "user", "content": before + here + after}],
-            tokenize=False,
-            add_generation_prompt=True,
-        )
-        before, _, after = prompt.rpartition(here)  # a policy may hold the same words
+        try:
+            prompt = self.model.tokenizer.apply_chat_template(
+                [{"role": "user", "content": before + here + after}],
+                tokenize=False,
+                add_generation_prompt=True,
+                # Thoughts would use up the tokens of the answer; a date would change scores.
+                enable_thinking=False,
+                date_string="1 Jan 2026",
+            )
+        except TemplateError as error:
+            raise SetupError(
+                f"the chat template of {self.settings.model} refuses a user's message ({error}); "
+                "choose an instruction-tuned model for classify.answer: json"
+            ) from error
+        before, found, after = prompt.rpartition(here)  # a policy may hold the same words
+        if not (found and before):
+            raise SetupError(
+                f"the chat template of {self.settings.model} changes what a user says; choose "
+                "another model for classify.answer: json"
+            )
         encode = partial(self.model.encode, is_trusted=True)
         return encode(before), encode(after)
 

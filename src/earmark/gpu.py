@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Self, TypeVar
 
 from earmark.errors import EarmarkError
@@ -60,7 +61,8 @@ class GpuWatch:
 
         self._done.set()
         self._watcher.join()
-        pynvml.nvmlShutdown()
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlShutdown()
         self._handle = None
         self._say(self._peak, "VRAM peak")
 
@@ -74,8 +76,8 @@ class GpuWatch:
             self._name = pynvml.nvmlDeviceGetName(self._handle)
             self._total = pynvml.nvmlDeviceGetMemoryInfo(self._handle).total
             self._sample()
-        except pynvml.NVMLError as error:
-            self._handle = None
+        except (pynvml.NVMLError, RuntimeError) as error:  # CUDA's, where it has no device
+            self._handle, self._total = None, 0
             logger.warning("the GPU's use can't be told: NVML says %s", error)
 
     def model_loaded(self, model: str) -> None:
@@ -86,7 +88,10 @@ class GpuWatch:
         """
         if self._handle is None:
             return
-        self._sample()
+        import pynvml
+
+        with suppress(pynvml.NVMLError):  # the thread tells
+            self._sample()
         self._loaded, self._busy = self._used, []
         logger.info(
             "%s loaded on %s; VRAM used: %.1f of %.1f GB",
@@ -155,35 +160,47 @@ def ran_out_of_memory(error: BaseException) -> bool:
     PyTorch has a class for it; CTranslate2 raises RuntimeError with CUDA's or cuBLAS's words.
     """
     said = str(error)
-    return isinstance(error, RuntimeError) and any(
-        words in said for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    )
+    return isinstance(error, RuntimeError) and any(words in said for words in _FULL)
+
+
+#: The second and third are also said where there is no room for a library's own workspace.
+_FULL = (
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+)
 
 
 class HalvingBatch:
     """Work in batches that become smaller for good when the GPU's memory is full.
 
     Attributes:
-        size: Items that go together at the most.
+        size: What goes together at the most, items times the weight of each.
     """
 
     def __init__(self, size: int, key: str) -> None:
         """Begin with a size.
 
         Args:
-            size: Items of a batch.
+            size: Items of a batch, times the weight of each.
             key: The configuration's key that gives it, for messages.
         """
         self.size = size
         self._key = key
 
-    def run(self, work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T]) -> list[R]:
+    def run(
+        self, work: Callable[[Sequence[T]], Sequence[R]], items: Sequence[T], weight: int = 1
+    ) -> list[R]:
         """Do work on all items, in batches.
 
         Args:
             work: Takes up to ``size`` items and returns a result for each; what it did is
                 done again in parts if the GPU's memory did not suffice.
             items: What to work on.
+            weight: Of each item: where long ones need more memory, the limit that they find
+                leaves room for as many more short ones.
 
         Returns:
             A result for each item, in their order.
@@ -193,7 +210,7 @@ class HalvingBatch:
         """
         results: list[R] = []
         while len(results) < len(items):
-            batch = items[len(results) : len(results) + self.size]
+            batch = items[len(results) : len(results) + max(1, self.size // weight)]
             try:
                 results.extend(work(batch))
                 continue
@@ -206,14 +223,15 @@ class HalvingBatch:
                         "what else uses this GPU, or choose a smaller model or number format"
                     ) from error
             # Out of the handler: until here the error's frames hold the batch's memory.
-            self._halve(len(batch))
+            self._halve(len(batch), weight)
         return results
 
-    def _halve(self, tried: int) -> None:
-        self.size = (tried + 1) // 2
+    def _halve(self, tried: int, weight: int) -> None:
+        fewer = (tried + 1) // 2
+        self.size = fewer * weight
         logger.warning(
             "the GPU's memory is full; going on with batches of %d (%s can be lowered to it)",
-            self.size,
+            fewer,
             self._key,
         )
         import torch

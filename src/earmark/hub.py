@@ -117,11 +117,12 @@ def _look_up(model: Model) -> Snapshot:
         for each in info.siblings or ()
         if not any(fnmatch(each.rfilename, pattern) for pattern in OTHER_FORMATS)
     )
-    if not any(file.name == model.file for file in files):
-        raise EarmarkError(
-            f"{model.repository} has no {model.file}, so it is not what {model.key} wants; "
-            f"correct {model.key}"
-        )
+    for name in model.files:
+        if name not in {file.name for file in files}:
+            raise EarmarkError(
+                f"{model.repository} has no {name}, so it is not what {model.key} wants; correct "
+                f"{model.key}"
+            )
     return Snapshot(model.repository, commit, files)
 
 

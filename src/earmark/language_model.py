@@ -14,11 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, DynamicCache
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
+)
 
 from earmark.errors import SetupError
 from earmark.models import Found
 from earmark.prefix_attention import MODEL_TYPES, NAME, PADDING, Prefix, Rest
+
+#: Stands for no token, behind what a model wrote.
+_NOTHING = -1
 
 
 @dataclass(frozen=True)
@@ -68,30 +77,39 @@ class LanguageModel:
             OSError: a file can't be read.
             ValueError: a file holds something else.
         """
+        config: Any = AutoConfig.from_pretrained(base.folder)
+        if (kind := config.model_type) not in MODEL_TYPES:
+            raise SetupError(
+                f"classify.model {base.folder} is a model of type '{kind}', whose attention "
+                f"Earmark doesn't know; choose one of type {', '.join(MODEL_TYPES)}"
+            )
+        self.longest: int = config.max_position_embeddings
         self.tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
             base.folder
         )
         model: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
             dtype=dtype,
-            quantization_config=_quantization(quantization),
+            quantization_config=_quantization(quantization, dtype),
             device_map={"": device},
             attn_implementation=NAME,
         )
-        if (kind := model.config.model_type) not in MODEL_TYPES:
-            raise SetupError(
-                f"classify.model {base.folder} is a model of type '{kind}', whose attention "
-                f"Earmark doesn't know; choose one of type {', '.join(MODEL_TYPES)}"
-            )
         if adapter is not None:
             from peft import PeftModel  # slow, and talkative until logging is set up
+            from peft.tuners.tuners_utils import BaseTunerLayer
 
-            adapted = PeftModel.from_pretrained(model, adapter.folder, torch_device=device)
+            adapted: Any = PeftModel.from_pretrained(model, adapter.folder, torch_device=device)
+            inner = adapted.get_base_model()
+            words = (inner.get_input_embeddings(), inner.get_output_embeddings())
+            if any(isinstance(layer, BaseTunerLayer) for layer in words):
+                raise SetupError(
+                    f"classify.adapter {adapter.folder} changes how words are read or written "
+                    "(embeddings, lm_head); Earmark takes adapters of the layers between"
+                )
             if merge_adapter is None:
                 merge_adapter = quantization is None
-            model = adapted.merge_and_unload() if merge_adapter else adapted.get_base_model()
+            model = adapted.merge_and_unload() if merge_adapter else inner
         self._model = model.eval()
-        self.longest: int = model.config.max_position_embeddings
         self._device = device
         self._inside_control = _inside_control_tokens(self.tokenizer)
 
@@ -142,11 +160,11 @@ class LanguageModel:
         """
         states = self._states(texts, prefix, None)
         head = self._model.get_output_embeddings()
-        # A product with the rows of these words alone, as the head (never quantized) makes it.
-        logits = torch.nn.functional.linear(
-            states, head.weight[list(words)], None if head.bias is None else head.bias[list(words)]
-        )
-        return self._capped(logits.float()).cpu()
+        # A product with the rows of these words alone (the head is never quantized), and in
+        # float32: in bfloat16 two logits near 20 are told apart by no less than 0.125.
+        rows = head.weight[list(words)].float()
+        bias = None if head.bias is None else head.bias[list(words)].float()
+        return self._capped(torch.nn.functional.linear(states.float(), rows, bias)).cpu()
 
     @torch.inference_mode()
     def continuations(
@@ -165,7 +183,7 @@ class LanguageModel:
             token with which the model ends.
         """
         head = self._model.get_output_embeddings()
-        over, ends = self._ends(), self._tokens_with(end)
+        last = torch.cat([self._ends(), self._tokens_with(end)])
         cache = DynamicCache()
         written: list[Tensor] = []
         sound = torch.ones(len(texts), dtype=torch.bool)
@@ -177,13 +195,17 @@ class LanguageModel:
             best = head(states).float().max(dim=-1)
             sound &= best.values.isfinite().cpu()
             words = best.indices.cpu()
-            words[finished] = self._padding
-            written.append(words)
-            finished |= torch.isin(words, over) | torch.isin(words, ends)
+            written.append(words.where(~finished, _NOTHING))
+            finished |= torch.isin(words, last)
             step = words[:, None].tolist()
         rows = torch.stack(written, dim=1).tolist()
         return [
-            Continuation(self.tokenizer.decode(row, skip_special_tokens=True), bool(is_sound))
+            Continuation(
+                self.tokenizer.decode(
+                    [token for token in row if token != _NOTHING], skip_special_tokens=True
+                ),
+                bool(is_sound),
+            )
             for row, is_sound in zip(rows, sound, strict=True)
         ]
 
@@ -213,7 +235,7 @@ class LanguageModel:
             States of the last tokens, of shape [texts, width], and positions of all own tokens.
         """
         width = max(map(len, texts))
-        tokens = torch.full((len(texts), width), self._padding)
+        tokens = torch.zeros((len(texts), width), dtype=torch.long)  # any: nothing attends to it
         positions = torch.full((len(texts), width), PADDING)
         starts = [len(prefix or ())] * len(texts)
         if keys is not None:
@@ -237,11 +259,6 @@ class LanguageModel:
         cap = getattr(self._model.config, "final_logit_softcapping", None)
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
-    @property
-    def _padding(self) -> int:
-        """Any token: nothing attends to it."""
-        return int(self.tokenizer.pad_token_id or self.tokenizer.eos_token_id or 0)
-
     def _ends(self) -> Tensor:
         """Tokens with which the model ends."""
         ends = self._model.generation_config.eos_token_id
@@ -254,11 +271,15 @@ class LanguageModel:
         return torch.tensor(tokens, dtype=torch.long)
 
 
-def _quantization(name: str | None) -> BitsAndBytesConfig | None:
+def _quantization(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     if name is None:
         return None
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_8bit=name == "8bit", load_in_4bit=name == "4bit"
+        load_in_8bit=name == "8bit",
+        load_in_4bit=name == "4bit",
+        # QLoRA's choice; bitsandbytes' own default is FP4 that is multiplied in float32.
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
     )
 
 

@@ -35,12 +35,12 @@ class Model:
         return f"{section}.revision" if which == "model" else f"{section}.{which}_revision"
 
     @property
-    def file(self) -> str:
-        """The file that every such model has."""
+    def files(self) -> tuple[str, ...]:
+        """Files that every such model has; a library may ask the hub for one that is missing."""
         return {
-            "asr.model": "model.bin",
-            "classify.model": "config.json",
-            "classify.adapter": "adapter_config.json",
+            "asr.model": ("model.bin", "tokenizer.json"),
+            "classify.model": ("config.json",),
+            "classify.adapter": ("adapter_config.json",),
         }[self.key]
 
     @property
@@ -191,11 +191,12 @@ def check_folder(model: Model) -> None:
         SetupError: it is not there (a library would take the path for a name on the hub), or
             a revision is given, which only a model of the hub has.
     """
-    if not (Path(model.name) / model.file).is_file():
-        raise SetupError(
-            f"{model.key} names the folder {model.name}, which is missing or holds no "
-            f"{model.file}; correct the path or put the model there"
-        )
+    for file in model.files:
+        if not (Path(model.name) / file).is_file():
+            raise SetupError(
+                f"{model.key} names the folder {model.name}, which is missing or holds no {file}; "
+                "correct the path or put the model there"
+            )
     if model.revision is not None:
         raise SetupError(
             f"{model.pin} pins a model of the hub, but {model.key} names the folder {model.name}; "

@@ -107,7 +107,11 @@ def policy_name(config: Config, volume: Volume, policies: Sequence[Policy]) -> N
             "asr.name": config["asr"]["name"],
             **{key: classify[key] for key in keys},
             # Names that were bound before there was a choice mean logits.
-            **({"answer": "json"} if classify["answer"] == "json" else {}),
+            **(
+                {key: classify[key] for key in ("answer", "max_new_tokens")}
+                if classify["answer"] == "json"
+                else {}
+            ),
             **{f"{policy.category}.md": policy.text for policy in policies},
         },
         volume.state / "policies" / f"{classify['policy']}.json",

@@ -129,20 +129,33 @@ def attention(
     prefix = None
     if rest.prefix is not None:
         prefix = rest.prefix.keys[layer][0], rest.prefix.values[layer][0]
-    size = heads * queries * (len(rest.prefix or ()) + key.shape[2])
-    step = max(1, SCORES_TOGETHER[query.device.type] // size)
+    row = heads * (len(rest.prefix or ()) + key.shape[2])
+    most = SCORES_TOGETHER[query.device.type]
+    texts_step, queries_step = max(1, most // (row * queries)), max(1, most // row)
     outputs = []
-    for at in range(0, texts, step):
-        some = slice(at, at + step)
-        own_masks = [None if mask is None else mask[some] for mask in masks]
-        outputs.append(
-            _attend(query[some], key[some], value[some], prefix, own_masks, scaling, softcap)
-        )
+    for at in range(0, texts, texts_step):
+        some = slice(at, at + texts_step)
+        blocks = []
+        for first in range(0, queries, queries_step):
+            block = slice(first, first + queries_step)
+            blocks.append(
+                _attend(
+                    query[some, :, block],
+                    key[some],
+                    value[some],
+                    prefix,
+                    [None if mask is None else mask[some, :, block] for mask in masks],
+                    scaling,
+                    softcap,
+                )
+            )
+        outputs.append(torch.cat(blocks, dim=2))
     return torch.cat(outputs).transpose(1, 2).contiguous(), None
 
 
-#: A batch's scores are made a few texts at a time: on a CPU as many as its cache holds, which
-#: is more than twice as fast as all at once; on a GPU as many as fill it and cost little memory.
+#: So many scores of a batch are made at a time, of some texts or of some queries of a long one:
+#: on a CPU as many as its cache holds, which is more than twice as fast as all at once; on a GPU
+#: as many as fill it and cost little memory.
 SCORES_TOGETHER = {"cpu": 2**20, "cuda": 2**27}
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import av.logging
 import numpy as np
@@ -27,6 +27,8 @@ from earmark.gpu import ran_out_of_memory
 from earmark.media import MediaError, decode_audio
 from earmark.vad import SAMPLE_RATE, WINDOW_SECONDS, Audio, load_detector, merge
 from earmark.worker import Answer, DiedError, OutOfTimeError, Worker, Workers, serve
+
+T = TypeVar("T")
 
 FRAMES = 100 * WINDOW_SECONDS  # Whisper's spectrograms have a frame each 10 ms
 
@@ -93,7 +95,7 @@ class _Preparer:
 
         torch.set_num_threads(1)
         self._vad, self._device = vad, device
-        self._detect = load_detector(vad, device)
+        self._detect = self._sparing_the_gpu(lambda: load_detector(vad, self._device))
 
     def windows(self, path: Path, mels: int) -> tuple[Window, ...]:
         """The windows of speech of a file.
@@ -112,14 +114,21 @@ class _Preparer:
         )
 
     def _regions(self, audio: Audio) -> list[tuple[float, float]]:
+        return self._sparing_the_gpu(lambda: self._detect(audio))
+
+    def _sparing_the_gpu(self, work: Callable[[], T]) -> T:
+        """Do work on the GPU, or from now on without it: Whisper needs its memory more."""
         try:
-            return self._detect(audio)
+            return work()
         except RuntimeError as error:
             if self._device == "cpu" or not ran_out_of_memory(error):
                 raise
-        self._device = "cpu"  # Whisper needs the GPU's memory more
+        import torch
+
+        self._device = "cpu"
         self._detect = load_detector(self._vad, self._device)
-        return self._detect(audio)
+        torch.cuda.empty_cache()
+        return work()
 
 
 def _decode(path: Path) -> Audio:

@@ -42,7 +42,7 @@ class AsrSettings:
         language: ISO 639-1 code, or None to detect each clip's.
         vad: ``pyannote`` or ``silero``.
         threads: CPU threads. With more than one, clips are prepared by so many processes
-            beside the model.
+            beside the model, less one with ``cuda``.
         checkpoint_seconds: At most so much work is lost when the job is killed.
     """
 
@@ -82,7 +82,7 @@ class Heard(NamedTuple):
     Attributes:
         text: Without surrounding space.
         logprob: Sum of the tokens' log-probabilities, the end token included.
-        tokens: Their number, the end token included.
+        tokens: Their number, the end token included; 0, with a logprob of 0, if there is none.
         no_speech_probability: Whisper's own doubt that there is speech, 0 to 1.
     """
 
@@ -183,6 +183,7 @@ class Recogniser:
             **DECODING,
         )
         end = self._model.hf_tokenizer.token_to_id("<|endoftext|>")
+        penalty = DECODING["length_penalty"]
         heard = []
         for result in results:
             ids = result.sequences_ids[0]
@@ -191,8 +192,8 @@ class Recogniser:
                 Heard(
                     text=self._model.hf_tokenizer.decode(words).strip(),
                     # CTranslate2 divides the sum by length ** length_penalty.
-                    logprob=result.scores[0] * len(ids) ** DECODING["length_penalty"],
-                    tokens=len(ids) + 1,
+                    logprob=result.scores[0] * len(ids) ** penalty if ids else 0.0,
+                    tokens=len(ids) + 1 if ids else 0,
                     no_speech_probability=result.no_speech_prob,
                 )
             )

@@ -19,13 +19,14 @@ class Segment:
         start: Seconds from the clip's beginning.
         end: Seconds from the clip's beginning.
         text: The words, without surrounding space.
-        avg_logprob: Mean log-probability of the tokens, the end token included.
+        avg_logprob: Mean log-probability of the tokens, the end token included; None if there is
+            none.
     """
 
     start: float
     end: float
     text: str
-    avg_logprob: float
+    avg_logprob: float | None
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,13 @@ def put_together(
     """
     if not windows or language is None:
         return Transcript()
-    logprob = sum(each.logprob for each in heard) / sum(each.tokens for each in heard)
+    tokens, logprob = (sum(getattr(each, key) for each in heard) for key in ("tokens", "logprob"))
     doubts = [each.no_speech_probability for each in heard]
     return Transcript(
         text=" ".join(each.text for each in heard if each.text),
         language=language.code,
         language_probability=language.probability,
-        confidence=math.exp(min(0.0, logprob)),
+        confidence=math.exp(min(0.0, logprob / tokens)) if tokens else None,
         no_speech_probability=float(
             np.average(doubts, weights=[window.end - window.start for window in windows])
         ),
@@ -87,7 +88,7 @@ def put_together(
                 start=round(window.start, 3),
                 end=round(window.end, 3),
                 text=each.text,
-                avg_logprob=each.logprob / each.tokens,
+                avg_logprob=each.logprob / each.tokens if each.tokens else None,
             )
             for window, each in zip(windows, heard, strict=True)
         ),
