@@ -114,7 +114,9 @@ class Plan:
 
     def facts(self) -> str:
         """All that figures depend on; those of another plan are no part of a sum."""
-        depended = {key: value for key, value in vars(self).items() if key != "limits"}
+        # Dimensions are those of the models' folders; the objects change as models are made.
+        left_out = ("limits", "whisper", "gemma")
+        depended = {key: value for key, value in vars(self).items() if key not in left_out}
         return f"{__version__} {self.limits.name} {depended}"
 
 
