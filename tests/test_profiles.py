@@ -66,7 +66,7 @@ def mistakes(profile: dict) -> Iterator[str]:
 
 
 def test_the_rules_of_the_workflow_are_found() -> None:
-    assert rules().keys() == {*STAGES, "all", "daily_report"}
+    assert rules().keys() == {*STAGES, "all", "daily_report", "reclassify"}
     assert "transfers" in rules()["fetch_archive"]
 
 

@@ -1,5 +1,7 @@
 """What the one process that schedules jobs does before it schedules any."""
 
+import datetime
+import logging
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ from earmark.policy import load_policies
 from earmark.retention import Retention, delete_at_source, sweep
 from earmark.source import Source, source_of
 from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 #: Pending archives listed by name in the preview; a backlog of thousands is summed up.
 PREVIEW_ROWS = 40
@@ -71,6 +75,39 @@ class Work:
             self._pending = {archive.name: archive for archive in plan.now}
         return list(self._pending.values())
 
+    def to_reclassify(self) -> list[str]:
+        """Check what can be checked from here, and say what another policy set is applied to.
+
+        Returns:
+            Classes and receipts of the archives that are done, of the dates of ``reclassify``.
+            One without transcripts under ``asr.name`` is left out, with a warning.
+
+        Raises:
+            EarmarkError: a date, a model or a policy is missing or wrong.
+        """
+        config, volume = self._config, self._volume
+        since, until = (_day(config, key) for key in ("since", "until"))
+        check_inputs(config)
+        asr, policy = config["asr"]["name"], config["classify"]["policy"]
+        wanted: list[str] = []
+        silent: list[str] = []
+        for receipt in sorted(volume.root.glob("processed/date=*/*.json")):
+            date, archive = receipt.parent.name.removeprefix("date="), receipt.stem
+            if not since <= date <= until:
+                continue
+            if volume.transcripts(asr, date, archive).exists():
+                # Receipts alone are there: Snakemake would not miss what lies before them.
+                wanted += [str(volume.classes(policy, date, archive)), str(receipt)]
+            else:
+                silent.append(archive)
+        if silent:
+            logger.warning(
+                "%d archives have no transcripts of %s (asr.name) and are left out, such as %s",
+                len(silent), asr, silent[0]
+            )  # fmt: skip
+        logger.info("%d archives are to have the policy set %s", len(wanted) // 2, policy)
+        return wanted
+
     def urgency(self, name: str) -> float:
         """From 0 to 1, to be added to a stage's priority: which archive comes first."""
         archive = self._pending.get(name) or self.feed.taken.get(name)
@@ -104,6 +141,18 @@ class Work:
         url = self._config["database"]["url"]
         quarantine.record(self._volume, database.connection_string(url, self._volume.root))
         sweep(self._volume, archives, Retention(**self._config["retention"]))
+
+
+def _day(config: Config, key: str) -> str:
+    """A day of ``reclassify``, ISO 8601."""
+    text = config["reclassify"][key]
+    try:
+        return datetime.date.fromisoformat(str(text)).isoformat()
+    except ValueError as error:
+        raise EarmarkError(
+            f"the config's 'reclassify.{key}' is {text!r}, which is no date; name the days of the "
+            "archives: --config reclassify='{since: 2026-11-01, until: 2026-11-30}'"
+        ) from error
 
 
 def check_inputs(config: Config) -> None:
