@@ -37,6 +37,11 @@ def failed_archives():
     return {job.wildcards.archive for job in tuple(jobs)}
 
 
+def drives():
+    """Whether the run works on archives: a report alone may be made beside one that does."""
+    return set(workflow.dag_settings.targets) != {"daily_report"}
+
+
 config.update(explained(resolve, config))
 volume = Volume(Path(config["volume"]["root"]))
 #: What to work on; None in a job, which knows what it is of.

@@ -9,11 +9,6 @@ if work:
             from_queue(work.feed, finish_sentinel=work.feed.end),
 
 
-def drives():
-    """Whether the run works on archives: a report alone may be made beside one that does."""
-    return set(workflow.dag_settings.targets) != {"daily_report"}
-
-
 onstart:
     if drives():
         explained(work.begin)
