@@ -561,6 +561,16 @@ def test_no_clip_is_a_control_that_is_flagged_or_was_not_heard(archive):
     assert [item.original_filename for item in controls(archive.conninfo, 9)] == ["clips/1.mp3"]
 
 
+def test_a_control_that_was_heard_waits_no_more_and_stays_reviewed(archive):
+    archive.load(control_fraction=1.0)
+    (item,) = controls(archive.conninfo, 9)
+    assert query(archive.conninfo, "SELECT mark_reviewed(%s)", item.id) == [(True,)]
+    assert controls(archive.conninfo, 9) == []
+    assert query(archive.conninfo, "SELECT mark_reviewed(%s)", item.id) == [(False,)]
+    archive.load(control_fraction=1.0)
+    assert statuses(archive.conninfo)[1] == "reviewed"
+
+
 def test_a_control_is_drawn_by_another_number_than_the_clips_themselves(archive):
     """Else a tenth of the clips and a tenth of these as controls would be the same tenth."""
     unflagged(archive, 2000)
