@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
-  bench-gpu bench-load bench-queue check-cluster slurm-up slurm-down
+  bench-gpu bench-load bench-queue simulate-noon check-cluster slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -29,6 +29,7 @@ help:
 	@echo "make bench-gpu      both at full size, for a machine with a GPU (half an hour, 26 GB)"
 	@echo "make bench-load     loading against row by row and against a bare COPY"
 	@echo "make bench-queue    the review queue over ten million clips (a quarter of an hour, 25 GB)"
+	@echo "make simulate-noon  flagged clips at noon under both orders, weeks with bad days (simulated)"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
 	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
@@ -92,6 +93,9 @@ bench-load: $(READY)
 
 bench-queue: $(READY)
 	$(BIN)/python -m benchmarks.queue
+
+simulate-noon: $(READY)
+	$(BIN)/python -m benchmarks.noon
 
 slurm-up:
 	deploy/one-machine/slurm up

@@ -58,7 +58,7 @@ rule transcribe_audio:
         volume.manifest("{date}", "{archive}"),
     output:
         volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
-    priority: lambda wildcards: 3 + urgency(wildcards.archive)
+    priority: lambda wildcards: 3 + gpu_urgency(wildcards.archive)
     params:
         seconds=lambda wildcards: seconds(wildcards.archive, "transcribe"),
     shell:
@@ -70,7 +70,7 @@ rule classify_transcripts:
         volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
     output:
         volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
-    priority: lambda wildcards: 4 + urgency(wildcards.archive)
+    priority: lambda wildcards: 4 + gpu_urgency(wildcards.archive)
     params:
         seconds=lambda wildcards: seconds(wildcards.archive, "classify"),
     shell:

@@ -1,5 +1,6 @@
 """`earmark cycle` on one machine: a driver that is fed, and what its exit status says."""
 
+import json
 import os
 import shutil
 import signal
@@ -139,6 +140,8 @@ def test_archives_that_appear_meanwhile_are_taken_in_and_edits_of_the_config_wai
         assert [row[:2] + row[3:] for row in only(rows, name)] == [
             row[:2] + row[3:] for row in expected
         ]
+        receipt = run.volume.receipt(run.date(name), name)
+        assert json.loads(receipt.read_text())["order"] == "deadline"
     assert run.leftovers() == []
     assert not locks.is_held(run.volume.cycle_lock)
 

@@ -81,13 +81,14 @@ class Intake:
         latency_minutes: Only archives that have not changed for so long.
         poll_seconds: Only archives that two polls so far apart saw with one size and time.
         batch: How many that are not on the volume yet enter one run.
-        order: Which of them come first.
+        order: Which of them come first; ``deadline`` is ``oldest`` here, as it concerns GPUs only
+            (:mod:`earmark.deadline`).
     """
 
     latency_minutes: float = 10.0
     poll_seconds: float = 60.0
     batch: int = 50
-    order: Literal["oldest", "newest"] = "oldest"
+    order: Literal["oldest", "newest", "deadline"] = "deadline"
 
 
 def intake_of(config: Mapping[str, Any]) -> Intake:

@@ -3,7 +3,9 @@
 import datetime
 import logging
 import sys
+import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,13 @@ from rich.table import Table
 
 from earmark import catalogue, database, locks, logs, quarantine
 from earmark.catalogue import Archive, Intake, Plan
+from earmark.deadline import Deadline
 from earmark.errors import EarmarkError
 from earmark.feed import Feed
 from earmark.models import check_models
 from earmark.names import asr_name, policy_name
+from earmark.noon import next_noon
+from earmark.pace import gpu_seconds_per_byte
 from earmark.policy import load_policies
 from earmark.retention import Retention, delete_at_source, sweep
 from earmark.source import Source, source_of
@@ -27,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 #: Pending archives listed by name in the preview; a backlog of thousands is summed up.
 PREVIEW_ROWS = 40
+#: How often it is measured how fast the GPUs are, in s: that reads the receipts of a day.
+_MEASURE_SECONDS = 600.0
 
 Config = dict[str, Any]
 
@@ -49,6 +56,7 @@ class Work:
         self._volume = Volume(Path(config["volume"]["root"]))
         self._known: list[Archive] | None = None
         self._pending: dict[str, Archive] = {}
+        self._gpu_seconds_per_byte, self._measured_at = 0.0, -_MEASURE_SECONDS
 
     def pending(self) -> list[Archive]:
         """Check what can be checked from here, list the source, and say what is pending.
@@ -110,8 +118,27 @@ class Work:
 
     def urgency(self, name: str) -> float:
         """From 0 to 1, to be added to a stage's priority: which archive comes first."""
-        archive = self._pending.get(name) or self.feed.taken.get(name)
+        archive = self._find(name)
         return archive.urgency(self._config["source"]["order"]) if archive else 0.0
+
+    def gpu_urgency(self, name: str) -> float:
+        """The same for the stages that need a GPU; only they look at the time that is left.
+
+        Snakemake asks anew whenever the feed has handed out an archive.
+        """
+        archive = self._find(name)
+        if archive is None or self._config["source"]["order"] != "deadline":
+            return self.urgency(name)
+        if time.monotonic() - self._measured_at >= _MEASURE_SECONDS:
+            self._measured_at = time.monotonic()
+            with suppress(OSError):  # what was measured before will do
+                self._gpu_seconds_per_byte = gpu_seconds_per_byte(self._volume, time.time())
+        review = self._config["review"]
+        deadline = Deadline(review["noon"], review["timezone"], self._gpu_seconds_per_byte)
+        return deadline.urgency(archive, datetime.datetime.now(datetime.UTC))
+
+    def _find(self, name: str) -> Archive | None:
+        return self._pending.get(name) or self.feed.taken.get(name)
 
     def begin(self) -> None:
         """Become the one driver of the volume and make it ready for jobs.
@@ -156,12 +183,15 @@ def _day(config: Config, key: str) -> str:
 
 
 def check_inputs(config: Config) -> None:
-    """Check models and policies without loading them.
+    """Check models and policies without loading them, and the time zone of noon.
 
     Raises:
         EarmarkError: one is missing or wrong, or changed under a name that stands for the old
             one; the message names it and the remedy.
     """
+    next_noon(
+        datetime.datetime.now(datetime.UTC), config["review"]["noon"], config["review"]["timezone"]
+    )
     settings = config["classify"]
     policies = load_policies(Path(settings["policies"]), settings["categories"])
     unknown = sorted(set(settings["thresholds"]) - {policy.category for policy in policies})

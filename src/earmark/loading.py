@@ -37,6 +37,7 @@ class Receipt:
     date: str  # ISO 8601
     asr: str
     policy: str
+    order: str | None  # `source.order` of the run
     status: str  # of the archive: ok | partial | failed
     reason: str | None
     type: str | None
@@ -64,6 +65,7 @@ def load_archive(
     control_fraction: float = 0.0,
     patience_seconds: float = 15.0,
     waiting: Callable[[str], None] | None = None,
+    order: str | None = None,
 ) -> Receipt:
     """Load an archive's manifest, transcripts and classes, then write the receipt.
 
@@ -86,6 +88,7 @@ def load_archive(
             review; its content decides.
         patience_seconds: How long to wait for a database that is down.
         waiting: As :func:`earmark.database.connect` takes it.
+        order: The ``source.order`` that the archive was done in, for the receipt.
 
     Returns:
         The content of the receipt.
@@ -111,6 +114,7 @@ def load_archive(
         date=date,
         asr=asr,
         policy=policy,
+        order=order,
         status=facts["status"],
         reason=facts["reason"],
         type=facts["type"],

@@ -114,6 +114,31 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
     )
 
 
+def gpu_seconds_per_byte(volume: Volume, now: float) -> float:
+    """How long a GPU works on an archive for each of its bytes, in s.
+
+    Transcription and classification of the archives that were finished in the last 24 hours,
+    by their receipts.
+
+    Args:
+        volume: The shared volume.
+        now: In s since 1970.
+
+    Returns:
+        0 if none was.
+    """
+    newest = sorted(receipts_since(volume, now - OUTCOME_HOURS * 3600), reverse=True)
+    worked, size = 0.0, 0
+    for _, path in newest[:_MOST_RECEIPTS]:
+        try:
+            receipt = json.loads(path.read_text(encoding="utf-8"))
+            seconds = receipt["seconds"]["transcribe"] + receipt["seconds"]["classify"]
+            worked, size = worked + seconds, size + receipt["bytes"]
+        except (OSError, ValueError, KeyError, TypeError):  # gone, damaged, or nothing was heard
+            continue
+    return worked / size if size else 0.0
+
+
 def receipts_since(volume: Volume, since: float) -> list[tuple[float, Path]]:
     """Receipts written since a moment (in s since 1970), with their times.
 

@@ -9,7 +9,7 @@ rule classify_transcripts:
         classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
     log:
         volume.log("classify_transcripts", "{archive}", "{date}"),
-    priority: lambda wildcards: 4 + urgency(wildcards.archive)
+    priority: lambda wildcards: 4 + gpu_urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
     threads: config["classify"]["threads"]

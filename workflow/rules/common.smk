@@ -32,6 +32,10 @@ def urgency(archive):
     return work.urgency(archive) if work else 0
 
 
+def gpu_urgency(archive):
+    return work.gpu_urgency(archive) if work else 0
+
+
 def failed_archives():
     jobs = workflow.scheduler.failed if workflow.scheduler else ()
     return {job.wildcards.archive for job in tuple(jobs)}

@@ -9,7 +9,7 @@ rule transcribe_audio:
         transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
     log:
         volume.log("transcribe_audio", "{archive}", "{date}"),
-    priority: lambda wildcards: 3 + urgency(wildcards.archive)
+    priority: lambda wildcards: 3 + gpu_urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
     threads: config["asr"]["threads"]

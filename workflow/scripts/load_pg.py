@@ -26,6 +26,7 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
         control_fraction=snakemake.config["queue"]["control_fraction"],
         patience_seconds=snakemake.config["database"]["patience_minutes"] * 60,
         waiting=lock.renew,
+        order=snakemake.config["source"]["order"],
     )
     if snakemake.config["retention"]["archives"] == "delete":
         volume.incoming(archive).unlink(missing_ok=True)
