@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from psycopg2.extensions import make_dsn, parse_dsn
 from small_volume import fill, small_volume
 
-from earmark import embedded_server
+from earmark import REPOSITORY, __version__, embedded_server
 from earmark.database import connect, migrate
 from earmark.errors import EarmarkError, UnavailableError
 from earmark.loading import load_archive
@@ -499,6 +499,41 @@ def test_a_clip_that_another_archive_holds_too_waits_once_and_is_reported_for_bo
         (0, "flagged", heard_there, "transcript 0"),
         (5, "flagged", heard_there, None),
     ]
+
+
+# --- where rows come from ---------------------------------------------------------------
+
+
+def test_each_transcript_and_score_is_tied_to_what_made_it(archive):
+    archive.facts["archive_error"] = "cut \0 short"
+    policy = "# Threats: \u2603"
+    load_archive(**archive.arguments(), policy_texts=[policy])
+    load_archive(**archive.arguments(policy="2026-12"), policy_texts=[policy, "# Other"])
+    told = query(
+        archive.conninfo,
+        "SELECT c.policy, p.facts ->> 'model', p.facts ->> 'version', count(*) "
+        "FROM classifications c JOIN audio_files af ON af.id = c.audio_file_id "
+        "JOIN provenance p ON p.archive_id = af.archive_id "
+        "AND p.kind = 'classifications' AND p.name = c.policy GROUP BY 1, 2, 3 ORDER BY 1",
+    )
+    assert told == [(name, "cope", __version__, len(JUDGED)) for name in ("2026-11", "2026-12")]
+    assert query(
+        archive.conninfo,
+        "SELECT kind, name, facts ->> 'model' FROM provenance WHERE kind <> 'classifications' "
+        "ORDER BY 1",
+    ) == [("manifest", "", None), ("transcripts", "large-v2", "whisper")]
+    query(
+        archive.conninfo,
+        "UPDATE provenance SET facts = jsonb_set(facts, '{policy_sha256}', to_jsonb(%s::TEXT)) "
+        "WHERE name = '2026-11'",
+        json.dumps({"threats": hashlib.sha256(policy.encode()).hexdigest()}),
+    )
+    page = (REPOSITORY / "docs/database.md").read_text(encoding="utf-8")
+    _, _, example = page.partition("    SELECT key AS category")
+    sql = "SELECT key AS category" + example.partition("\n\n")[0]
+    assert query(archive.conninfo, sql) == [("threats", policy)]
+    texts = dict(query(archive.conninfo, "SELECT sha256, text FROM policies"))
+    assert texts[hashlib.sha256(policy.encode()).hexdigest()] == policy
 
 
 # --- controls ---------------------------------------------------------------------------

@@ -147,8 +147,8 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     yoyo = ("_yoyo_migration", "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
         **{("earmark_writer", table): read for table in yoyo},
-        **{("earmark_writer", table): write for table in TABLES},
-        **{("earmark_analyst", table): read for table in TABLES},
+        **{("earmark_writer", table): write for table in (*TABLES, "provenance", "policies")},
+        **{("earmark_analyst", table): read for table in (*TABLES, "provenance", "policies")},
         **{(group, view): read for group in roles.GRANTS for view in ("ra_queue", "ra_controls")},
         **{(group, "_yoyo_migration"): read for group in roles.GRANTS},
     }

@@ -5,10 +5,11 @@ files again touches no row, so a load that was cut off anywhere can simply be re
 """
 
 import datetime
+import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from psycopg2.extensions import connection as Connection
+from psycopg2.extras import Json
 
 from earmark.database import connect, require_schema
 from earmark.errors import EarmarkError
@@ -63,6 +65,7 @@ def load_archive(
     asr: str,
     policy: str,
     control_fraction: float = 0.0,
+    policy_texts: Collection[str] = (),
     patience_seconds: float = 15.0,
     waiting: Callable[[str], None] | None = None,
     order: str | None = None,
@@ -86,6 +89,7 @@ def load_archive(
         policy: Name of the policy set of ``classes``.
         control_fraction: Probability with which a clip that no category flagged is drawn for
             review; its content decides.
+        policy_texts: The policies of the set, in full.
         patience_seconds: How long to wait for a database that is down.
         waiting: As :func:`earmark.database.connect` takes it.
         order: The ``source.order`` that the archive was done in, for the receipt.
@@ -109,6 +113,7 @@ def load_archive(
     with connect(conninfo, patience_seconds, waiting) as connection:
         require_schema(connection)
         loaded_at, clips, rows = _store(connection, facts, files, control_fraction)
+        _tell_origin(connection, facts, provenance, policy_texts)
     result = Receipt(
         archive=archive,
         date=date,
@@ -399,6 +404,37 @@ def _store(
             put(table, keys, "created_at", tidy, rows.set_column(0, "audio_file_id", of_clips))
             counts[table] = rows.num_rows
     return loaded_at, dict(Counter(status for _, _, status in stored)), counts
+
+
+def _tell_origin(
+    connection: Connection,
+    archive: _Row,
+    provenance: Mapping[str, Mapping[str, str]],
+    policy_texts: Collection[str],
+) -> None:
+    """Keep what made an archive's rows, and the full texts of the policies."""
+    kinds = (
+        ("manifest", "manifest", ""),
+        ("transcripts", "transcripts", archive["asr"]),
+        ("classifications", "classes", archive["policy"]),
+    )
+    with connection.cursor() as cursor:
+        for kind, file, name in kinds:
+            # JSONB holds no NUL.
+            told = {key: text.replace("\0", "\ufffd") for key, text in provenance[file].items()}
+            cursor.execute(
+                "INSERT INTO provenance (archive_id, kind, name, facts) "
+                "SELECT id, %s, %s, %s FROM archives WHERE name = %s AND date = %s "
+                "ON CONFLICT (archive_id, kind, name) DO UPDATE SET facts = EXCLUDED.facts "
+                "WHERE provenance.facts <> EXCLUDED.facts",
+                [kind, name, Json(told), archive["name"], archive["date"]],
+            )
+        for text in sorted(policy_texts):  # in one order, so that loads can't deadlock
+            sha256 = hashlib.sha256(text.encode()).hexdigest()
+            cursor.execute(
+                "INSERT INTO policies (sha256, text) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+                [sha256, text],
+            )
 
 
 # What tells rows apart.

@@ -114,5 +114,29 @@ def policy_name(config: Config, volume: Volume, policies: Sequence[Policy]) -> N
             ),
             **{f"{policy.category}.md": policy.text for policy in policies},
         },
-        volume.state / "policies" / f"{classify['policy']}.json",
+        _policy_record(volume, classify["policy"]),
     )
+
+
+def policy_texts(volume: Volume, policy: str) -> list[str]:
+    """The full texts of a policy set, as its name was bound to them.
+
+    Args:
+        volume: The shared volume.
+        policy: Name of the set; one that was never bound has none.
+
+    Raises:
+        SetupError: the record of the name is damaged.
+    """
+    record = _policy_record(volume, policy)
+    try:
+        facts = dict(json.loads(record.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return []
+    except (ValueError, TypeError) as error:
+        raise SetupError(f"{record} is damaged ({error}); restore it") from error
+    return [text for key, text in facts.items() if key.endswith(".md")]
+
+
+def _policy_record(volume: Volume, policy: str) -> Path:
+    return volume.state / "policies" / f"{policy}.json"

@@ -7,7 +7,7 @@ the server's administrator.  Whoever migrates owns the schema, and needs no grou
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
-_TABLES = "archives, audio_files, transcripts, classifications"
+_TABLES = "archives, audio_files, transcripts, classifications, provenance, policies"
 
 #: What a group of roles may do, beside connecting and seeing which migrations were applied.
 GRANTS = {

@@ -5,6 +5,7 @@ from pathlib import Path
 from earmark.database import connection_string
 from earmark.erasure import withhold
 from earmark.loading import load_archive
+from earmark.names import policy_texts
 from earmark.stages import stage
 from earmark.volume import Volume
 
@@ -23,6 +24,7 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
         date=date,
         asr=snakemake.config["asr"]["name"],
         policy=snakemake.config["classify"]["policy"],
+        policy_texts=policy_texts(volume, snakemake.config["classify"]["policy"]),
         control_fraction=snakemake.config["queue"]["control_fraction"],
         patience_seconds=snakemake.config["database"]["patience_minutes"] * 60,
         waiting=lock.renew,
