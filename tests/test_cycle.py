@@ -140,7 +140,7 @@ def test_archives_that_appear_meanwhile_are_taken_in_and_edits_of_the_config_wai
         assert [row[:2] + row[3:] for row in only(rows, name)] == [
             row[:2] + row[3:] for row in expected
         ]
-        receipt = run.volume.receipt(run.date(name), name)
+        (receipt,) = run.volume.root.glob(f"processed/date=*/{name}.json")
         assert json.loads(receipt.read_text())["order"] == "deadline"
     assert run.leftovers() == []
     assert not locks.is_held(run.volume.cycle_lock)

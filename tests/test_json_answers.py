@@ -134,6 +134,15 @@ def test_an_unparsed_answer_is_kept_as_the_model_wrote_it_with_the_reason(
     }
 
 
+def test_a_model_that_writes_no_json_is_warned_of(
+    tmp_path: Path, settings: ClassifySettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    classify(tmp_path, settings, ["no", "no", "prose"])
+    assert "can't be read" not in caplog.text
+    classify(tmp_path, settings, ["prose", "prose", "no"])
+    assert "4 of 6 answers can't be read; is " in caplog.text
+
+
 def test_an_answer_about_another_category_is_not_taken_for_a_no(
     tmp_path: Path, settings: ClassifySettings
 ) -> None:

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+
 from earmark.classifier import Classifier, ClassifySettings, Judgement
 from earmark.gpu import GpuWatch
 from earmark.models import Found, find
@@ -107,6 +109,13 @@ def classify_archive(
         },
     )
     kept.remove()
+    unread = pc.sum(pc.equal(rows["status"], "unparsed")).as_py() or 0
+    if 2 * unread > len(rows):
+        logger.warning(
+            "%d of %d answers can't be read; is %s with adapter %s tuned to follow instructions "
+            "(classify.answer: json)? raw_response has what it wrote",
+            unread, len(rows), settings.model, settings.adapter,
+        )  # fmt: skip
     logger.info(
         "classified %d clips of %s (%d with speech) against %d policies in %.1f s",
         len(clips),

@@ -178,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
         "scores and its place in reports. Without --yes, only show what would go.", as_json,
     )  # fmt: skip
     gone.add_argument("archive", nargs="?", metavar="ARCHIVE", help="whole name of its archive")
-    gone.add_argument("ordinal", nargs="?", type=int, metavar="ORDINAL", help="its position there")
+    gone.add_argument(
+        "ordinal", nargs="?", type=int, metavar="ORDINAL", help="its position there, from 0"
+    )
     gone.add_argument("--date", metavar="YYYY-MM-DD", help="of the archive, if there are several")
     gone.add_argument("--id", type=_positive, help="the clip's id in audio_files, instead")
     gone.add_argument("--yes", action="store_true", help="do it")
@@ -193,7 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = add(
         "verify", _models_verify,
         "Check every file of the configuration's models against the hub's checksums, without "
-        "asking the hub. Exit status 1: something is missing or damaged.", as_json, to=actions,
+        "asking the hub; of a model that is a folder, only that it is "
+        "there. Exit status 1: something is missing or damaged.", as_json, to=actions,
     )  # fmt: skip
     verify.add_argument("--quick", action="store_true", help="compare sizes only, at once")
     up = add("migrate", _migrate, "Bring the database's schema, and what roles may do, up to date.")
@@ -375,6 +378,10 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
 
 def _erase(config: Config, arguments: argparse.Namespace) -> None:
     volume, conninfo = _mounted(config), _existing(config)
+    if arguments.yes:
+        for unfinished in erasure.Erased(volume).unfinished():
+            for each in erasure.erase(volume, conninfo, *unfinished):
+                logger.info("finished what was cut off: erased from %s", each)
     if arguments.id is not None:
         sha256, known = erasure.clip_in_database(conninfo, arguments.id)
     elif arguments.ordinal is not None:
@@ -382,16 +389,12 @@ def _erase(config: Config, arguments: argparse.Namespace) -> None:
         sha256, known = erasure.clip_in_archive(volume, name, ordinal, date)
     else:
         raise EarmarkError("name a clip: its archive and its position in it, or --id")
-    if arguments.yes:
-        for unfinished in erasure.Erased(volume).unfinished():
-            for each in erasure.erase(volume, conninfo, *unfinished):
-                logger.info("finished what was cut off: erased from %s", each)
     logger.info("looking for other uploads of the same content; that reads a whole table")
     uploads = erasure.find(volume, conninfo, sha256, known)
+    rows = [erasure.describe(volume, upload) for upload in uploads]
     if arguments.yes:
-        for each in track(erasure.erase(volume, conninfo, sha256, uploads), "erase", "archives"):
+        for each in erasure.erase(volume, conninfo, sha256, uploads):
             logger.info("erased from %s", each)
-    rows = [dataclasses.asdict(upload) for upload in uploads]
     show(rows, arguments.json, "Erased" if arguments.yes else "To be erased with --yes")
 
 
@@ -416,7 +419,8 @@ def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
         for model, snapshot in fetched
     ]
     size = decimal(sum(snapshot.bytes for _, snapshot in fetched))
-    show(rows, arguments.json, f"{len(rows)} models are here, whole, {size}")
+    title = f"{len(rows)} models are here, whole, {size}"
+    show(rows, arguments.json, title if rows else "Nothing to fetch: all models are folders")
     for model, snapshot in fetched:
         if model.revision is None:
             logger.warning(
@@ -433,6 +437,8 @@ def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
     ]
     problems = sum(row["problem"] is not None for row in rows)
     title = f"Problems: {problems}" if problems else "All models are whole"
+    if any(model.is_folder for model in models.named_in(config)):
+        title += " (of folders, only that their files are there is known)"
     show(rows, arguments.json, title)
     return DAMAGED if problems else 0
 

@@ -83,6 +83,8 @@ class Contents:
         """
         places = self.find(clips.values())
         others = {ordinal: places[sha] for ordinal, sha in clips.items() if sha in places}
+        if not others:
+            return
         heard = _Heard(self._volume, self._asr, facts)
         for ordinal, candidates in track(
             others.items(), f"look up {archive}", "clips", len(others)

@@ -137,11 +137,40 @@ def clip_in_archive(
         days = ", ".join(path.parent.name.removeprefix("date=") for path in found)
         raise EarmarkError(f"there are archives {archive} of several days: {days}; give --date")
     day = found[0].parent.name.removeprefix("date=")
-    rows = read_table(found[0], MANIFEST).select(["ordinal", "source_sha256"]).to_pylist()
-    content = {row["ordinal"]: row["source_sha256"] for row in rows}
-    if ordinal not in content:
+    rows = {row["ordinal"]: row for row in read_table(found[0], MANIFEST).to_pylist()}
+    if ordinal not in rows:
         raise EarmarkError(f"{archive} of {day} has no clip {ordinal}; it has {len(rows)} members")
-    return content[ordinal], [Upload(archive, day, ordinal)]
+    if rows[ordinal]["error"] == ERASED:
+        raise EarmarkError(
+            f"clip {ordinal} of {archive} of {day} was erased before; see logs/{ERASURES}"
+        )
+    return rows[ordinal]["source_sha256"], [Upload(archive, day, ordinal)]
+
+
+def describe(volume: Volume, upload: Upload) -> dict[str, object]:
+    """What a person should see of a clip before it is erased.
+
+    Args:
+        volume: The shared volume.
+        upload: The clip.
+
+    Returns:
+        Its archive, date, ordinal, name in the archive, length in seconds, and the beginning of
+        its transcript.
+
+    Raises:
+        EarmarkError: a table is damaged.
+    """
+    known: dict[str, object] = {"member": None, "duration_seconds": None, "transcript": None}
+    manifest = volume.manifest(upload.date, upload.archive)
+    here = pc.field("ordinal") == upload.ordinal
+    if manifest.exists():
+        for row in read_table(manifest, MANIFEST).filter(here).to_pylist():
+            known |= {key: row[key] for key in ("member", "duration_seconds")}
+    for table in volume.root.glob(f"transcripts/*/date={upload.date}/{glob.escape(manifest.name)}"):
+        for row in read_table(table, TRANSCRIPTS).filter(here).to_pylist():
+            known["transcript"] = (row["text"] or "")[:80]
+    return asdict(upload) | known
 
 
 def clip_in_database(conninfo: str, id: int) -> tuple[str | None, list[Upload]]:

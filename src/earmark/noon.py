@@ -113,7 +113,9 @@ def flagged_clips(
             raise EarmarkError("there is none yet; the first run makes it")
         # It is not worth being started, and stopped again, for each look.
         if not (volume.state / "postgres/data/postmaster.pid").exists():
-            raise EarmarkError("the embedded server is not running; it starts with the next run")
+            raise EarmarkError(
+                "the embedded server is not running; `earmark report` and the next run start it"
+            )
     conninfo = database.connection_string(url, volume.root)
     with (
         database.connect(conninfo, patience_seconds=0.0) as connection,
