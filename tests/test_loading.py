@@ -771,7 +771,7 @@ def held(conninfo: str) -> dict[str, tuple[int, ...]]:
     rows = query(
         conninfo,
         "SELECT a.name, count(DISTINCT af.id), count(DISTINCT t.id), count(DISTINCT c.id), "
-        "count(DISTINCT af.id) FILTER (WHERE af.flag_categories IS NOT NULL) "
+        "count(DISTINCT af.id) FILTER (WHERE af.queue_categories IS NOT NULL) "
         "FROM archives a LEFT JOIN audio_files af ON af.archive_id = a.id "
         "LEFT JOIN transcripts t ON t.audio_file_id = af.id "
         "LEFT JOIN classifications c ON c.audio_file_id = af.id GROUP BY a.name",

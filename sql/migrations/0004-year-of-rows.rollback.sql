@@ -81,8 +81,8 @@ DROP FUNCTION refresh_flags;
 
 ALTER TABLE audio_files
     DROP COLUMN waits_since,
-    DROP COLUMN flag_categories,
-    DROP COLUMN flag_category,
-    DROP COLUMN flag_score;
+    DROP COLUMN queue_categories,
+    DROP COLUMN queue_category,
+    DROP COLUMN queue_score;
 
 ALTER TABLE transcripts DROP COLUMN nul_count;

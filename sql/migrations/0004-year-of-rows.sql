@@ -9,20 +9,20 @@ COMMENT ON COLUMN transcripts.nul_count IS 'NUL characters of the text, which Po
 -- What the queue sorts by, in the row that it lists: no index can serve an order that is
 -- first computed from another table.
 ALTER TABLE audio_files
-    ADD COLUMN flag_score DOUBLE PRECISION,
-    ADD COLUMN flag_category TEXT,
-    ADD COLUMN flag_categories TEXT [];
+    ADD COLUMN queue_score DOUBLE PRECISION,
+    ADD COLUMN queue_category TEXT,
+    ADD COLUMN queue_categories TEXT [];
 
-COMMENT ON COLUMN audio_files.flag_score IS 'Highest score among the categories that flagged it under the archive''s policy set; kept by triggers';
+COMMENT ON COLUMN audio_files.queue_score IS 'Highest score among the categories that flagged it under the archive''s policy set; kept by triggers';
 
-COMMENT ON COLUMN audio_files.flag_category IS 'The category of that score; kept by triggers';
+COMMENT ON COLUMN audio_files.queue_category IS 'The category of that score; kept by triggers';
 
-COMMENT ON COLUMN audio_files.flag_categories IS 'All categories that flagged it under that policy set, highest score first; null if none; kept by triggers';
+COMMENT ON COLUMN audio_files.queue_categories IS 'All categories that flagged it under that policy set, highest score first; null if none; kept by triggers';
 
 CREATE FUNCTION refresh_flags(clips BIGINT []) RETURNS VOID
 LANGUAGE sql AS $$
     UPDATE audio_files af
-    SET flag_score = f.score, flag_category = f.categories[1], flag_categories = f.categories
+    SET queue_score = f.score, queue_category = f.categories[1], queue_categories = f.categories
     FROM unnest(clips) AS clip (id)
     CROSS JOIN LATERAL (
         SELECT
@@ -40,7 +40,7 @@ LANGUAGE sql AS $$
           )
     ) f
     WHERE af.id = clip.id
-      AND (af.flag_score, af.flag_categories) IS DISTINCT FROM (f.score, f.categories)
+      AND (af.queue_score, af.queue_categories) IS DISTINCT FROM (f.score, f.categories)
 $$;
 
 COMMENT ON FUNCTION refresh_flags IS 'Brings the flag columns of clips up to date with their classifications';
@@ -80,7 +80,7 @@ END $$;
 
 -- One column says it all, so that the planner can tell how many wait.
 ALTER TABLE audio_files ADD COLUMN waits_since DATE GENERATED ALWAYS AS (
-    CASE WHEN status = 'flagged' AND flag_categories IS NOT NULL
+    CASE WHEN status = 'flagged' AND queue_categories IS NOT NULL
     THEN (created_at AT TIME ZONE 'UTC')::DATE END
 ) STORED;
 
@@ -88,8 +88,8 @@ COMMENT ON COLUMN audio_files.waits_since IS 'Day (UTC) of created_at while it w
 
 -- The queue of a day, highest score first, with what it is filtered by.
 CREATE INDEX idx_audio_queue ON audio_files (
-    waits_since, flag_score DESC NULLS LAST, id, created_at
-) INCLUDE (flag_categories) WHERE waits_since IS NOT NULL;
+    waits_since, queue_score DESC NULLS LAST, id, created_at
+) INCLUDE (queue_categories) WHERE waits_since IS NOT NULL;
 
 -- Most clips are transcribed and not flagged, and nobody looks for those by status.
 DROP INDEX idx_audio_status_created;
@@ -144,32 +144,32 @@ SELECT
     af.original_filename,
     af.opus_path,
     t.transcript_text,
-    q.flag_score,
-    af.flag_category,
+    q.queue_score AS flag_score,
+    af.queue_category AS flag_category,
     af.created_at,
     af.archive_source AS archive,
     af.duration_seconds,
     t.language,
     t.confidence,
-    q.flag_categories
+    q.queue_categories AS flag_categories
 FROM (
     (
-        SELECT id, flag_score, flag_categories FROM audio_files
+        SELECT id, queue_score, queue_categories FROM audio_files
         WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE
-        ORDER BY flag_score DESC NULLS LAST, id
+        ORDER BY queue_score DESC NULLS LAST, id
     )
     UNION ALL
     (
-        SELECT id, flag_score, flag_categories FROM audio_files
+        SELECT id, queue_score, queue_categories FROM audio_files
         WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE - 1
           AND created_at > NOW() - INTERVAL '24 hours'
-        ORDER BY flag_score DESC NULLS LAST, id
+        ORDER BY queue_score DESC NULLS LAST, id
     )
     UNION ALL
     (
-        SELECT id, flag_score, flag_categories FROM audio_files
+        SELECT id, queue_score, queue_categories FROM audio_files
         WHERE waits_since > (NOW() AT TIME ZONE 'UTC')::DATE
-        ORDER BY flag_score DESC NULLS LAST, id
+        ORDER BY queue_score DESC NULLS LAST, id
     )
 ) q
 JOIN audio_files af ON af.id = q.id
@@ -180,4 +180,4 @@ CROSS JOIN LATERAL (
       AND asr = COALESCE((SELECT a.asr FROM archives a WHERE a.id = af.archive_id), 'unrecorded')
     LIMIT 1
 ) t
-ORDER BY q.flag_score DESC NULLS LAST, q.id;
+ORDER BY q.queue_score DESC NULLS LAST, q.id;

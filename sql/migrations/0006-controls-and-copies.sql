@@ -15,7 +15,7 @@ COMMENT ON COLUMN audio_files.control IS 'Not flagged, and drawn for review all 
 
 COMMENT ON COLUMN audio_files.review_probability IS 'Probability with which a person is to hear it, given that it was transcribed: 1 if flagged, queue.control_fraction if not, as loaded last';
 
-UPDATE audio_files SET review_probability = 1 WHERE status = 'flagged' OR flag_categories IS NOT NULL;
+UPDATE audio_files SET review_probability = 1 WHERE status = 'flagged' OR queue_categories IS NOT NULL;
 
 CREATE INDEX idx_audio_controls ON audio_files (created_at) WHERE control AND status = 'transcribed';
 
@@ -25,15 +25,15 @@ DROP VIEW ra_queue;
 ALTER TABLE audio_files DROP COLUMN waits_since;
 
 ALTER TABLE audio_files ADD COLUMN waits_since DATE GENERATED ALWAYS AS (
-    CASE WHEN status = 'flagged' AND flag_categories IS NOT NULL AND copied_from IS NULL
+    CASE WHEN status = 'flagged' AND queue_categories IS NOT NULL AND copied_from IS NULL
     THEN (created_at AT TIME ZONE 'UTC')::DATE END
 ) STORED;
 
 COMMENT ON COLUMN audio_files.waits_since IS 'Day (UTC) of created_at while it waits for review; null if it does not';
 
 CREATE INDEX idx_audio_queue ON audio_files (
-    waits_since, flag_score DESC NULLS LAST, id, created_at
-) INCLUDE (flag_categories) WHERE waits_since IS NOT NULL;
+    waits_since, queue_score DESC NULLS LAST, id, created_at
+) INCLUDE (queue_categories) WHERE waits_since IS NOT NULL;
 
 CREATE VIEW ra_queue AS
 SELECT
@@ -41,32 +41,32 @@ SELECT
     af.original_filename,
     af.opus_path,
     t.transcript_text,
-    q.flag_score,
-    af.flag_category,
+    q.queue_score AS flag_score,
+    af.queue_category AS flag_category,
     af.created_at,
     af.archive_source AS archive,
     af.duration_seconds,
     t.language,
     t.confidence,
-    q.flag_categories
+    q.queue_categories AS flag_categories
 FROM (
     (
-        SELECT id, flag_score, flag_categories FROM audio_files
+        SELECT id, queue_score, queue_categories FROM audio_files
         WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE
-        ORDER BY flag_score DESC NULLS LAST, id
+        ORDER BY queue_score DESC NULLS LAST, id
     )
     UNION ALL
     (
-        SELECT id, flag_score, flag_categories FROM audio_files
+        SELECT id, queue_score, queue_categories FROM audio_files
         WHERE waits_since = (NOW() AT TIME ZONE 'UTC')::DATE - 1
           AND created_at > NOW() - INTERVAL '24 hours'
-        ORDER BY flag_score DESC NULLS LAST, id
+        ORDER BY queue_score DESC NULLS LAST, id
     )
     UNION ALL
     (
-        SELECT id, flag_score, flag_categories FROM audio_files
+        SELECT id, queue_score, queue_categories FROM audio_files
         WHERE waits_since > (NOW() AT TIME ZONE 'UTC')::DATE
-        ORDER BY flag_score DESC NULLS LAST, id
+        ORDER BY queue_score DESC NULLS LAST, id
     )
 ) q
 JOIN audio_files af ON af.id = q.id
@@ -77,7 +77,7 @@ CROSS JOIN LATERAL (
       AND asr = COALESCE((SELECT a.asr FROM archives a WHERE a.id = af.archive_id), 'unrecorded')
     LIMIT 1
 ) t
-ORDER BY q.flag_score DESC NULLS LAST, q.id;
+ORDER BY q.queue_score DESC NULLS LAST, q.id;
 
 COMMENT ON VIEW ra_queue IS 'Clips flagged in the last 24 hours that await review, highest score first; each clip once';
 
