@@ -336,7 +336,7 @@ def _flagged_by_hour(conninfo: str) -> tuple[int, ...]:
             cursor.execute(
                 "SELECT floor(extract(epoch FROM now() - created_at) / 3600)::int, count(*) "
                 "FROM audio_files WHERE status IN ('flagged', 'reviewed') "
-                "AND queue_categories IS NOT NULL "
+                "AND queue_categories IS NOT NULL AND copied_from IS NULL "
                 "AND created_at > now() - INTERVAL '24 hours' GROUP BY 1"
             )
             hours = dict(cursor.fetchall())
@@ -351,7 +351,7 @@ def _last_noon(conninfo: str, next_noon: str) -> int:
     ):
         cursor.execute(
             "SELECT count(*) FROM audio_files WHERE status IN ('flagged', 'reviewed') "
-            "AND queue_categories IS NOT NULL "
+            "AND queue_categories IS NOT NULL AND copied_from IS NULL "
             "AND created_at <= %(next)s::timestamptz - INTERVAL '24 hours' "
             "AND created_at > %(next)s::timestamptz - INTERVAL '48 hours'",
             {"next": next_noon},
