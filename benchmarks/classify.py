@@ -33,6 +33,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ from demo.training.classifier_data import MIXED, draw_post, pools
 from earmark import REPOSITORY
 from earmark.classifier import Classifier, ClassifySettings
 from earmark.classify import classify_archive
+from earmark.language_model import LanguageModel, quantization_config
+from earmark.models import find
 from earmark.policy import Policy, load_policies, render_prompt
 from earmark.tables import TRANSCRIPTS, write_table
 
@@ -91,24 +94,15 @@ class OneByOne:
 
     def __init__(self, settings: ClassifySettings) -> None:
         from peft import PeftModel
-        from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         torch.set_num_threads(settings.threads)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-            settings.model
-        )
-        quantization = None
-        if settings.quantization is not None:
-            quantization = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-                load_in_8bit=settings.quantization == "8bit",
-                load_in_4bit=settings.quantization == "4bit",
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
-            )
+        dtype = getattr(torch, settings.dtype)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(settings.model)
         model: Any = AutoModelForCausalLM.from_pretrained(
             settings.model,
-            dtype=getattr(torch, settings.dtype),
-            quantization_config=quantization,
+            dtype=dtype,
+            quantization_config=quantization_config(settings.quantization, dtype),
             device_map={"": settings.device},
             attn_implementation="eager",
         )
@@ -266,9 +260,6 @@ def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
 
 def adapters(settings: ClassifySettings, number: int, rounds: int, policy_tokens: int) -> int:
     """Tell what the adapter costs beside the weights and within them; returns the exit status."""
-    from earmark.language_model import LanguageModel
-    from earmark.models import find
-
     contents = transcripts(number)
     ours = {"beside": Ours(settings), "within": Ours(settings), "exact": Ours(settings)}
     adapter = settings.pinned_adapter
@@ -287,7 +278,7 @@ def adapters(settings: ClassifySettings, number: int, rounds: int, policy_tokens
     for side, owner in ours.items():
         times = []
         for _ in range(rounds):
-            scores, taken = timed(lambda: owner.scores(policy, contents))  # noqa: B023
+            scores, taken = timed(partial(owner.scores, policy, contents))
             times.append(taken)
         pairs = [
             (a, b) for a, b in zip(scores, exact, strict=True) if a is not None and b is not None

@@ -213,7 +213,7 @@ def _milliseconds(connection: Connection, read: Callable[[], object]) -> float:
 def _scans(cursor: Cursor, category: str | None) -> list[str]:
     """The kinds of scans in the plan of a page, with what they read."""
     explained = _Explaining(cursor)
-    first_items(explained, PAGE, category)  # type: ignore[arg-type]
+    first_items(explained, PAGE, category)
     return explained.scans
 
 

@@ -311,7 +311,7 @@ def test_a_damaged_model_is_refused_and_no_archive_is_to_blame(tmp_path: Path, p
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     other = Gemma2Config(**json.loads((BASE / "config.json").read_text()) | {"hidden_size": 64})
     Gemma2ForCausalLM(other).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
     with pytest.raises(SetupError, match="can't be loaded"):
         Classifier(replace(SETTINGS, model=str(tmp_path)))
 

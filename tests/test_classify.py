@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,35 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from earmark import REPOSITORY
 from earmark.classifier import ClassifySettings
 from earmark.classify import classify_archive
-from earmark.policy import (
-    PROMPT_SHA256,
-    load_policies,
-    set_sha256,
-)
+from earmark.policy import PROMPT_SHA256, set_sha256
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
-
-BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
-ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
-SETTINGS = ClassifySettings(
-    model=str(BASE),
-    adapter=str(ADAPTER),
-    device="cpu",
-    quantization=None,
-    dtype="float32",
-    batch_size=4,
-)
-POLICIES = load_policies(
-    REPOSITORY / "config" / "policies", ["harassment", "scams", "violent-threats"]
-)
-HARASSMENT, SCAMS, THREATS = POLICIES
-SCAM = "please send me your bank password today"
-THREAT = "i will hurt you tonight"
-BENIGN = "the park is very quiet this morning"
 
 
 def transcript(ordinal: int, text: str | None, status: str = "ok") -> dict[str, object]:
@@ -55,7 +34,7 @@ def classify(tmp_path: Path) -> Callable[..., tuple[list[dict[str, Any]], dict[s
         source, output = tmp_path / "transcripts.parquet", tmp_path / "classes.parquet"
         write_table(source, TRANSCRIPTS, rows, provenance or {})
         classify_archive(source, output, POLICIES, settings, "2026-11", tmp_path / "parts")
-        assert not (tmp_path / "parts").exists()
+        shutil.rmtree(tmp_path / "parts")  # as loading does
         return read_table(output, CLASSES).to_pylist(), read_provenance(output)
 
     return run
@@ -189,5 +168,21 @@ def test_a_job_killed_in_its_midst_yields_the_same_rows_when_tried_again(
     # What was in a part before the kill was not asked again.
     (said,) = [line for line in caplog.messages if line.startswith("classify ")]
     assert f"{3 * 40} of {3 * 40} answers" in said
-    asked = int(re.search(r"(\d+) of 120 answers were done before", caplog.text)[1])  # type: ignore[index]
-    assert asked >= len(parts)
+    known = re.search(r"(\d+) of 120 answers were done before", caplog.text)
+    assert known is not None
+    assert int(known[1]) >= len(parts)
+
+
+def test_a_job_that_died_after_its_last_row_asks_nothing_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Snakemake throws its output away."""
+    source, output = tmp_path / "transcripts", tmp_path / "classes"
+    write_table(source, TRANSCRIPTS, [transcript(0, SCAM), transcript(1, "")], {})
+    arguments = (source, output, POLICIES, SETTINGS, "2026-11", tmp_path / "parts")
+    classify_archive(*arguments)
+    rows = read_table(output, CLASSES)
+    output.unlink()
+    monkeypatch.setattr("earmark.classify.Classifier", None)  # nobody may load a model
+    classify_archive(*arguments)
+    assert read_table(output, CLASSES) == rows

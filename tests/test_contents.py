@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from demo_clips import MEMBERS, QUICK, extract_clips, spoken, write_manifest
 
+from earmark import parts
 from earmark.contents import Contents, Place
 from earmark.recognition import AsrSettings
 from earmark.speech import transcribe_archive
@@ -53,6 +54,7 @@ class Archives:
             self.volume.parts_of(archive, "transcribe_audio"),
             Contents(self.volume, wanted.name, DAY),
         )
+        parts.remove(self.volume, archive)  # as loading does
         found: list[dict] = read_table(output, TRANSCRIPTS).to_pylist()
         return found
 

@@ -26,7 +26,7 @@ from earmark.errors import EarmarkError
 from earmark.loading import load_archive
 from earmark.media import EncodeSettings
 from earmark.parts import Parts
-from earmark.report import write_report
+from earmark.report import gather, write_report
 from earmark.tables import (
     CLASSES,
     MANIFEST,
@@ -51,7 +51,11 @@ class Erasing:
         place.use(conninfo)
         self.load("a.tar", [f"{n:064x}" if n not in (1, 4) else SECRET for n in range(5)])
         self.load("b.tar", [SECRET, 64 * "b"])
-        write_report(configuration.read(place.file))
+        self.report()
+
+    def report(self) -> None:
+        config = configuration.read(self.place.file)
+        write_report(config, gather(config))
 
     def load(self, archive: str, contents: list[str]) -> None:
         members, heard, judged = [], [], []
@@ -321,7 +325,7 @@ def test_long_texts_and_damaged_reports_stop_no_erasure(erasing: Erasing) -> Non
         cursor.execute(
             "UPDATE transcripts SET transcript_text = transcript_text || repeat('x', 200000)"
         )
-    write_report(configuration.read(erasing.place.file))
+    erasing.report()
     damaged = erasing.volume.root / "reports" / "2026-01-01"
     damaged.mkdir()
     (damaged / "queue.parquet").write_text(WORDS)

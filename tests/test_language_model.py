@@ -42,7 +42,7 @@ def random_model(folder: Path, kind: str) -> Path:
         max_window_layers=2,
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder)
     return folder
 
 
@@ -125,7 +125,7 @@ def test_numbers_that_overflow_are_told(folder: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(folder)
     model.get_input_embeddings().weight.data[TEXTS[0][0]] = float("nan")
     model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
     damaged = load(tmp_path)
     prefix = damaged.begin([token for token in PREFIX if token != TEXTS[0][0]])
     written = damaged.continuations(prefix, [TEXTS[0], TEXTS[1]], most=2, end="}")
@@ -135,6 +135,6 @@ def test_numbers_that_overflow_are_told(folder: Path, tmp_path: Path) -> None:
 def test_a_model_whose_attention_is_unknown_is_refused(tmp_path: Path) -> None:
     config = AutoConfig.for_model("gpt2", vocab_size=2048, n_embd=32, n_layer=1, n_head=2)
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)  # type: ignore[no-untyped-call]
+    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
     with pytest.raises(SetupError, match=r"type 'gpt2'.* choose one of type gemma, gemma2"):
         load(tmp_path)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from earmark import parts as parts_module
 from earmark.parts import Parts, fingerprint
 from earmark.tables import MEMBERS
+from earmark.volume import Volume
 
 
 def row(ordinal: int) -> dict:
@@ -49,13 +50,16 @@ def test_without_rows_there_is_a_table_and_no_file(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
-def test_nothing_is_left_of_parts_once_the_output_is_written(tmp_path: Path) -> None:
-    parts = begin(tmp_path)
-    parts.add([row(0)])
-    assert files(tmp_path) == ["000000.parquet"]
-    parts.remove()
-    assert list(tmp_path.iterdir()) == []
-    assert ordinals(begin(tmp_path)) == []
+def test_nothing_is_left_of_an_archives_parts_once_they_are_removed(tmp_path: Path) -> None:
+    volume = Volume(tmp_path)
+    for archive in ("a.tar", "a.tar.gz"):
+        for stage in parts_module.STAGES:
+            begin(volume.parts_of(archive, stage)).add([row(0)])
+    parts_module.remove(volume, "a.tar")
+    parts_module.remove(volume, "never.tar")
+    assert {path.name for path in volume.parts.iterdir()} == {
+        f"a.tar.gz.{stage}" for stage in parts_module.STAGES
+    }
 
 
 def test_the_parts_of_other_input_or_settings_are_removed_and_never_read(tmp_path: Path) -> None:
@@ -165,5 +169,3 @@ def test_a_writer_killed_at_any_moment_leaves_whole_parts_without_a_gap(tmp_path
         found = ordinals(parts)
         assert found == list(range(len(found)))
         assert found
-        parts.remove()
-        assert files(folder) == []

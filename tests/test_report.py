@@ -83,13 +83,18 @@ class Text(HTMLParser):
         self.read += data
 
 
+def written(place: Place) -> Path:
+    config = configuration.read(place.file)
+    return write_report(config, gather(config))
+
+
 def page_of(busy: Place) -> Text:
-    page = write_report(configuration.read(busy.file))
+    page = written(busy)
     return Text(page.read_text(encoding="utf-8"))
 
 
 def test_it_lies_under_the_day_of_the_review_with_the_queue_beside_it(busy: Place) -> None:
-    page = write_report(configuration.read(busy.file))
+    page = written(busy)
     today = datetime.now(ZoneInfo("Europe/Zurich")).date().isoformat()
     assert page == busy.volume.root / "reports" / today / "index.html"
     assert {path.name for path in page.parent.iterdir()} == {
@@ -196,7 +201,7 @@ def test_the_page_needs_nothing_beside_itself_and_runs_nothing(busy: Place) -> N
 def test_a_database_that_is_away_leaves_the_rest(busy: Place) -> None:
     before = gather(configuration.read(busy.file))
     busy.configure(database={"url": "postgresql://127.0.0.1:1/nothing"})
-    page = write_report(configuration.read(busy.file))
+    page = written(busy)
     read = re.sub(r"\s+", " ", Text(page.read_text(encoding="utf-8")).read)
     assert "Whether noon is met is unknown: the database does not answer" in read
     assert "queue.csv" not in read
@@ -230,7 +235,7 @@ def test_names_and_reasons_of_strangers_stay_texts(busy: Place) -> None:
 
 
 def test_the_queue_is_the_same_in_both_files(busy: Place, conninfo: str) -> None:
-    page = write_report(configuration.read(busy.file))
+    page = written(busy)
     expected = review_queue(conninfo, 100)
     rows = pq.read_table(page.parent / "queue.parquet").to_pylist()
     assert [(row["id"], row["flag_score"]) for row in rows] == [

@@ -196,7 +196,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         models.BPE(vocabulary, merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL_TOKENS])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<bos>",
         eos_token="<eos>",
@@ -221,8 +221,8 @@ def _bpe(model: models.BPE) -> Tokenizer:
 def build_base(tokenizer: PreTrainedTokenizerFast) -> Gemma2ForCausalLM:
     """An untrained Gemma-2 of about a million parameters."""
     torch.manual_seed(0)
-    return Gemma2ForCausalLM(  # type: ignore[no-untyped-call]
-        Gemma2Config(  # type: ignore[no-untyped-call]
+    return Gemma2ForCausalLM(
+        Gemma2Config(
             vocab_size=len(tokenizer),
             hidden_size=WIDTH,
             intermediate_size=2 * WIDTH,
@@ -353,7 +353,7 @@ def optimise(
         for task in tasks:
             losses, hits = task_losses(model, heads, tokenizer, task, policy_fixed)
             loss = torch.stack(losses).sum() / len(tasks)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             reports.append([*(each.item() for each in losses), hits])
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

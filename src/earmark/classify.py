@@ -48,7 +48,7 @@ def classify_archive(
         policies: The policies, at least one.
         settings: Model and thresholds.
         policy_name: Name of the policy set, for the provenance.
-        parts: Folder for what is done, of this archive and stage alone; removed at the end.
+        parts: Folder for what is done, of this archive and stage alone; it stays.
 
     Raises:
         EarmarkError: the transcripts or the model can't be read.
@@ -108,7 +108,6 @@ def classify_archive(
             "archive_error": source.get("archive_error"),
         },
     )
-    kept.remove()
     unread = pc.sum(pc.equal(rows["status"], "unparsed")).as_py() or 0
     if 2 * unread > len(rows):
         logger.warning(

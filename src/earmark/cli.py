@@ -304,15 +304,16 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _report(config: Config, arguments: argparse.Namespace) -> int:
-    from earmark.report import review_of, tell, warning_of, write_report  # matplotlib is slow
+    from earmark.report import gather, tell, warning_of, write_report  # matplotlib is slow
 
     wanted = config["review"]
-    warning = warning_of(review_of(config))
+    report = gather(config)
+    warning = warning_of(report.status.review)
     hour = datetime.datetime.now(ZoneInfo(wanted["timezone"])).hour
     # First of all, as there may be no room for the report.
     if warning and arguments.alert and wanted["alert"] and hour in wanted["alert_hours"]:
         tell(wanted["alert"], warning)
-    print(write_report(config))
+    print(write_report(config, report))
     if warning:
         print(f"earmark: {warning}", file=sys.stderr)
     return MISSED if warning else 0

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from earmark import locks
+from earmark import locks, parts
 from earmark.contents import Contents
 from earmark.database import connect, require_schema
 from earmark.encoding import ERASED
@@ -321,8 +321,7 @@ def withhold(volume: Volume, archive: str, date: str) -> None:
 def _erase_files(volume: Volume, archive: str, date: str, ordinals: Collection[int]) -> None:
     for ordinal in ordinals:
         (volume.audio(date, archive) / f"{ordinal:06d}.opus").unlink(missing_ok=True)
-    for stage in ("transcribe_audio", "classify_transcripts"):  # what they had done is done again
-        shutil.rmtree(volume.parts_of(archive, stage), ignore_errors=True)
+    parts.remove(volume, archive)  # what was done is done again
     if volume.receipt(date, archive).exists():
         volume.incoming(archive).unlink(missing_ok=True)
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)

@@ -84,13 +84,11 @@ class LanguageModel:
                 f"Earmark doesn't know; choose one of type {', '.join(MODEL_TYPES)}"
             )
         self.longest: int = config.max_position_embeddings
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-            base.folder
-        )
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)
         model: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
             dtype=dtype,
-            quantization_config=_quantization(quantization, dtype),
+            quantization_config=quantization_config(quantization, dtype),
             device_map={"": device},
             attn_implementation=NAME,
         )
@@ -271,10 +269,16 @@ class LanguageModel:
         return torch.tensor(tokens, dtype=torch.long)
 
 
-def _quantization(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def quantization_config(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes quantizes a model, as Transformers is told.
+
+    Args:
+        name: ``8bit``, ``4bit`` or None.
+        dtype: What 4-bit weights are multiplied in.
+    """
     if name is None:
         return None
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+    return BitsAndBytesConfig(
         load_in_8bit=name == "8bit",
         load_in_4bit=name == "4bit",
         # QLoRA's choice; bitsandbytes' own default is FP4 that is multiplied in float32.

@@ -22,8 +22,12 @@ import pyarrow as pa
 from earmark import __version__
 from earmark.errors import EarmarkError
 from earmark.tables import read_table, write_table
+from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
+
+#: The stages that keep parts, as their rules are called.
+STAGES = ("transcribe_audio", "classify_transcripts")
 
 
 def fingerprint(source: Path, settings: Mapping[str, object]) -> str:
@@ -125,7 +129,16 @@ class Parts:
         tables = [read_table(path, self._schema) for path in self._paths]
         return pa.concat_tables([self._schema.empty_table(), *tables])
 
-    def remove(self) -> None:
-        """Remove all parts, once the stage's output is written."""
-        shutil.rmtree(self._folder.parent, ignore_errors=True)
-        self._paths = []
+
+def remove(volume: Volume, archive: str) -> None:
+    """Remove all parts of an archive, once it is loaded.
+
+    Not before: a scheduler throws away the output of a job whose process died, even if that was
+    after the last row.
+
+    Args:
+        volume: The shared volume.
+        archive: The archive's name.
+    """
+    for stage in STAGES:
+        shutil.rmtree(volume.parts_of(archive, stage), ignore_errors=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface
 
 #: Its name as Transformers' ``attn_implementation``.
@@ -96,7 +96,7 @@ PADDING = 2**40
 
 
 def attention(
-    module: nn.Module,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -125,7 +125,7 @@ def attention(
     """
     texts, heads, queries = query.shape[:3]
     masks = rest.masks(sliding_window, query.dtype)
-    layer: int = module.layer_idx  # type: ignore[assignment]
+    layer: int = module.layer_idx
     prefix = None
     if rest.prefix is not None:
         prefix = rest.prefix.keys[layer][0], rest.prefix.values[layer][0]

@@ -166,41 +166,24 @@ class Report:
     disk: Disk
 
 
-def review_of(config: dict[str, Any]) -> Review:
-    """Whether noon is met; starts an embedded database.
+def write_report(config: dict[str, Any], report: Report) -> Path:
+    """Write a report's page, and the queue as CSV and Parquet beside it.
 
     Args:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
-
-    Raises:
-        EarmarkError: the volume is not there, or there is no such time zone.
-    """
-    with suppress(EarmarkError):  # the review says so
-        _conninfo(config)
-    return status(config).review
-
-
-def write_report(config: dict[str, Any]) -> Path:
-    """Write today's page, and the queue as CSV and Parquet beside it.
-
-    Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        report: What :func:`gather` found.
 
     Returns:
         The page.
 
     Raises:
-        EarmarkError: the volume is not there, or there is no such time zone.
         OSError: it can't be written.
     """
     volume = Volume(Path(config["volume"]["root"]))
-    with suppress(EarmarkError):  # the page says so
-        _conninfo(config)
-    report = gather(config)
     page = volume.report(report.date)
     queue: list[QueueItem] | None = None
     with locks.exclusive(volume.reports_lock, "report"):  # a clip may be erased meanwhile
-        with suppress(EarmarkError):
+        with suppress(EarmarkError):  # the page says so
             queue = review_queue(_conninfo(config), limit=1_000_000)
         if queue is not None:
             write_queue(queue, page.parent)
@@ -210,7 +193,7 @@ def write_report(config: dict[str, Any]) -> Path:
 
 
 def gather(config: dict[str, Any]) -> Report:
-    """Gather what the page shows.
+    """Gather what the page shows; starts an embedded database.
 
     Args:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
@@ -219,6 +202,8 @@ def gather(config: dict[str, Any]) -> Report:
         EarmarkError: the volume is not there, or there is no such time zone.
     """
     volume = Volume(Path(config["volume"]["root"]))
+    with suppress(EarmarkError):  # the status says so
+        _conninfo(config)
     now = status(config)
     moment = datetime.fromisoformat(now.observed_at)
     flagged = last_noon = None

@@ -107,7 +107,7 @@ def transcribe_archive(
             row per clip in the manifest's order.
         volume_root: What ``opus_path`` is relative to.
         settings: How to transcribe.
-        parts: Folder for what is done, of this archive and stage alone; removed at the end.
+        parts: Folder for what is done, of this archive and stage alone; it stays.
         contents: What has been heard before, and learns what was heard now; None if nothing
             is to be shared with other archives.
 
@@ -156,7 +156,6 @@ def transcribe_archive(
             "seconds": round(time.monotonic() - started, 3),
         },
     )
-    kept.remove()
     if contents is not None:
         sound = table.filter(pc.equal(table["status"], "ok"))["ordinal"].to_pylist()
         contents.publish(archive, {each: content_of[each] for each in sound if each in heard})

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from earmark import logs
 from earmark.errors import EarmarkError
-from earmark.report import write_report
+from earmark.report import gather, write_report
 
 logs.configure("daily_report", Path(snakemake.log[0]))
 try:
-    print(write_report(snakemake.config))
+    print(write_report(snakemake.config, gather(snakemake.config)))
 except EarmarkError as error:
     sys.exit(f"earmark: {error}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from earmark import parts
 from earmark.database import connection_string
 from earmark.erasure import withhold
 from earmark.loading import load_archive
@@ -30,5 +31,6 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
         waiting=lock.renew,
         order=snakemake.config["source"]["order"],
     )
+    parts.remove(volume, archive)
     if snakemake.config["retention"]["archives"] == "delete":
         volume.incoming(archive).unlink(missing_ok=True)
