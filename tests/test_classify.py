@@ -34,7 +34,7 @@ def classify(tmp_path: Path) -> Callable[..., tuple[list[dict[str, Any]], dict[s
         source, output = tmp_path / "transcripts.parquet", tmp_path / "classes.parquet"
         write_table(source, TRANSCRIPTS, rows, provenance or {})
         classify_archive(source, output, POLICIES, settings, "2026-11", tmp_path / "parts")
-        shutil.rmtree(tmp_path / "parts")  # as loading does
+        shutil.rmtree(tmp_path / "parts", ignore_errors=True)  # as loading does
         return read_table(output, CLASSES).to_pylist(), read_provenance(output)
 
     return run

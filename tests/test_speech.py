@@ -48,7 +48,7 @@ def transcribe(folder: Path, rows: list[dict], **settings: object) -> list[dict]
     source = write_manifest(folder / "manifest.parquet", rows)
     wanted = AsrSettings(**{**asdict(QUICK), **settings})
     transcribe_archive(source, folder / "out.parquet", folder, wanted, folder / "parts")
-    shutil.rmtree(folder / "parts")  # as loading does
+    shutil.rmtree(folder / "parts", ignore_errors=True)  # as loading does
     found: list[dict] = read_table(folder / "out.parquet", TRANSCRIPTS).to_pylist()
     return found
 
