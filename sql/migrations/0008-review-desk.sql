@@ -106,6 +106,11 @@ CREATE INDEX idx_review_decisions_reviewer ON review_decisions (reviewer_id, id 
 
 CREATE INDEX idx_review_decisions_decided ON review_decisions (decided_at);
 
+-- What the desk asks of a clip: who else uploaded it.
+CREATE INDEX idx_audio_duplicates ON audio_files (archive_id, duplicate_of) WHERE duplicate_of IS NOT NULL;
+
+CREATE INDEX idx_audio_copies ON audio_files (copied_from) WHERE copied_from IS NOT NULL;
+
 CREATE FUNCTION refuse_change() RETURNS TRIGGER
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -125,6 +130,14 @@ CREATE TABLE second_reviews (
 COMMENT ON TABLE second_reviews IS 'Clips that a second person is to hear without knowing of the first';
 
 COMMENT ON COLUMN second_reviews.probability IS 'desk.second_review_fraction when it was drawn';
+
+CREATE TABLE review_waiting (
+    audio_file_id BIGINT PRIMARY KEY REFERENCES audio_files (id) ON DELETE CASCADE,
+    round TEXT NOT NULL CHECK (round IN ('second', 'adjudication')),
+    since TIMESTAMPTZ NOT NULL DEFAULT NOW()
+);
+
+COMMENT ON TABLE review_waiting IS 'Reviewed clips that wait for another person: what review_outcomes does not call settled, so that nobody has to look through all of it';
 
 CREATE TABLE review_access (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -200,11 +200,26 @@ def connect(
         UnavailableError: the database can't be reached, or the connection broke.
         SetupError: the schema is not there, or the role may not do this.
     """
-    database = display(conninfo)
-    connection = _open(conninfo, patience_seconds, waiting)
+    connection = open_connection(conninfo, patience_seconds, waiting)
     try:
-        yield connection
-        connection.commit()
+        with explained(conninfo):
+            yield connection
+            connection.commit()
+    finally:
+        connection.close()
+
+
+@contextmanager
+def explained(conninfo: str) -> Iterator[None]:
+    """Say what went wrong between us and the server, and what to do, in our own errors.
+
+    Raises:
+        UnavailableError: the connection broke, or the server's disk is full.
+        SetupError: the schema is not there, or the role may not do this.
+    """
+    database = display(conninfo)
+    try:
+        yield
     except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn) as error:
         raise SetupError(
             f"{database} lacks a table or column of this version ({_first_line(error)}); "
@@ -223,13 +238,16 @@ def connect(
         raise UnavailableError(
             f"{database} broke off: {_first_line(error)}; run again, nothing is stored twice"
         ) from error
-    finally:
-        connection.close()
 
 
-def _open(
-    conninfo: str, patience_seconds: float, waiting: Callable[[str], None] | None
+def open_connection(
+    conninfo: str, patience_seconds: float, waiting: Callable[[str], None] | None = None
 ) -> Connection:
+    """Open a connection that the caller closes; as :func:`connect` otherwise.
+
+    Raises:
+        UnavailableError: the database can't be reached.
+    """
     deadline = time.monotonic() + patience_seconds
     pause = 0.1
     while True:

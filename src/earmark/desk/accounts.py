@@ -1,0 +1,294 @@
+"""Who works at the review desk: accounts, sign-in and sessions.
+
+Passwords are kept as Argon2id hashes (RFC 9106), sessions as the SHA-256 of a random token
+that only the browser has.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Literal
+
+import psycopg2
+from argon2 import PasswordHasher
+from argon2.exceptions import VerificationError
+from psycopg2.extensions import connection as Connection
+
+from earmark.desk.connections import Connections
+from earmark.errors import EarmarkError
+
+Role = Literal["reviewer", "lead"]
+
+LEAST_PASSWORD, MOST_PASSWORD = 12, 200
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+#: Failed sign-ins after which more are refused, in so many minutes: of one name from one
+#: address, of one name from anywhere, and from one address.
+MOST_FAILURES = 5
+_MOST_OF_NAME = 50
+_MOST_OF_ADDRESS = 20
+FAILURE_MINUTES = 15
+
+_hasher = PasswordHasher()
+#: Nobody's; verified for names that don't exist, so that time does not tell them apart.
+_NOBODY = _hasher.hash(secrets.token_urlsafe())
+
+_COLUMNS = "r.id, r.name, r.role, r.hide_text, r.muted, r.opted_out, r.break_minutes"
+
+
+class SignInRefused(EarmarkError):
+    """Name and password don't fit, or too many have failed."""
+
+
+class TooManyFailures(SignInRefused):
+    """No further sign-in is tried for a while."""
+
+
+@dataclass(frozen=True)
+class Reviewer:
+    """Somebody who may sign in.
+
+    Attributes:
+        id: In the table ``reviewers``.
+        name: For signing in, and in the log of decisions.
+        role: A lead may also adjudicate, and see what all do.
+        hide_text: Transcripts stay hidden until asked for.
+        muted: Audio starts muted.
+        opted_out: Categories whose items this person is never given.
+        break_minutes: Minutes of work after which a break is suggested.
+    """
+
+    id: int
+    name: str
+    role: Role
+    hide_text: bool
+    muted: bool
+    opted_out: list[str]
+    break_minutes: int
+
+    @property
+    def is_lead(self) -> bool:
+        """Whether this is a lead."""
+        return self.role == "lead"
+
+
+@dataclass(frozen=True)
+class Account:
+    """An account, as ``earmark reviewer list`` shows it."""
+
+    name: str
+    role: Role
+    active: bool
+    decisions: int  # of all time, undone ones too
+
+
+def add(connection: Connection, name: str, password: str, role: Role) -> None:
+    """Make an account.
+
+    Args:
+        connection: Of a role that owns the schema; the desk's own may not.
+        name: Lower-case letters, digits, dots, hyphens and underscores; not there yet.
+        password: At least 12 characters.
+        role: What it may do.
+
+    Raises:
+        EarmarkError: name or password won't do, or the name is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise EarmarkError(
+            f"{name!r} can't be a name; expected up to 64 lower-case letters, digits, '.', '_' "
+            "and '-', the first a letter or digit"
+        )
+    hashed = _hashed(password)
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute(
+                "INSERT INTO reviewers (name, role, password_hash) VALUES (%s, %s, %s)",
+                [name, role, hashed],
+            )
+        except psycopg2.errors.UniqueViolation:
+            raise EarmarkError(f"there is a reviewer {name} already") from None
+
+
+def set_password(connection: Connection, name: str, password: str) -> None:
+    """Change a password, and end the sessions that were opened with the former one.
+
+    Raises:
+        EarmarkError: the password won't do, or there is no such account.
+    """
+    _change(connection, name, "password_hash = %s", _hashed(password))
+
+
+def set_active(connection: Connection, name: str, active: bool) -> None:
+    """Let somebody in again, or no longer: sessions end and an open item goes back at once.
+
+    Raises:
+        EarmarkError: there is no such account.
+    """
+    _change(connection, name, "active = %s", active)
+
+
+def accounts(connection: Connection) -> list[Account]:
+    """All accounts, by name."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT name, role, active, "
+            "(SELECT count(*) FROM review_decisions WHERE reviewer_id = r.id) "
+            "FROM reviewers r ORDER BY name"
+        )
+        return [Account(*row) for row in cursor.fetchall()]
+
+
+def sign_in(connections: Connections, name: str, password: str, address: str) -> str:
+    """Open a session.
+
+    An attempt counts as failed until it has succeeded, so that many at once help nobody.
+
+    Args:
+        connections: To the database.
+        name: As it was typed.
+        password: Likewise.
+        address: Where the request came from.
+
+    Returns:
+        The session's token.
+
+    Raises:
+        TooManyFailures: too many attempts have failed; try again later.
+        SignInRefused: they don't fit, or the account is not active.
+    """
+    name = name.strip().lower()[:64].replace("\0", "")
+    with connections.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark sign in'))")
+        cursor.execute("DELETE FROM sign_in_failures WHERE failed_at < now() - INTERVAL '1 hour'")
+        cursor.execute(
+            "SELECT count(*) FILTER (WHERE name = %(name)s AND address = %(address)s), "
+            "count(*) FILTER (WHERE name = %(name)s), "
+            "count(*) FILTER (WHERE address = %(address)s) "
+            "FROM sign_in_failures WHERE failed_at > now() - %(minutes)s * INTERVAL '1 minute'",
+            {"name": name, "address": address, "minutes": FAILURE_MINUTES},
+        )
+        failures = cursor.fetchall()[0]
+        most = (MOST_FAILURES, _MOST_OF_NAME, _MOST_OF_ADDRESS)
+        if any(count >= limit for count, limit in zip(failures, most, strict=True)):
+            raise TooManyFailures(
+                f"too many sign-ins have failed; try again in {FAILURE_MINUTES} minutes"
+            )
+        cursor.execute("INSERT INTO sign_in_failures VALUES (%s, %s)", [name, address])
+        cursor.execute("SELECT id, password_hash FROM reviewers WHERE name = %s AND active", [name])
+        found = cursor.fetchone()
+    reviewer_id, expected = found or (None, _NOBODY)
+    try:
+        _hasher.verify(expected, password[: MOST_PASSWORD + 1])
+    except VerificationError:
+        reviewer_id = None
+    if reviewer_id is None:
+        raise SignInRefused("name and password do not fit together")
+    token = secrets.token_urlsafe(32)
+    with connections.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM sign_in_failures WHERE name = %s AND address = %s", [name, address]
+        )
+        cursor.execute(
+            "INSERT INTO review_sessions (token_sha256, reviewer_id) VALUES (%s, %s)",
+            [_digest(token), reviewer_id],
+        )
+    return token
+
+
+def reviewer_of(
+    connection: Connection, token: str, session_hours: float, idle_minutes: float, attended: bool
+) -> Reviewer | None:
+    """Whose session a token is; None if it has ended.
+
+    Args:
+        connection: To the database.
+        token: From the browser.
+        session_hours: Sessions end so long after the sign-in.
+        idle_minutes: They also end so long after the last attended request.
+        attended: Whether a person made this request, and not a page by itself.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT {_COLUMNS}, s.seen_at < now() - INTERVAL '1 minute' "
+            "FROM review_sessions s JOIN reviewers r ON r.id = s.reviewer_id "
+            "WHERE s.token_sha256 = %(token)s AND r.active "
+            "AND s.created_at > now() - %(hours)s * INTERVAL '1 hour' "
+            "AND s.seen_at > now() - %(minutes)s * INTERVAL '1 minute'",
+            {"token": _digest(token), "hours": session_hours, "minutes": idle_minutes},
+        )
+        found = cursor.fetchone()
+        if found is None:
+            return None
+        *columns, is_stale = found
+        if is_stale and attended:
+            cursor.execute(
+                "UPDATE review_sessions SET seen_at = now() WHERE token_sha256 = %s",
+                [_digest(token)],
+            )
+    return Reviewer(*columns)
+
+
+def sign_out(connection: Connection, token: str) -> None:
+    """End a session, and those that have ended by themselves long ago."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM review_sessions WHERE token_sha256 = %s "
+            "OR created_at < now() - INTERVAL '30 days'",
+            [_digest(token)],
+        )
+
+
+def change_settings(
+    connection: Connection,
+    reviewer: Reviewer,
+    *,
+    hide_text: bool,
+    muted: bool,
+    opted_out: list[str],
+    break_minutes: int,
+) -> None:
+    """Keep what a person chose for themselves; break_minutes in 5..240."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE reviewers SET hide_text = %s, muted = %s, opted_out = %s, break_minutes = %s "
+            "WHERE id = %s",
+            [hide_text, muted, opted_out, break_minutes, reviewer.id],
+        )
+
+
+def csrf_token(secret: str) -> str:
+    """What a form must send along to show that one of our pages made it.
+
+    Args:
+        secret: The session's token, or of a visitor without a session another secret that only
+            the browser has (OWASP, "Cross-Site Request Forgery Prevention": HMAC-based tokens).
+    """
+    return hmac.new(secret.encode(), b"earmark csrf", hashlib.sha256).hexdigest()
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _hashed(password: str) -> str:
+    if not LEAST_PASSWORD <= len(password) <= MOST_PASSWORD:
+        raise EarmarkError(
+            f"a password has {LEAST_PASSWORD} to {MOST_PASSWORD} characters; this one has "
+            f"{len(password)}"
+        )
+    return _hasher.hash(password)
+
+
+def _change(connection: Connection, name: str, assignment: str, value: object) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"UPDATE reviewers SET {assignment} WHERE name = %s RETURNING id", [value, name]
+        )
+        found = cursor.fetchone()
+        if found is None:
+            raise EarmarkError(f"there is no reviewer {name}; `earmark reviewer list` shows all")
+        cursor.execute("DELETE FROM review_sessions WHERE reviewer_id = %s", found)
+        cursor.execute("DELETE FROM review_claims WHERE reviewer_id = %s", found)
