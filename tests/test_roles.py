@@ -17,7 +17,7 @@ from earmark.volume import Volume
 TABLES = ("archives", "audio_files", "transcripts", "classifications")
 PEOPLE = {
     "loader": "earmark_writer",
-    "reviewer": "earmark_reviewer",
+    "desk": "earmark_reviewer",
     "analyst": "earmark_analyst",
 }
 
@@ -48,9 +48,20 @@ def record(postgres: str) -> Iterator[str]:
 @pytest.fixture
 def loaded(record: str, tmp_path: Path) -> str:
     """The same with one archive, which the pipeline's role loaded."""
-    query(record, "TRUNCATE archives, audio_files RESTART IDENTITY CASCADE")
+    query(record, "TRUNCATE archives, audio_files, reviewers RESTART IDENTITY CASCADE")
     Archive(tmp_path, make_dsn(record, user="loader")).load()
+    query(
+        record,
+        "INSERT INTO reviewers (name, role, password_hash) VALUES ('ada', 'reviewer', 'secret')",
+    )
     return record
+
+
+DECIDE = (
+    "INSERT INTO review_decisions "
+    "(audio_file_id, reviewer_id, round, chosen_by, verdict, claimed_at) "
+    "VALUES (%s, 1, 'first', 'score', %s, now())"
+)
 
 
 def test_the_pipeline_can_do_all_its_work(loaded: str, tmp_path: Path) -> None:
@@ -64,8 +75,40 @@ def test_the_pipeline_can_do_all_its_work(loaded: str, tmp_path: Path) -> None:
     quarantine.record(Volume(tmp_path), conninfo)
 
 
-def test_a_reviewer_sees_the_queue_and_takes_clips_out_of_it(loaded: str) -> None:
-    conninfo = make_dsn(loaded, user="reviewer")
+def test_the_desk_gives_items_out_and_keeps_what_was_decided(loaded: str) -> None:
+    conninfo = make_dsn(loaded, user="desk")
+    first, second = review_queue(conninfo, 10)
+    for statement in (
+        "INSERT INTO review_sessions (token_sha256, reviewer_id) VALUES ('x', 1)",
+        "UPDATE review_sessions SET seen_at = now()",
+        "INSERT INTO sign_in_failures (name, address) VALUES ('ada', '::1')",
+        "DELETE FROM sign_in_failures",
+        "UPDATE reviewers SET hide_text = TRUE, muted = TRUE, opted_out = '{}', break_minutes = 5",
+        "INSERT INTO review_access (reviewer_id, what) VALUES (1, 'page')",
+        "SELECT facts FROM provenance",
+        "SELECT text FROM policies",
+    ):
+        query(conninfo, statement)
+    claim = (
+        "INSERT INTO review_claims (audio_file_id, reviewer_id, round, chosen_by, expires_at) "
+        "VALUES (%s, 1, 'first', 'score', now()) ON CONFLICT (audio_file_id) DO UPDATE "
+        "SET expires_at = now()"
+    )
+    query(conninfo, claim, first.id)
+    query(conninfo, claim, first.id)
+    query(conninfo, DECIDE, first.id, "unsure")
+    query(conninfo, "INSERT INTO second_reviews (audio_file_id, probability) VALUES (%s, 1)", 1)
+    query(conninfo, "DELETE FROM review_claims")
+    assert query(conninfo, "SELECT mark_reviewed(%s)", first.id) == [(True,)]
+    assert review_queue(conninfo, 10) == [second]
+    assert query(conninfo, "SELECT state FROM review_outcomes") == [("disputed",)]
+    query(conninfo, DECIDE, first.id, "undone")
+    assert query(conninfo, "SELECT return_to_review(%s)", first.id) == [(True,)]
+    assert review_queue(conninfo, 10) == [first, second]
+
+
+def test_a_clip_leaves_the_queue_with_its_duplicates(loaded: str) -> None:
+    conninfo = make_dsn(loaded, user="desk")
     first, second = review_queue(conninfo, 10)
     assert query(conninfo, "SELECT mark_reviewed(%s)", first.id) == [(True,)]
     assert review_queue(conninfo, 10) == [second]
@@ -78,10 +121,18 @@ def test_a_reviewer_sees_the_queue_and_takes_clips_out_of_it(loaded: str) -> Non
     assert query(conninfo, "SELECT mark_reviewed(%s)", pending) == [(False,)]
 
 
-def test_an_analyst_reads_everything(loaded: str) -> None:
+def test_what_was_decided_is_not_changed_by_the_owner_either(loaded: str) -> None:
+    query(loaded, DECIDE, 1, "unsure")
+    with pytest.raises(psycopg2.errors.RaiseException, match="only ever added to"):
+        query(loaded, "UPDATE review_decisions SET verdict = 'not reportable'")
+
+
+def test_an_analyst_reads_everything_but_how_people_sign_in(loaded: str) -> None:
+    query(loaded, DECIDE, 1, "unsure")
     conninfo = make_dsn(loaded, user="analyst")
-    for table in (*TABLES, "ra_queue"):
+    for table in (*TABLES, "ra_queue", "review_decisions", "review_standing", "review_outcomes"):
         assert query(conninfo, f"SELECT count(*) > 0 FROM {table}") == [(True,)]
+    assert query(conninfo, "SELECT id, name, role FROM reviewers") == [(1, "ada", "reviewer")]
     assert health(conninfo).flagged_count == 2
 
 
@@ -111,9 +162,35 @@ CHANGE_SCHEMA = [
     "COPY audio_files TO '/tmp/mine'",
     "COPY audio_files FROM PROGRAM 'true'",
 ]
-READ = [f"SELECT 1 FROM {table}" for table in TABLES]
 TEMPORARY = ["CREATE TEMP TABLE mine ()"]
-REVIEW = ["SELECT mark_reviewed(1)"]
+REVIEW = ["SELECT mark_reviewed(1)", "SELECT return_to_review(1)"]
+ACCOUNTS = [
+    "INSERT INTO reviewers (name, role, password_hash) VALUES ('eve', 'lead', '')",
+    "UPDATE reviewers SET password_hash = ''",
+    "UPDATE reviewers SET role = 'lead'",
+    "UPDATE reviewers SET active = TRUE",
+    "DELETE FROM reviewers",
+]
+REWRITE = [
+    statement
+    for table in ("review_decisions", "second_reviews", "review_access")
+    for statement in (f"UPDATE {table} SET audio_file_id = 2", f"DELETE FROM {table}")
+]
+DECIDED = [
+    DECIDE % (1, "'unsure'"),
+    "INSERT INTO second_reviews (audio_file_id, probability) VALUES (1, 1)",
+    "INSERT INTO review_access (reviewer_id, what) VALUES (1, 'page')",
+    "INSERT INTO review_claims (audio_file_id, reviewer_id) VALUES (1, 1)",
+    "INSERT INTO review_sessions (token_sha256, reviewer_id) VALUES ('x', 1)",
+]
+SECRETS = [
+    "SELECT password_hash FROM reviewers",
+    "SELECT * FROM reviewers",
+    "SELECT * FROM review_sessions",
+    "SELECT * FROM sign_in_failures",
+    "SELECT * FROM review_access",
+    "SELECT * FROM review_claims",
+]
 FLAGS = ["SELECT refresh_flags(ARRAY[1])"]
 
 
@@ -122,9 +199,17 @@ FLAGS = ["SELECT refresh_flags(ARRAY[1])"]
     [
         (role, statement)
         for role, statements in {
-            "loader": CHANGE_SCHEMA + REVIEW,
-            "reviewer": CHANGE_SCHEMA + READ + WRITE + TEMPORARY + FLAGS,
-            "analyst": CHANGE_SCHEMA + WRITE + TEMPORARY + REVIEW + FLAGS,
+            "loader": CHANGE_SCHEMA + REVIEW + ACCOUNTS + REWRITE + DECIDED,
+            "desk": CHANGE_SCHEMA + WRITE + TEMPORARY + FLAGS + ACCOUNTS + REWRITE,
+            "analyst": CHANGE_SCHEMA
+            + WRITE
+            + TEMPORARY
+            + REVIEW
+            + FLAGS
+            + ACCOUNTS
+            + REWRITE
+            + DECIDED
+            + SECRETS,
         }.items()
         for statement in statements
     ],
@@ -144,14 +229,34 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
         list(roles.GRANTS),
     )
     read, write = ["SELECT"], ["DELETE", "INSERT", "SELECT", "UPDATE"]
-    yoyo = ("_yoyo_migration", "_yoyo_log", "_yoyo_version")
+    loaded = (*TABLES, "provenance", "policies")
+    added = ("review_decisions", "second_reviews", "review_access")
+    desk_alone = ("review_claims", "review_sessions")
+    views = ("ra_queue", "ra_controls", "review_standing", "review_outcomes")
+    read_whole = ("reviewers", "sign_in_failures", "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
-        **{("earmark_writer", table): read for table in yoyo},
-        **{("earmark_writer", table): write for table in (*TABLES, "provenance", "policies")},
-        **{("earmark_analyst", table): read for table in (*TABLES, "provenance", "policies")},
-        **{(group, view): read for group in roles.GRANTS for view in ("ra_queue", "ra_controls")},
+        # Backups read all there is.
+        **{("earmark_writer", table): read for table in (*read_whole, *added, *desk_alone)},
+        **{("earmark_writer", table): write for table in loaded},
+        **{("earmark_reviewer", table): read for table in (*loaded, "reviewers")},
+        **{("earmark_reviewer", table): ["INSERT", "SELECT"] for table in added},
+        **{("earmark_reviewer", table): write for table in desk_alone},
+        ("earmark_reviewer", "sign_in_failures"): ["DELETE", "INSERT", "SELECT"],
+        **{("earmark_analyst", table): read for table in (*loaded, *added[:2])},
+        **{(group, view): read for group in roles.GRANTS for view in views},
         **{(group, "_yoyo_migration"): read for group in roles.GRANTS},
     }
+    columns = query(
+        record,
+        "SELECT grantee, privilege_type::text, array_agg(column_name::text ORDER BY column_name) "
+        "FROM information_schema.column_privileges WHERE table_name = 'reviewers' "
+        "AND (grantee, privilege_type) IN (('earmark_reviewer', 'UPDATE'), "
+        "('earmark_analyst', 'SELECT')) GROUP BY 1, 2 ORDER BY 1",
+    )
+    assert columns == [
+        ("earmark_analyst", "SELECT", ["id", "name", "role"]),
+        ("earmark_reviewer", "UPDATE", ["break_minutes", "hide_text", "muted", "opted_out"]),
+    ]
 
 
 def test_the_pipeline_backs_up_and_a_restored_database_has_the_same_rights(
@@ -165,10 +270,11 @@ def test_the_pipeline_backs_up_and_a_restored_database_has_the_same_rights(
     try:
         restore(again, made)
         for conninfo in (loaded, again):
-            with pytest.raises(SetupError, match="permission denied for function"):
-                query(make_dsn(conninfo, user="analyst"), "SELECT mark_reviewed(1)")
+            for statement in REVIEW:
+                with pytest.raises(SetupError, match="permission denied for function"):
+                    query(make_dsn(conninfo, user="analyst"), statement)
         assert privileges(again) == privileges(loaded)
-        assert len(review_queue(make_dsn(again, user="reviewer"), 10)) == 2
+        assert len(review_queue(make_dsn(again, user="desk"), 10)) == 2
     finally:
         connection.cursor().execute("DROP DATABASE record_again WITH (FORCE)")
         connection.close()

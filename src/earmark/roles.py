@@ -18,13 +18,24 @@ GRANTS = {
         "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {role}",
         "GRANT TEMPORARY ON DATABASE {database} TO {role}",
     ),
-    # Who listens to what is flagged: the queue, and to take a clip out of it.
+    # The review desk's process, which the network reaches: what its pages show, and what people
+    # decide.  It makes no account and no password, and changes nothing that it once wrote down.
     "earmark_reviewer": (
-        "GRANT SELECT ON ra_queue, ra_controls TO {role}",
-        "GRANT EXECUTE ON FUNCTION mark_reviewed TO {role}",
+        f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",
+        "GRANT SELECT ON review_standing, review_outcomes, reviewers TO {role}",
+        "GRANT UPDATE (hide_text, muted, opted_out, break_minutes) ON reviewers TO {role}",
+        "GRANT SELECT, INSERT ON review_decisions, second_reviews, review_access TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON review_claims, review_sessions TO {role}",
+        "GRANT SELECT, INSERT, DELETE ON sign_in_failures TO {role}",
+        "GRANT EXECUTE ON FUNCTION mark_reviewed, return_to_review TO {role}",
     ),
     # Who asks questions.
-    "earmark_analyst": (f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",),
+    "earmark_analyst": (
+        f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",
+        "GRANT SELECT ON review_decisions, second_reviews TO {role}",
+        "GRANT SELECT ON review_standing, review_outcomes TO {role}",
+        "GRANT SELECT (id, name, role) ON reviewers TO {role}",
+    ),
 }
 
 _FOR_ALL = (
@@ -68,8 +79,8 @@ def grant(connection: Connection) -> None:
     groups = _existing(connection)
     database = sql.Identifier(connection.info.dbname)
     with connection.cursor() as cursor:
-        # Its migration says so, but a restored backup says nothing of rights.
-        cursor.execute("REVOKE ALL ON FUNCTION mark_reviewed FROM PUBLIC")
+        # Their migrations say so, but a restored backup says nothing of rights.
+        cursor.execute("REVOKE ALL ON FUNCTION mark_reviewed, return_to_review FROM PUBLIC")
         if not groups:
             return
         for statement in _FOR_NOBODY:
