@@ -83,6 +83,8 @@ def test_the_desk_gives_items_out_and_keeps_what_was_decided(loaded: str) -> Non
         "UPDATE review_sessions SET seen_at = now()",
         "INSERT INTO sign_in_failures (name, address) VALUES ('ada', '::1')",
         "DELETE FROM sign_in_failures",
+        "INSERT INTO review_waiting (audio_file_id, round) VALUES (1, 'second')",
+        "DELETE FROM review_waiting",
         "UPDATE reviewers SET hide_text = TRUE, muted = TRUE, opted_out = '{}', break_minutes = 5",
         "INSERT INTO review_access (reviewer_id, what) VALUES (1, 'page')",
         "SELECT facts FROM provenance",
@@ -181,6 +183,8 @@ DECIDED = [
     "INSERT INTO second_reviews (audio_file_id, probability) VALUES (1, 1)",
     "INSERT INTO review_access (reviewer_id, what) VALUES (1, 'page')",
     "INSERT INTO review_claims (audio_file_id, reviewer_id) VALUES (1, 1)",
+    "INSERT INTO review_waiting (audio_file_id, round) VALUES (1, 'second')",
+    "DELETE FROM review_waiting",
     "INSERT INTO review_sessions (token_sha256, reviewer_id) VALUES ('x', 1)",
 ]
 SECRETS = [
@@ -233,7 +237,8 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     added = ("review_decisions", "second_reviews", "review_access")
     desk_alone = ("review_claims", "review_sessions")
     views = ("ra_queue", "ra_controls", "review_standing", "review_outcomes")
-    read_whole = ("reviewers", "sign_in_failures", "_yoyo_log", "_yoyo_version")
+    some = ("sign_in_failures", "review_waiting")
+    read_whole = ("reviewers", *some, "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
         # Backups read all there is.
         **{("earmark_writer", table): read for table in (*read_whole, *added, *desk_alone)},
@@ -241,8 +246,8 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
         **{("earmark_reviewer", table): read for table in (*loaded, "reviewers")},
         **{("earmark_reviewer", table): ["INSERT", "SELECT"] for table in added},
         **{("earmark_reviewer", table): write for table in desk_alone},
-        ("earmark_reviewer", "sign_in_failures"): ["DELETE", "INSERT", "SELECT"],
-        **{("earmark_analyst", table): read for table in (*loaded, *added[:2])},
+        **{("earmark_reviewer", table): ["DELETE", "INSERT", "SELECT"] for table in some},
+        **{("earmark_analyst", table): read for table in (*loaded, *added[:2], "review_waiting")},
         **{(group, view): read for group in roles.GRANTS for view in views},
         **{(group, "_yoyo_migration"): read for group in roles.GRANTS},
     }

@@ -26,13 +26,13 @@ GRANTS = {
         "GRANT UPDATE (hide_text, muted, opted_out, break_minutes) ON reviewers TO {role}",
         "GRANT SELECT, INSERT ON review_decisions, second_reviews, review_access TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON review_claims, review_sessions TO {role}",
-        "GRANT SELECT, INSERT, DELETE ON sign_in_failures TO {role}",
+        "GRANT SELECT, INSERT, DELETE ON sign_in_failures, review_waiting TO {role}",
         "GRANT EXECUTE ON FUNCTION mark_reviewed, return_to_review TO {role}",
     ),
     # Who asks questions.
     "earmark_analyst": (
         f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",
-        "GRANT SELECT ON review_decisions, second_reviews TO {role}",
+        "GRANT SELECT ON review_decisions, second_reviews, review_waiting TO {role}",
         "GRANT SELECT ON review_standing, review_outcomes TO {role}",
         "GRANT SELECT (id, name, role) ON reviewers TO {role}",
     ),
