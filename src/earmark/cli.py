@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import datetime
+import getpass
 import json
 import logging
 import os
@@ -31,6 +32,7 @@ from earmark import (
 )
 from earmark.configuration import Config
 from earmark.cycle import cycle
+from earmark.desk import accounts
 from earmark.display import show, show_status
 from earmark.driver import age
 from earmark.errors import EarmarkError, refused_by_system
@@ -212,6 +214,30 @@ def _parser() -> argparse.ArgumentParser:
         "--controls", action="store_true",
         help="instead, clips that no category flagged, drawn by queue.control_fraction",
     )  # fmt: skip
+    add(
+        "review", _review,
+        "Serve the review desk, where people listen and decide, until it is told to end "
+        "(docs/review.md).",
+    )  # fmt: skip
+    group = commands.add_parser("reviewer", help="Make and change accounts of the review desk.")
+    actions = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    joins = add(
+        "add", _reviewer_add,
+        "Make an account. The password is asked for, or read as a line of standard input.",
+        to=actions,
+    )  # fmt: skip
+    joins.add_argument(
+        "--lead", action="store_true", help="may settle disputes and see what all do, too"
+    )
+    renewed = add(
+        "password", _reviewer_password, "Give an account another password, and sign it out. The "
+        "password is asked for, or read as a line of standard input.", to=actions,
+    )  # fmt: skip
+    off = add("disable", _reviewer_disable, "Let an account in no longer.", to=actions)
+    on = add("enable", _reviewer_enable, "Let an account in again.", to=actions)
+    for action in (joins, renewed, off, on):
+        action.add_argument("name", metavar="NAME", help="such as ada")
+    add("list", _reviewer_list, "List the accounts.", as_json, to=actions)
     saved = add(
         "backup", _backup,
         "Dump the database into a new folder below database.backups, check it, and remove all but "
@@ -484,6 +510,53 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
         for item in items
     ]
     show(rows, False, f"Review queue: {len(rows)} shown")
+
+
+def _review(config: Config, arguments: argparse.Namespace) -> None:
+    from earmark.desk.server import serve  # the web's libraries are slow
+
+    serve(config, _existing(config))
+
+
+def _reviewer_add(config: Config, arguments: argparse.Namespace) -> None:
+    role: accounts.Role = "lead" if arguments.lead else "reviewer"
+    with database.connect(_existing(config)) as connection:
+        database.require_schema(connection)
+        accounts.add(connection, arguments.name, _new_password(arguments.name), role)
+    print(f"{arguments.name} may sign in, as a {role}")
+
+
+def _reviewer_password(config: Config, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(config)) as connection:
+        accounts.set_password(connection, arguments.name, _new_password(arguments.name))
+    print(f"{arguments.name} has another password, and is signed out")
+
+
+def _reviewer_disable(config: Config, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(config)) as connection:
+        accounts.set_active(connection, arguments.name, False)
+    print(f"{arguments.name} may no longer sign in")
+
+
+def _reviewer_enable(config: Config, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(config)) as connection:
+        accounts.set_active(connection, arguments.name, True)
+    print(f"{arguments.name} may sign in")
+
+
+def _reviewer_list(config: Config, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(config)) as connection:
+        rows = [dataclasses.asdict(account) for account in accounts.accounts(connection)]
+    show(rows, arguments.json, f"{len(rows)} accounts")
+
+
+def _new_password(name: str) -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass(f"Password for {name}: ")
+    if password != getpass.getpass("The same again: "):
+        raise EarmarkError("the two passwords differ; nothing was changed")
+    return password
 
 
 def _backup(config: Config, arguments: argparse.Namespace) -> None:

@@ -1,0 +1,348 @@
+"""The pages of everybody who reviews: signing in, the queue, an item, settings."""
+
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi.responses import (
+    FileResponse,
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+
+from earmark.desk import accounts, claims, decisions, items, waveform
+from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
+from earmark.desk.claims import Mode
+from earmark.desk.decisions import SKIP_REASONS, Judgement, Verdict
+from earmark.desk.web import (
+    SignedIn,
+    Submitted,
+    TheDesk,
+    Visitor,
+    new_secret,
+    require_same_origin,
+    session_cookie,
+    set_cookie,
+)
+from earmark.errors import EarmarkError
+
+router = APIRouter()
+
+#: The cookie that ties a sign-in form to a browser that has no session yet.
+_VISIT = "earmark-visit"
+
+
+def _go(path: str, **query: str | None) -> RedirectResponse:
+    given = {key: value for key, value in query.items() if value}
+    return RedirectResponse(path + ("?" + urlencode(given) if given else ""), 303)
+
+
+@router.get("/healthz")
+def healthz(desk: TheDesk) -> PlainTextResponse:
+    """Whether the desk and its database answer."""
+    with desk.connections.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT FROM reviewers LIMIT 1")
+    return PlainTextResponse("ok\n")
+
+
+@router.get("/sign-in")
+def sign_in_form(request: Request, desk: TheDesk) -> HTMLResponse:
+    """The form for name and password."""
+    return _sign_in_form(request, desk)
+
+
+def _sign_in_form(
+    request: Request, desk: TheDesk, status: int = 200, problem: str | None = None, name: str = ""
+) -> HTMLResponse:
+    visit = request.cookies.get(_VISIT) or new_secret()
+    page = desk.page("sign_in.html", status, csrf=csrf_token(visit), problem=problem, name=name)
+    set_cookie(page, request, _VISIT, visit)
+    return page
+
+
+@router.post("/sign-in")
+def sign_in(
+    request: Request,
+    desk: TheDesk,
+    submitted: Submitted,
+    name: Annotated[str, Form(max_length=200)],
+    password: Annotated[str, Form(max_length=1000)],
+) -> Response:
+    """Open a session, always a new one."""
+    visit = request.cookies.get(_VISIT, "")
+    if not visit:
+        return _sign_in_form(request, desk, 403, "This form has expired; please try again.", name)
+    require_same_origin(request, visit, submitted)
+    address = request.client.host if request.client else ""
+    try:
+        token = accounts.sign_in(desk.connections, name, password, address)
+    except SignInRefused as refusal:
+        status = 429 if isinstance(refusal, TooManyFailures) else 401
+        return _sign_in_form(request, desk, status, str(refusal), name)
+    with desk.connections.transaction() as connection:
+        accounts.sign_out(connection, request.cookies.get(session_cookie(request), ""))
+    response = _go("/")
+    set_cookie(response, request, session_cookie(request), token)
+    response.delete_cookie(_VISIT)
+    return response
+
+
+@router.post("/sign-out")
+def sign_out(request: Request, visitor: SignedIn) -> Response:
+    """End the session, and give back what was open."""
+    with visitor.desk.connections.transaction() as connection:
+        claims.release(connection, visitor.reviewer)
+        accounts.sign_out(connection, visitor.token)
+    response = _go("/sign-in")
+    response.delete_cookie(session_cookie(request))
+    return response
+
+
+@router.get("/")
+def queue(visitor: SignedIn, empty: str = "", notice: str = "") -> HTMLResponse:
+    """How today goes, and where to begin."""
+    with visitor.desk.connections.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT category FROM (SELECT unnest(flag_categories) AS category "
+            "FROM (SELECT flag_categories FROM ra_queue LIMIT 1000) first) each ORDER BY category"
+        )
+        categories = [category for (category,) in cursor.fetchall()]
+        cursor.execute("SELECT count(*) FROM (SELECT FROM ra_controls LIMIT 1000) first")
+        controls = cursor.fetchall()[0][0]
+        cursor.execute("SELECT count(*) FROM review_waiting WHERE round = 'adjudication'")
+        disputed = cursor.fetchall()[0][0]
+        return visitor.page(
+            connection,
+            "queue.html",
+            held=claims.held(connection, visitor.reviewer),
+            categories=categories,
+            controls=controls,
+            disputed=disputed if visitor.reviewer.is_lead else None,
+            empty=bool(empty),
+            notices=[_NOTICES[notice]] if notice in _NOTICES else [],
+        )
+
+
+#: What a redirect may say; nothing of a request's own words is shown.
+_NOTICES = {
+    "released": "The item went back to the queue.",
+    "settings": "Your settings are kept.",
+}
+
+
+@router.post("/claim")
+def claim(
+    visitor: SignedIn,
+    mode: Annotated[Mode, Form()] = "score",
+    category: Annotated[str | None, Form(max_length=200)] = None,
+) -> Response:
+    """Get the next item."""
+    if mode == "adjudication" and not visitor.reviewer.is_lead:
+        raise HTTPException(403, "Only leads settle disputes.")
+    return _next(visitor, mode, category)
+
+
+def _next(visitor: Visitor, mode: Mode, category: str | None) -> Response:
+    with visitor.desk.connections.transaction() as connection:
+        found = claims.claim_next(
+            connection, visitor.reviewer, mode, visitor.desk.lease_seconds, category
+        )
+    if found is None:
+        return _go("/", empty="1")
+    return _go(f"/items/{found.audio_file_id}", mode=mode, category=category)
+
+
+@router.get("/items/{audio_file_id}")
+def item(
+    visitor: SignedIn, audio_file_id: int, mode: Mode = "score", category: str = ""
+) -> HTMLResponse:
+    """A clip: to decide about, or, for who has decided and for leads, to look at."""
+    with visitor.desk.connections.transaction() as connection:
+        shown = _seen(visitor, connection, audio_file_id)
+        held = claims.held(connection, visitor.reviewer)
+        is_open = held is not None and held.audio_file_id == audio_file_id
+        if is_open:
+            claims.heartbeat(
+                connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds
+            )
+        # Who is to decide must not be told what others did, unless that is the question.
+        is_blind = is_open and held is not None and held.round != "adjudication"
+        earlier = [] if is_blind else items.decisions_about(connection, audio_file_id)
+        if not visitor.reviewer.is_lead:
+            earlier = [each for each in earlier if each.reviewer == visitor.reviewer.name]
+        items.note_access(connection, visitor.reviewer, audio_file_id, "page")
+        return visitor.page(
+            connection,
+            "item.html",
+            item=shown,
+            round=held.round if is_open and held else None,
+            read_only=not is_open,
+            scores_shown=not is_blind,
+            earlier=earlier,
+            mode=mode,
+            category=category,
+            lease_seconds=visitor.desk.lease_seconds,
+            skip_reasons=SKIP_REASONS,
+        )
+
+
+def _seen(visitor: Visitor, connection: claims.Connection, audio_file_id: int) -> items.Item:
+    """The clip, if this person may see it; what they may not, is not there."""
+    shown = None
+    if -(2**63) <= audio_file_id < 2**63 and items.may_see(
+        connection, visitor.reviewer, audio_file_id
+    ):
+        shown = items.load(connection, audio_file_id)
+    if shown is None:
+        raise HTTPException(404, "You have no such item open, and decided about none.")
+    return shown
+
+
+@router.get("/items/{audio_file_id}/audio")
+def audio(request: Request, visitor: SignedIn, audio_file_id: int) -> Response:
+    """The sound, as Ogg Opus; parts of it on request (RFC 9110, "Range Requests")."""
+    with visitor.desk.connections.transaction() as connection:
+        _seen(visitor, connection, audio_file_id)
+        path = items.opus_path(connection, audio_file_id, visitor.desk.root)
+        if path is None:
+            raise HTTPException(404, "The audio of this item is not there any more.")
+        items.note_access(
+            connection,
+            visitor.reviewer,
+            audio_file_id,
+            "audio",
+            request.headers.get("range", "whole")[:100],
+        )
+    return FileResponse(path, media_type="audio/ogg", headers={"Cache-Control": "no-store"})
+
+
+@router.get("/items/{audio_file_id}/waveform")
+def peaks(visitor: SignedIn, audio_file_id: int) -> JSONResponse:
+    """How loud it is from moment to moment, for the picture beside the player."""
+    with visitor.desk.connections.transaction() as connection:
+        shown = _seen(visitor, connection, audio_file_id)
+        path = items.opus_path(connection, audio_file_id, visitor.desk.root)
+    if path is None:
+        raise HTTPException(404, "The audio of this item is not there any more.")
+    return JSONResponse(
+        {"peaks": waveform.peaks(path), "duration": shown.duration_seconds},
+        headers={"Cache-Control": "no-store"},
+    )
+
+
+@router.post("/items/{audio_file_id}/heartbeat")
+def heartbeat(visitor: SignedIn, audio_file_id: int) -> JSONResponse:
+    """Keep the item."""
+    with visitor.desk.connections.transaction() as connection:
+        claims.heartbeat(connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds)
+    return JSONResponse({"expires_in": visitor.desk.lease_seconds})
+
+
+@router.post("/items/{audio_file_id}/release")
+def release(visitor: SignedIn, audio_file_id: int) -> Response:
+    """Give the item back undecided."""
+    with visitor.desk.connections.transaction() as connection:
+        claims.heartbeat(connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds)
+        claims.release(connection, visitor.reviewer)
+    return _go("/", notice="released")
+
+
+@router.post("/items/{audio_file_id}/decide")
+def decide(
+    visitor: SignedIn,
+    audio_file_id: int,
+    verdict: Annotated[Verdict, Form()],
+    categories: Annotated[list[str] | None, Form()] = None,
+    transcript_wrong: Annotated[bool, Form()] = False,
+    not_speech: Annotated[bool, Form()] = False,
+    wrong_language: Annotated[bool, Form()] = False,
+    reason: Annotated[str, Form()] = "",
+    note: Annotated[str, Form()] = "",
+    mode: Annotated[Mode, Form()] = "score",
+    category: Annotated[str | None, Form(max_length=200)] = None,
+) -> Response:
+    """Keep a decision, and go on to the next item."""
+    judgement = Judgement(
+        verdict,
+        frozenset(categories or ()) if verdict == "reportable" else frozenset(),
+        transcript_wrong,
+        not_speech,
+        wrong_language,
+        reason or None if verdict == "skipped" else None,
+        note.strip() or None,
+    )
+    with visitor.desk.connections.transaction() as connection:
+        decisions.decide(
+            connection,
+            visitor.reviewer,
+            audio_file_id,
+            judgement,
+            visitor.desk.settings["second_review_fraction"],
+        )
+    if mode == "adjudication" and not visitor.reviewer.is_lead:
+        mode = "score"
+    return _next(visitor, mode, category)
+
+
+@router.post("/undo")
+def undo(visitor: SignedIn) -> Response:
+    """Take back the last decision, and open its item again."""
+    with visitor.desk.connections.transaction() as connection:
+        found = decisions.undo(connection, visitor.reviewer, visitor.desk.lease_seconds)
+    return _go(f"/items/{found.audio_file_id}")
+
+
+@router.get("/mine")
+def mine(visitor: SignedIn) -> HTMLResponse:
+    """What this person decided in the last 24 hours, with what the model had said."""
+    with visitor.desk.connections.transaction() as connection:
+        return visitor.page(
+            connection,
+            "mine.html",
+            decisions=decisions.decisions_of(connection, visitor.reviewer, 500),
+        )
+
+
+@router.get("/settings")
+def settings(visitor: SignedIn) -> HTMLResponse:
+    """What a person may choose for themselves."""
+    with visitor.desk.connections.transaction() as connection:
+        return visitor.page(connection, "settings.html", categories=_known(connection))
+
+
+@router.post("/settings")
+def change_settings(
+    visitor: SignedIn,
+    hide_text: Annotated[bool, Form()] = False,
+    muted: Annotated[bool, Form()] = False,
+    opted_out: Annotated[list[str] | None, Form()] = None,
+    break_minutes: Annotated[int, Form(ge=5, le=240)] = 45,
+) -> Response:
+    """Keep it."""
+    with visitor.desk.connections.transaction() as connection:
+        if set(opted_out or ()) - set(_known(connection)) - set(visitor.reviewer.opted_out):
+            raise EarmarkError("there is no such category")
+        accounts.change_settings(
+            connection,
+            visitor.reviewer,
+            hide_text=hide_text,
+            muted=muted,
+            opted_out=sorted(set(opted_out or ())),
+            break_minutes=break_minutes,
+        )
+    return _go("/", notice="settings")
+
+
+def _known(connection: claims.Connection) -> list[str]:
+    """Categories of the policy sets that made the latest scores."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT jsonb_object_keys((facts ->> 'policy_sha256')::JSONB) FROM ("
+            "SELECT p.facts FROM archives a JOIN provenance p ON p.archive_id = a.id "
+            "AND p.kind = 'classifications' AND p.name = a.policy "
+            "WHERE p.facts ? 'policy_sha256' ORDER BY a.id DESC LIMIT 50) latest ORDER BY 1"
+        )
+        return [category for (category,) in cursor.fetchall()]

@@ -1,0 +1,55 @@
+"""The process that serves the review desk."""
+
+import logging
+import socket
+
+import uvicorn
+
+from earmark import database
+from earmark.configuration import Config
+from earmark.desk.accounts import accounts
+from earmark.desk.web import create_app
+from earmark.errors import EarmarkError, refused_by_system
+
+logger = logging.getLogger(__name__)
+
+#: Whose word about the client's address and the use of TLS is taken: a proxy on this machine.
+_PROXIES = "127.0.0.1,::1"
+
+
+def serve(config: Config, conninfo: str) -> None:
+    """Serve the review desk until the process is told to end.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        conninfo: As :func:`earmark.database.connection_string` returns it.
+
+    Raises:
+        EarmarkError: the database can't be reached or lacks the schema, or the address is taken.
+    """
+    with database.connect(conninfo) as connection:
+        database.require_schema(connection)
+        if not any(account.active for account in accounts(connection)):
+            logger.warning("nobody can sign in yet; make an account: earmark reviewer add NAME")
+    address, port = config["desk"]["address"], config["desk"]["port"]
+    try:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, port), family=family)
+    except OSError as error:
+        raise EarmarkError(
+            f"can't listen on {address}, port {port} (desk.address, desk.port): "
+            f"{refused_by_system(error)}"
+        ) from error
+    host = f"[{address}]" if ":" in address else address
+    logger.info("the review desk is at http://%s:%d", host, listener.getsockname()[1])
+    server = uvicorn.Server(
+        uvicorn.Config(
+            create_app(config, conninfo),
+            log_config=None,
+            access_log=False,  # the database has who saw what
+            server_header=False,
+            forwarded_allow_ips=_PROXIES,
+            timeout_graceful_shutdown=10,
+        )
+    )
+    server.run(sockets=[listener])
