@@ -131,8 +131,8 @@ def reviewed(archive: Archive) -> str:  # noqa: F811
 
 
 def compared(conninfo: str) -> dict[tuple[str | None, str | None], Agreement]:
-    with connect(conninfo) as connection, connection.cursor() as cursor:
-        return of_second_reviews(cursor, "Europe/Zurich")
+    with connect(conninfo) as connection:
+        return of_second_reviews(connection, "Europe/Zurich")
 
 
 def test_clips_that_were_drawn_and_heard_twice_are_compared(reviewed: str) -> None:

@@ -9,22 +9,23 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from psycopg2.extensions import cursor as Cursor
+from psycopg2.extensions import connection as Connection
 
 _RESAMPLES = 1000
 _SEED = 20261101
 
+# OFFSET 0 keeps the planner from reading all decisions at once: it asks for one clip each time.
 _COMPARED = """
     SELECT to_char(s.decided_at AT TIME ZONE %(timezone)s, 'IYYY-"W"IW'),
            f.verdict, f.categories, s.verdict, s.categories
     FROM second_reviews sr
     CROSS JOIN LATERAL (
         SELECT verdict, categories FROM review_standing
-        WHERE audio_file_id = sr.audio_file_id AND round = 'first'
+        WHERE audio_file_id = sr.audio_file_id AND round = 'first' OFFSET 0
     ) f
     CROSS JOIN LATERAL (
         SELECT verdict, categories, decided_at FROM review_standing
-        WHERE audio_file_id = sr.audio_file_id AND round = 'second'
+        WHERE audio_file_id = sr.audio_file_id AND round = 'second' OFFSET 0
     ) s
     ORDER BY sr.audio_file_id
 """
@@ -92,7 +93,7 @@ def agreement(units: Iterable[Sequence[Hashable | None]]) -> Agreement:
 
 
 def of_second_reviews(
-    cursor: Cursor, timezone: str
+    connection: Connection, timezone: str
 ) -> dict[tuple[str | None, str | None], Agreement]:
     """How far first and second reviews agree, by category and by week.
 
@@ -101,15 +102,16 @@ def of_second_reviews(
     categories, whether it is reportable.  Who was unsure gave no value.
 
     Args:
-        cursor: To a database with the schema.
+        connection: To the database.
         timezone: Name of the zone whose weeks are meant.
 
     Returns:
         By category, None for the verdict whatever the category, and by ISO week of the second
         decision (``2026-W48``), None for all.  Categories are those that somebody chose.
     """
-    cursor.execute(_COMPARED, {"timezone": timezone})
-    rows = cursor.fetchall()
+    with connection.cursor() as cursor:
+        cursor.execute(_COMPARED, {"timezone": timezone})
+        rows = cursor.fetchall()
     chosen = {category for _, _, first, _, second in rows for category in (*first, *second)}
     units: defaultdict[tuple[str | None, str | None], list[list[bool | None]]] = defaultdict(list)
     for week, first_verdict, first, second_verdict, second in rows:
