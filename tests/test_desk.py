@@ -1,0 +1,490 @@
+"""Who gets which item to review, and what becomes of what they decide."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from desk_record import ask, fill, join
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from earmark.desk import claims, decisions, items
+from earmark.desk.accounts import Reviewer
+from earmark.desk.claims import Claim, Mode, NotYours
+from earmark.desk.connections import Connections
+from earmark.desk.decisions import Judgement, NothingToUndo
+from earmark.errors import EarmarkError
+
+REPORTABLE = Judgement("reportable", frozenset({"scams"}))
+HARMLESS = Judgement("not reportable")
+SKIPPED = Judgement("skipped", reason="I know the speaker")
+
+
+class Team:
+    """Three people and a lead at a desk."""
+
+    def __init__(self, conninfo: str) -> None:
+        self.connections = Connections(conninfo, 4)
+        self.ada, self.ben, self.cleo = join(conninfo, "ada", "ben", "cleo")
+        (self.lea,) = join(conninfo, "lea", role="lead")
+
+    def claim(
+        self, who: Reviewer, mode: Mode = "score", category: str | None = None, lease: float = 60
+    ) -> Claim | None:
+        with self.connections.transaction() as connection:
+            return claims.claim_next(connection, who, mode, lease, category)
+
+    def given(self, who: Reviewer, mode: Mode = "score", category: str | None = None) -> int:
+        found = self.claim(who, mode, category)
+        assert found is not None
+        return found.audio_file_id
+
+    def decide(
+        self, who: Reviewer, clip: int, judgement: Judgement = REPORTABLE, share: float = 0
+    ) -> None:
+        with self.connections.transaction() as connection:
+            decisions.decide(connection, who, clip, judgement, share)
+
+    def review(self, who: Reviewer, judgement: Judgement = REPORTABLE, share: float = 0) -> int:
+        clip = self.given(who)
+        self.decide(who, clip, judgement, share)
+        return clip
+
+    def undo(self, who: Reviewer) -> int:
+        with self.connections.transaction() as connection:
+            return decisions.undo(connection, who, 60).audio_file_id
+
+    def release(self, who: Reviewer) -> None:
+        with self.connections.transaction() as connection:
+            claims.release(connection, who)
+
+    def heartbeat(self, who: Reviewer, clip: int) -> None:
+        with self.connections.transaction() as connection:
+            claims.heartbeat(connection, who, clip, 60)
+
+    def ask(self, sql: str, *values: object) -> Any:
+        return ask(self.connections, sql, *values)
+
+    def status(self, clip: int) -> str:
+        return str(self.ask("SELECT status FROM audio_files WHERE id = %s", clip)[0][0])
+
+    def outcome(self, clip: int) -> tuple[Any, ...]:
+        """State, verdict and categories."""
+        rows = self.ask(
+            "SELECT state, verdict, categories FROM review_outcomes WHERE audio_file_id = %s", clip
+        )
+        return tuple(rows[0]) if rows else ()
+
+
+@pytest.fixture
+def team(migrated_database: str) -> Iterator[Team]:
+    fill(migrated_database, flagged=12, controls=3)
+    made = Team(migrated_database)
+    yield made
+    made.connections.close()
+
+
+# --- claims -----------------------------------------------------------------------------
+
+
+def test_each_gets_the_highest_score_that_nobody_has(team):
+    assert [team.given(who) for who in (team.ada, team.ben, team.cleo)] == [1, 2, 3]
+
+
+def test_who_asks_again_gets_what_they_have(team):
+    assert team.given(team.ada) == team.given(team.ada) == 1
+    assert team.given(team.ada, "control") == 1
+
+
+def test_an_item_of_a_category_may_have_another_as_its_highest(team):
+    assert team.given(team.ada, "category", "harassment") == 3
+    assert team.given(team.ben, "category", "harassment") == 6
+    assert team.claim(team.cleo, "category", "no such thing") is None
+
+
+def test_controls_come_in_the_order_of_their_contents(team):
+    wanted = [row[0] for row in team.ask("SELECT id FROM ra_controls")]
+    assert {*wanted} == {13, 14, 15}
+    assert [team.given(who, "control") for who in (team.ada, team.ben, team.cleo)] == wanted
+    assert team.claim(team.lea, "control") is None
+
+
+def test_nobody_is_given_a_category_they_opted_out_of(team):
+    spared = replace(team.ada, opted_out=["harassment"])
+    seen = []
+    while found := team.claim(spared):
+        seen.append(found.audio_file_id)
+        team.decide(spared, found.audio_file_id, HARMLESS)
+    assert seen == [1, 2, 4, 5, 7, 8, 10, 11]
+
+
+def test_a_silent_browser_s_item_goes_to_the_next_who_asks(team):
+    team.claim(team.ada, lease=0)
+    assert team.given(team.ben) == 1
+    with pytest.raises(NotYours):
+        team.heartbeat(team.ada, 1)
+    with pytest.raises(NotYours):
+        team.decide(team.ada, 1)
+    team.decide(team.ben, 1)
+
+
+def test_an_item_that_nobody_else_took_is_kept_after_its_time(team):
+    team.claim(team.ada, lease=0)
+    team.heartbeat(team.ada, 1)
+    assert team.given(team.ben) == 2
+    team.decide(team.ada, 1)
+
+
+def test_what_is_given_back_comes_up_again(team):
+    team.given(team.ada)
+    team.release(team.ada)
+    assert team.given(team.ben) == 1
+
+
+# --- decisions --------------------------------------------------------------------------
+
+
+def test_what_is_decided_leaves_the_queue(team):
+    assert team.review(team.ada) == 1
+    assert team.status(1) == "reviewed"
+    assert [row[0] for row in team.ask("SELECT id FROM ra_queue")] == list(range(2, 13))
+    assert team.outcome(1) == ("settled", "reportable", ["scams"])
+
+
+def test_a_control_that_is_decided_is_reviewed_too(team):
+    clip = team.given(team.ada, "control")
+    team.decide(team.ada, clip, HARMLESS)
+    assert team.status(clip) == "reviewed"
+    assert team.ask("SELECT chosen_by, flag_score FROM review_decisions") == [("control", None)]
+
+
+def test_what_is_skipped_stays_for_others_only(team):
+    assert team.review(team.ada, SKIPPED) == 1
+    assert team.status(1) == "flagged"
+    assert team.given(team.ada) == 2
+    assert team.given(team.ben) == 1
+
+
+def test_a_form_that_is_sent_twice_is_one_decision(team):
+    clip = team.review(team.ada)
+    team.decide(team.ada, clip)
+    assert team.ask("SELECT count(*) FROM review_decisions") == [(1,)]
+    with pytest.raises(NotYours):
+        team.decide(team.ada, clip, HARMLESS)
+
+
+def test_a_decision_says_what_was_shown(team):
+    team.review(team.ada, Judgement("unsure", note="quiet\0", wrong_language=True))
+    assert team.ask(
+        "SELECT asr, policy, flag_score, flag_categories, note, wrong_language, round, chosen_by "
+        "FROM review_decisions"
+    ) == [("whisper", "2026-11", pytest.approx(1 - 1 / 24), ["scams"], "quiet\ufffd", True,
+           "first", "score")]  # fmt: skip
+
+
+def test_only_categories_of_the_clip_s_policies_count(team):
+    clip = team.given(team.ada)
+    with pytest.raises(EarmarkError, match="no category spam"):
+        team.decide(team.ada, clip, Judgement("reportable", frozenset({"spam"})))
+    team.heartbeat(team.ada, clip)  # nothing has changed
+    team.decide(team.ada, clip, Judgement("reportable", frozenset({"violent-threats", "scams"})))
+    assert team.outcome(clip)[2] == ["scams", "violent-threats"]
+
+
+@pytest.mark.parametrize(
+    ("judgement", "problem"),
+    [
+        ({"verdict": "maybe"}, "verdict is none of"),
+        ({"verdict": "reportable"}, "choose at least one"),
+        ({"verdict": "skipped"}, "for a reason"),
+        ({"verdict": "skipped", "reason": "boring"}, "none of too distressing"),
+        ({"verdict": "unsure", "reason": "other"}, "for a reason"),
+        ({"verdict": "unsure", "note": "x" * 4001}, "at most 4,000"),
+    ],
+)
+def test_a_judgement_that_makes_no_sense_is_refused(judgement, problem):
+    with pytest.raises(EarmarkError, match=problem):
+        Judgement(**judgement)
+
+
+def test_decisions_can_only_be_added(team):
+    team.review(team.ada)
+    with pytest.raises(Exception, match="only ever added"):
+        team.ask("UPDATE review_decisions SET verdict = 'unsure'")
+
+
+# --- undo -------------------------------------------------------------------------------
+
+
+def test_what_is_undone_comes_back_to_who_undid_it(team):
+    team.review(team.ada)
+    assert team.given(team.ada) == 2
+    assert team.undo(team.ada) == 1
+    assert team.status(1) == "flagged"
+    assert team.outcome(1) == ()
+    assert team.given(team.ada) == 1
+    assert team.given(team.ben) == 2
+    team.decide(team.ada, 1, HARMLESS)
+    assert team.outcome(1)[:2] == ("settled", "not reportable")
+    assert team.ask("SELECT verdict FROM review_decisions ORDER BY id") == [
+        ("reportable",), ("undone",), ("not reportable",)
+    ]  # fmt: skip
+
+
+def test_an_undone_item_that_is_given_back_is_everybody_s_again(team):
+    team.review(team.ada)
+    team.undo(team.ada)
+    team.release(team.ada)
+    assert team.given(team.ben) == 1
+
+
+def test_an_undone_control_is_a_control_again(team):
+    clip = team.given(team.ada, "control")
+    team.decide(team.ada, clip, HARMLESS)
+    team.undo(team.ada)
+    assert team.status(clip) == "transcribed"
+
+
+def test_nothing_can_be_undone_twice_or_by_who_decided_nothing(team):
+    with pytest.raises(NothingToUndo):
+        team.undo(team.ada)
+    team.review(team.ada)
+    team.undo(team.ada)
+    with pytest.raises(NothingToUndo):
+        team.undo(team.ada)
+
+
+def test_what_somebody_else_has_open_or_has_decided_is_not_undone(team):
+    team.review(team.ada, share=1)
+    assert team.given(team.ben) == 1
+    with pytest.raises(NothingToUndo, match="open now"):
+        team.undo(team.ada)
+    team.decide(team.ben, 1, HARMLESS)
+    with pytest.raises(NothingToUndo, match="decided about"):
+        team.undo(team.ada)
+    assert team.undo(team.ben) == 1
+    assert team.outcome(1)[0] == "waits for second review"
+
+
+# --- a second person, and a third -------------------------------------------------------
+
+
+def test_a_drawn_clip_goes_to_one_other_person(team):
+    assert team.review(team.ada, share=1) == 1
+    assert team.outcome(1) == ("waits for second review", None, None)
+    assert team.given(team.ada) == 2
+    assert team.claim(team.ben) == Claim(1, "second")
+    assert team.given(team.cleo) == 3
+    team.decide(team.ben, 1)
+    assert team.outcome(1) == ("settled", "reportable", ["scams"])
+    assert team.given(team.ben) == 4
+
+
+def test_a_lead_sees_all_decisions_and_so_is_no_second_person(team):
+    team.review(team.ada, share=1)
+    assert team.claim(team.lea) == Claim(2, "first")
+
+
+def test_who_opted_out_is_no_second_person_either(team):
+    for _ in range(2):
+        team.review(team.cleo, HARMLESS)
+    assert team.review(team.ada, share=1) == 3  # scams and harassment
+    assert team.given(replace(team.ben, opted_out=["harassment"])) == 4
+    assert team.given(team.cleo) == 3
+
+
+def test_the_draw_depends_on_the_content_and_is_kept(team):
+    for _ in range(12):
+        team.review(team.ada, HARMLESS, share=0.5)
+    drawn = team.ask("SELECT audio_file_id, probability FROM second_reviews ORDER BY 1")
+    assert 0 < len(drawn) < 12
+    assert {probability for _, probability in drawn} == {0.5}
+    last = team.undo(team.ada)
+    team.decide(team.ada, last, REPORTABLE, share=0.5)
+    assert team.ask("SELECT audio_file_id, probability FROM second_reviews ORDER BY 1") == drawn
+
+
+@pytest.mark.parametrize(
+    "second",
+    [HARMLESS, Judgement("unsure"), Judgement("reportable", frozenset({"harassment", "scams"}))],
+)
+def test_where_two_differ_a_lead_settles_it(team, second):
+    team.review(team.ada, share=1)
+    team.decide(team.ben, team.given(team.ben), second)
+    assert team.outcome(1) == ("disputed", None, None)
+    assert team.claim(team.lea, "adjudication") == Claim(1, "adjudication")
+    team.decide(team.lea, 1, HARMLESS)
+    assert team.outcome(1) == ("settled", "not reportable", [])
+    assert team.claim(team.lea, "adjudication") is None
+    with pytest.raises(NothingToUndo):
+        team.undo(team.ben)
+    assert team.undo(team.lea) == 1
+    assert team.outcome(1)[0] == "disputed"
+
+
+def test_an_unsure_decision_is_for_a_lead_to_settle(team):
+    team.review(team.ada, Judgement("unsure"))
+    assert team.outcome(1)[0] == "disputed"
+    assert team.given(team.lea, "adjudication") == 1
+
+
+def test_nobody_settles_what_they_decided_themselves(team):
+    assert team.review(team.lea, Judgement("unsure")) == 1
+    assert team.claim(team.lea, "adjudication") is None
+    (other,) = join_lead(team)
+    assert team.given(other, "adjudication") == 1
+
+
+def join_lead(team: Team) -> list[Reviewer]:
+    return [
+        Reviewer(*row)
+        for row in team.ask(
+            "INSERT INTO reviewers (name, role, password_hash) VALUES ('leo', 'lead', '') "
+            "RETURNING id, name, role, hide_text, muted, opted_out, break_minutes"
+        )
+    ]
+
+
+# --- whatever people do -----------------------------------------------------------------
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["ada", "ben", "cleo", "lea"]),
+        st.sampled_from(["next", "control", "settle", "yes", "no", "unsure", "skip", "undo",
+                         "give back", "vanish"]),
+    ),
+    max_size=40,
+)  # fmt: skip
+JUDGEMENTS = {
+    "yes": REPORTABLE, "no": HARMLESS, "unsure": Judgement("unsure"), "skip": SKIPPED
+}  # fmt: skip
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(actions=ACTIONS)
+def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
+    team.ask(
+        "TRUNCATE review_claims, review_decisions, second_reviews, review_waiting; "
+        "UPDATE audio_files SET status = CASE WHEN control THEN 'transcribed' ELSE 'flagged' END"
+    )
+    for name, action in actions:
+        who = getattr(team, name)
+        if action == "next":
+            team.claim(who)
+        elif action == "control":
+            team.claim(who, "control")
+        elif action == "settle" and who.is_lead:
+            team.claim(who, "adjudication")
+        elif action == "give back":
+            team.release(who)
+        elif action == "vanish":
+            team.ask("UPDATE review_claims SET expires_at = now() WHERE reviewer_id = %s", who.id)
+        elif action == "undo":
+            with contextlib.suppress(NothingToUndo):
+                team.undo(who)
+        elif action in JUDGEMENTS:
+            held = team.ask(
+                "SELECT audio_file_id FROM review_claims WHERE reviewer_id = %s", who.id
+            )
+            for (clip,) in held:
+                team.decide(who, clip, JUDGEMENTS[action], share=0.5)
+        assert_consistent(team)
+
+
+def assert_consistent(team: Team) -> None:
+    # Reviewed is what a first decision stands about, and nothing else.
+    assert team.ask(
+        "SELECT id FROM audio_files WHERE (status = 'reviewed') <> EXISTS ("
+        "SELECT FROM review_outcomes o WHERE o.audio_file_id = audio_files.id)"
+    ) == []  # fmt: skip
+    # Whatever is not settled waits for somebody, and nothing else does.
+    assert team.ask(
+        "SELECT audio_file_id FROM review_waiting FULL JOIN review_outcomes o "
+        "USING (audio_file_id) WHERE (round IS NULL) <> (state = 'settled')"
+    ) == []  # fmt: skip
+    # Nobody but the first hears a clip in the first round, and no two in any.
+    assert team.ask(
+        "SELECT audio_file_id, round FROM review_standing GROUP BY 1, 2 HAVING count(*) > 1"
+    ) == []  # fmt: skip
+
+
+# --- what is shown ----------------------------------------------------------------------
+
+
+def test_an_item_is_shown_with_its_policies_and_segments(team):
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, 3)
+    assert shown is not None
+    assert [s.text for s in shown.segments] == ["First words.", "Then more."]
+    assert shown.flag_categories == ["scams", "harassment"]
+    assert [(p.category, p.flagged) for p in shown.policies] == [
+        ("scams", True), ("harassment", True), ("violent-threats", False)
+    ]  # fmt: skip
+    assert shown.policies[1].title == "Harassment"
+    assert "<em>harassing</em>" in shown.policies[1].html
+    assert "<h4>Overview</h4>" in shown.policies[1].html
+
+
+def test_a_policy_s_markup_is_text(team):
+    team.ask("UPDATE policies SET text = '# <script>x</script>\n\n[a](javascript:x)'")
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, 1)
+    assert shown is not None
+    assert "<script" not in shown.policies[0].html
+    assert "href" not in shown.policies[0].html
+
+
+def test_other_uploads_of_a_clip_are_known(team):
+    team.ask(
+        "INSERT INTO audio_files (id, original_filename, archive_source, archive_id, ordinal, "
+        "duplicate_of) VALUES (98, 'again.mp3', 'sound_01.tar', 1, 99, 1)"
+    )
+    team.ask(
+        "INSERT INTO audio_files (id, original_filename, archive_source, copied_from) "
+        "SELECT 99, 'copy.mp3', 'sound_02.tar', opus_path FROM audio_files WHERE id = 1"
+    )
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, 1)
+    assert shown is not None
+    assert [(d.name, d.archive) for d in shown.duplicates] == [
+        ("again.mp3", "sound_01.tar"), ("copy.mp3", "sound_02.tar")
+    ]  # fmt: skip
+
+
+def test_a_clip_is_seen_by_who_has_it_or_decided_and_by_leads_once_it_is_in_review(team):
+    def see(who: Reviewer, clip: int) -> bool:
+        with team.connections.transaction() as connection:
+            return items.may_see(connection, who, clip)
+
+    assert not any(see(who, 1) for who in (team.ada, team.ben, team.lea))
+    team.given(team.ada)
+    assert [see(who, 1) for who in (team.ada, team.ben, team.lea)] == [True, False, True]
+    team.decide(team.ada, 1)
+    assert [see(who, 1) for who in (team.ada, team.ben, team.lea)] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../../etc/passwd.opus", "/etc/passwd", "audio/../secret.opus", "audio/link.opus",
+     "audio/date=2026-11-02", "state/x.opus"],
+)  # fmt: skip
+def test_audio_is_served_from_the_audio_folder_only(team, tmp_path, path):
+    (tmp_path / "audio/date=2026-11-02").mkdir(parents=True)
+    (tmp_path / "state").mkdir()
+    for secret in ("secret.opus", "state/x.opus"):
+        (tmp_path / secret).write_bytes(b"secret")
+    (tmp_path / "audio/link.opus").symlink_to(tmp_path / "secret.opus")
+    good = tmp_path / "audio/date=2026-11-02/0.opus"
+    good.write_bytes(b"sound")
+
+    def found(opus_path: str) -> object:
+        team.ask("UPDATE audio_files SET opus_path = %s WHERE id = 1", opus_path)
+        with team.connections.transaction() as connection:
+            return items.opus_path(connection, 1, tmp_path)
+
+    assert found("audio/date=2026-11-02/0.opus") == good.resolve()
+    assert found(path) is None
