@@ -28,7 +28,7 @@ help:
 	@echo "make bench-classify     classification against whole prompts and generated JSON"
 	@echo "make bench-gpu      both at full size, for a machine with a GPU (half an hour, 26 GB)"
 	@echo "make bench-load     loading against row by row and against a bare COPY"
-	@echo "make bench-queue    the review queue over ten million clips (a quarter of an hour, 25 GB)"
+	@echo "make bench-queue    the review queue over ten million clips (ten minutes, 25 GB)"
 	@echo "make simulate-noon  flagged clips at noon under both orders, weeks with bad days (simulated)"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
