@@ -213,6 +213,32 @@ def test_the_interval_is_rather_too_wide_where_a_handful_is_flagged(
     assert covered(found, "rare", "de", truth(uploads)["rare", "de"]) >= 0.95 - 3 * ERROR
 
 
+def reposted() -> list[Upload]:
+    """Twelve archives in which four uploads of five repeat a content; one content of 200 flags."""
+    chance = np.random.default_rng(1)
+    uploads: list[Upload] = []
+    made: list[tuple[int, str, tuple[bool, ...]]] = []
+    for archive in range(12):
+        for ordinal in range(200):
+            if made and chance.random() < 0.8:
+                content = made[int(len(made) * chance.random() ** 2)]
+            else:
+                content = (len(made), "en", (bool(chance.random() < 0.005), False))
+                made.append(content)
+            uploads.append(Upload(archive, ordinal, *content))
+    return uploads
+
+
+def test_the_interval_does_not_take_uploads_of_one_content_for_so_many_contents(
+    tmp_path: Path,
+) -> None:
+    uploads = reposted()
+    write_samples(tmp_path, uploads, SAMPLES, limit=400)
+    found = estimates(run("prevalence", tmp_path))
+    true = truth(uploads)["common", "all languages"]
+    assert covered(found, "common", "all languages", true) >= 0.95 - 3 * ERROR
+
+
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_estimates_are_right_on_average_and_as_far_off_as_they_say(
     found: list[dict], uploads: list[Upload], category: str

@@ -31,8 +31,7 @@ estimated AS (
         COUNT(*) AS clips,
         SUM(y) AS flagged,
         SUM(1 / p) AS population,
-        SUM(y / p) / SUM(1 / p) AS prevalence,
-        SUM(1 / p) ^ 2 / NULLIF(SUM((1 - p) / p ^ 2), 0) AS size_by_weights
+        SUM(y / p) / SUM(1 / p) AS prevalence
     FROM judged
     GROUP BY ALL
 ),
@@ -45,11 +44,13 @@ deviating AS (
     JOIN estimated USING (policy, asr, category, language)
 ),
 
--- Sum over pairs within a content: (1 - the larger p) * deviation * deviation.
+-- Sums over pairs within a content: (1 - the larger p) * deviation * deviation, and the same of
+-- the weights.
 varying AS (
     SELECT
         policy, asr, category, language,
-        (1 - p) * deviation * (deviation + 2 * COALESCE(SUM(deviation) OVER smaller, 0)) AS part
+        (1 - p) * deviation * (deviation + 2 * COALESCE(SUM(deviation) OVER smaller, 0)) AS part,
+        (1 - p) / p * (1 / p + 2 * COALESCE(SUM(1 / p) OVER smaller, 0)) AS part_of_weights
     FROM deviating
     WINDOW smaller AS (
         PARTITION BY policy, asr, category, language, content ORDER BY p, archive
@@ -59,20 +60,27 @@ varying AS (
 
 sized AS (
     SELECT
-        estimated.*,
-        variance,
+        *,
         -- A census has no sampling error.  From few flagged clips the variance may come out
-        -- too small, from none as zero: it is never taken for smaller than weights alone make
-        -- it (as by Korn and Graubard, Survey Methodology 24, 1998).
+        -- too small, from none as zero: it is never taken for smaller than weights and repeated
+        -- contents alone make it (as by Korn and Graubard, Survey Methodology 24, 1998).
         CASE
             WHEN size_by_weights IS NULL THEN 'infinity'::DOUBLE
             WHEN variance > 0
             THEN LEAST(prevalence * (1 - prevalence) / variance, size_by_weights)
             ELSE size_by_weights
         END AS n
-    FROM estimated
-    JOIN (SELECT policy, asr, category, language, SUM(part) AS variance FROM varying GROUP BY ALL)
-        USING (policy, asr, category, language)
+    FROM (
+        SELECT *, population ^ 2 / NULLIF(variance_of_weights, 0) AS size_by_weights
+        FROM estimated
+        JOIN (
+            SELECT
+                policy, asr, category, language,
+                SUM(part) AS variance, SUM(part_of_weights) AS variance_of_weights
+            FROM varying
+            GROUP BY ALL
+        ) USING (policy, asr, category, language)
+    )
 )
 
 SELECT
