@@ -501,6 +501,69 @@ def test_a_clip_that_another_archive_holds_too_waits_once_and_is_reported_for_bo
     ]
 
 
+def copies(folder: Path, archive: Archive, name: str, scores: dict[int, float]) -> Archive:
+    """Another archive whose clips 0 and 1 were heard in the first one."""
+    folder.mkdir(exist_ok=True)
+    other = Archive(folder, archive.conninfo, name)
+    other.members = MEMBERS[:2]
+    other.heard = [
+        row | {"copied_from": f"audio/date=2026-11-02/a.tar/{row['ordinal']:06d}.opus"}
+        for row in HEARD[:2]
+    ]
+    other.judged = [judgement(ordinal, "threats", score) for ordinal, score in scores.items()]
+    return other
+
+
+def waiting(conninfo: str) -> list[str]:
+    return [item.opus_path.split("02/")[1] for item in review_queue(conninfo, 99)]
+
+
+def test_a_content_that_only_a_new_policy_set_flags_waits_once_where_it_came_again(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.judged = [judgement(0, "threats", 0.9), judgement(1, "threats", 0.2)]
+    archive.load()
+    second, third = (
+        copies(tmp_path / name, archive, name, {0: 0.8, 1: 0.7}) for name in ("b.tar", "c.tar")
+    )
+    for each in (second, third):
+        each.load(policy="2026-12")
+    assert waiting(archive.conninfo) == ["a.tar/000000.opus", "b.tar/000001.opus"]
+    # A review of it is one of all, and loading again brings nothing back.
+    query(
+        archive.conninfo,
+        "SELECT mark_reviewed(id) FROM audio_files WHERE opus_path LIKE '%/b.tar/000001.opus'",
+    )
+    before = everything(archive.conninfo)
+    for each in (second, third):
+        each.load(policy="2026-12")
+    assert everything(archive.conninfo) == before
+    assert waiting(archive.conninfo) == ["a.tar/000000.opus"]
+    assert query(
+        archive.conninfo,
+        "SELECT archive_source, copied_from FROM audio_files WHERE ordinal = 1 ORDER BY 1",
+    ) == [
+        ("a.tar", None),
+        ("b.tar", None),
+        ("c.tar", "audio/date=2026-11-02/b.tar/000001.opus"),
+    ]
+
+
+def test_a_content_that_only_a_larger_fraction_draws_as_a_control_waits_where_it_came_again(
+    archive: Archive, tmp_path: Path
+) -> None:
+    archive.judged = [judgement(0, "threats", 0.1), judgement(1, "threats", 0.2)]
+    archive.load()
+    other = copies(tmp_path / "b.tar", archive, "b.tar", {0: 0.1, 1: 0.2})
+    other.load(control_fraction=1.0)
+    found = {item.opus_path for item in controls(archive.conninfo, 9)}
+    assert found == {f"audio/date=2026-11-02/b.tar/00000{n}.opus" for n in (0, 1)}
+    archive.load(control_fraction=1.0)
+    other.load(control_fraction=1.0)
+    found = {item.opus_path for item in controls(archive.conninfo, 9)}
+    assert found == {f"audio/date=2026-11-02/a.tar/00000{n}.opus" for n in (0, 1, 8)}
+
+
 # --- where rows come from ---------------------------------------------------------------
 
 
@@ -606,6 +669,24 @@ def test_a_control_that_was_heard_waits_no_more_and_stays_reviewed(archive):
     assert statuses(archive.conninfo)[1] == "reviewed"
 
 
+def test_what_was_heard_keeps_the_probability_with_which_it_was_drawn(archive):
+    """Weights of what a former policy set flagged would else be those of rare controls."""
+    archive.load(control_fraction=0.9)
+    query(archive.conninfo, "SELECT mark_reviewed(id) FROM audio_files WHERE ordinal IN (0, 1)")
+    archive.judged = [judgement(n, "threats", 0.1) for n in (0, 1, 8)]
+    archive.load(policy="2026-12", control_fraction=0.01)
+    sql = "SELECT ordinal, status, control, review_probability FROM audio_files WHERE selected"
+    assert query(archive.conninfo, sql + " AND ordinal IN (0, 1, 5, 8) ORDER BY 1") == [
+        (0, "reviewed", False, 1.0),
+        (1, "reviewed", True, 0.9),
+        (5, "reviewed", False, 1.0),
+        (8, "transcribed", False, 0.01),
+    ]
+    archive.judged = [judgement(1, "threats", 0.9)]
+    archive.load(policy="2027-01", control_fraction=0.01)
+    assert query(archive.conninfo, sql + " AND ordinal = 1") == [(1, "reviewed", False, 1.0)]
+
+
 def test_a_control_is_drawn_by_another_number_than_the_clips_themselves(archive):
     """Else a tenth of the clips and a tenth of these as controls would be the same tenth."""
     unflagged(archive, 2000)
@@ -618,6 +699,50 @@ def test_a_control_is_drawn_by_another_number_than_the_clips_themselves(archive)
     archive.judged = [row for row in archive.judged if row["ordinal"] in kept]
     archive.load(control_fraction=0.5)
     assert len(drawn(archive.conninfo)) == pytest.approx(len(kept) / 2, abs=64)
+
+
+def test_what_was_heard_stands_for_all_uploads_by_the_query_of_the_page(archive, tmp_path):
+    """Contents of three come again, in archives of which other fractions are drawn."""
+    uploads, made = 0, 0
+    first: dict[str, str] = {}
+    for number, fraction in enumerate((0.4, 0.8, 0.6)):
+        each = Archive(tmp_path / f"{number}", archive.conninfo, f"{number}.tar")
+        numbers = [*range(made, made + 400), *(range(0, made, 2) if made else ())]
+        made += 400
+        uploads += len(numbers)
+        hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in numbers]
+        each.members = [
+            member(
+                ordinal,
+                source_sha256=sha,
+                selected=uniform(sha, "selection") < fraction,
+                inclusion_probability=fraction,
+                opus_path=f"audio/date=2026-11-02/{number}.tar/{ordinal:06d}.opus",
+            )
+            for ordinal, sha in enumerate(hashes)
+        ]
+        heard = [row for row in each.members if row["selected"]]
+        each.heard = [
+            transcript(row["ordinal"], copied_from=first.get(row["source_sha256"])) for row in heard
+        ]
+        each.judged = [
+            judgement(row["ordinal"], "threats", 0.9 if row["source_sha256"] < "2" else 0.1)
+            for row in heard
+        ]
+        for row in heard:
+            first.setdefault(row["source_sha256"], row["opus_path"])
+        each.load(control_fraction=0.4)
+    waiting = "(SELECT id FROM ra_queue UNION ALL SELECT id FROM ra_controls)"
+    query(archive.conninfo, f"SELECT mark_reviewed(id) FROM {waiting} AS waiting")
+    page = (REPOSITORY / "docs/sampling.md").read_text(encoding="utf-8")
+    sql = page.partition("```sql\n")[2].partition("```")[0]
+    stand_for = dict(query(archive.conninfo, sql))
+    assert sum(stand_for.values()) == pytest.approx(uploads, rel=0.1)
+    alone = "sum(1 / (inclusion_probability * review_probability))"
+    ((without_others,),) = query(
+        archive.conninfo, f"SELECT {alone} FROM audio_files WHERE status = 'reviewed'"
+    )
+    assert without_others < 0.8 * uploads
 
 
 # --- the receipt ------------------------------------------------------------------------

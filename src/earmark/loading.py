@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from psycopg2.extensions import connection as Connection
+from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json
 
 from earmark.database import connect, require_schema
@@ -289,7 +290,7 @@ SELECT
     m.selected,
     m.inclusion_probability,
     m.duplicate_of,
-    t.copied_from,
+    CASE WHEN w.content IS NULL THEN t.copied_from ELSE w.opus_path END AS copied_from,
     CASE
         WHEN f.ordinal IS NOT NULL THEN 1.0
         WHEN t.status = 'ok' THEN $control_fraction
@@ -302,6 +303,7 @@ FROM members m
 LEFT JOIN heard t ON t.ordinal = COALESCE(m.duplicate_of, m.ordinal)
 LEFT JOIN (SELECT DISTINCT ordinal FROM answers WHERE flagged) f
     ON f.ordinal = COALESCE(m.duplicate_of, m.ordinal)
+LEFT JOIN wait_again w ON w.content = m.source_sha256
 WHERE m.status <> 'skipped'
 ORDER BY m.ordinal
 """
@@ -338,7 +340,68 @@ def _drawn(files: DuckDBPyConnection, fraction: float) -> pa.Table:
     return pa.table({"content": pa.array(drawn, pa.string())})
 
 
+# Contents that are to be reviewed and were heard in another archive.
+_COPIES_TO_REVIEW = """
+SELECT m.source_sha256, t.copied_from, f.ordinal IS NOT NULL
+FROM heard t
+JOIN members m USING (ordinal)
+LEFT JOIN (SELECT DISTINCT ordinal FROM answers WHERE flagged) f USING (ordinal)
+WHERE t.copied_from IS NOT NULL
+  AND (f.ordinal IS NOT NULL OR m.source_sha256 IN (SELECT content FROM controls))
+"""
+
+
 # --- into the database ------------------------------------------------------------------
+
+# Clips that nobody is to hear where they were heard by the machine.
+_CLEARED = """
+SELECT content, flagged
+FROM unnest(%(contents)s::TEXT [], %(paths)s::TEXT [], %(flagged)s::BOOLEAN [])
+    AS copy (content, opus_path, flagged)
+JOIN audio_files heard USING (opus_path)
+WHERE heard.status = 'transcribed' AND (copy.flagged OR NOT heard.control)
+"""
+
+# Both halves have an index, which holds no clip that nobody is to hear.
+_WAIT_ELSEWHERE = """
+SELECT DISTINCT ON (source_sha256) source_sha256, opus_path
+FROM (
+    SELECT archive_id, source_sha256, opus_path FROM audio_files
+    WHERE status IN ('flagged', 'reviewed') AND copied_from IS NULL AND duplicate_of IS NULL
+      AND source_sha256 = ANY(%(contents)s)
+    UNION ALL
+    SELECT archive_id, source_sha256, opus_path FROM audio_files
+    WHERE control AND status = 'transcribed' AND copied_from IS NULL AND duplicate_of IS NULL
+      AND source_sha256 = ANY(%(controls)s)
+) AS known
+WHERE archive_id < %(archive_id)s
+ORDER BY source_sha256, archive_id
+"""
+
+
+def _wait_again(cursor: Cursor, archive_id: int, files: DuckDBPyConnection) -> pa.Table:
+    """Contents that do not wait where they were heard, and in ``opus_path`` where instead.
+
+    A former policy set did not flag them there, or a smaller fraction did not draw them. They wait
+    in the first archive that is known with them since; null if that is this one.
+    """
+    copies = files.sql(_COPIES_TO_REVIEW).fetchall()
+    contents, paths, flagged = ([copy[column] for copy in copies] for column in range(3))
+    cursor.execute(_CLEARED, {"contents": contents, "paths": paths, "flagged": flagged})
+    cleared = dict(cursor.fetchall())
+    elsewhere: dict[str, str] = {}
+    if cleared:
+        controls = [content for content, is_flagged in cleared.items() if not is_flagged]
+        wanted = {"contents": list(cleared), "controls": controls, "archive_id": archive_id}
+        cursor.execute(_WAIT_ELSEWHERE, wanted)
+        elsewhere = dict(cursor.fetchall())
+    there = [elsewhere.get(content) for content in cleared]
+    return pa.table(
+        {
+            "content": pa.array(cleared, pa.string()),
+            "opus_path": pa.array(there, pa.string()),
+        }
+    )
 
 
 _FIND = "SELECT id, loaded_at FROM archives WHERE name = %(name)s AND date = %(date)s"
@@ -377,6 +440,7 @@ def _store(
             merge(cursor, table, keys, rows.column_names, stamp)
 
         files.register("controls", _drawn(files, control_fraction))
+        files.register("wait_again", _wait_again(cursor, archive_id, files))
         parameters = {"archive_id": archive_id, "now": now, "control_fraction": control_fraction}
         clips = files.sql(_AUDIO_FILES, params=parameters)
         put("audio_files", _CLIP, "processed_at", _KEEP_REVIEWED, clips.to_arrow_table())
@@ -445,7 +509,8 @@ _CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 
 # Rows that the new files no longer hold go, unless a person has reviewed them: those leave
 # their place, since another clip may have it now.  Reviewed clips that are still there stay
-# reviewed, and so do their duplicates.
+# reviewed, and so do their duplicates; and the larger probability is that with which they were
+# heard, as a larger fraction draws all that a smaller one does, and what was flagged too.
 _KEEP_REVIEWED = """
 SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND (status = 'flagged' OR control)
 ORDER BY ordinal FOR UPDATE;  -- a review that is under way comes before, any other after this load
@@ -459,7 +524,10 @@ DELETE FROM audio_files old
 WHERE old.archive_id = %(archive_id)s
   AND NOT EXISTS (SELECT FROM staged_audio_files new WHERE new.ordinal = old.ordinal
                   AND new.source_sha256 IS NOT DISTINCT FROM old.source_sha256);
-UPDATE staged_audio_files new SET status = 'reviewed'
+UPDATE staged_audio_files new
+SET status = 'reviewed',
+    control = new.control OR old.control AND new.status = 'transcribed',
+    review_probability = GREATEST(new.review_probability, old.review_probability)
 FROM audio_files old
 WHERE old.archive_id = %(archive_id)s AND old.status = 'reviewed' AND old.ordinal = new.ordinal;
 UPDATE staged_audio_files new SET status = 'reviewed'
