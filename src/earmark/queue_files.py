@@ -1,6 +1,7 @@
 """The review queue as files: CSV for a spreadsheet, Parquet for everything else."""
 
 import csv
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -54,7 +55,7 @@ def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
     ):
         writer = csv.DictWriter(file, [f.name for f in fields(QueueItem)], quoting=csv.QUOTE_ALL)
         writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+        writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     with whole(folder / "queue.parquet") as partial:
         pq.write_table(pa.Table.from_pylist(rows, schema=_COLUMNS), partial)
 
@@ -70,7 +71,14 @@ def read_queue(folder: Path) -> list[QueueItem] | None:
         return None
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
+    """A value as it may stand in a CSV file that a spreadsheet opens.
+
+    Lists are joined by commas, mappings written as JSON, and what would be taken for a formula
+    has an apostrophe in front.
+    """
     if isinstance(value, list):
         value = ",".join(str(each) for each in value)
+    if isinstance(value, dict):
+        value = json.dumps(value, ensure_ascii=False)
     return _FORMULA.sub(r"\1'", value) if isinstance(value, str) else value
