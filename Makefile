@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
-  bench-gpu bench-load bench-queue simulate-noon check-cluster slurm-up slurm-down
+  bench-gpu bench-load bench-queue bench-desk simulate-noon check-cluster slurm-up slurm-down
 
 help:
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
@@ -32,6 +32,7 @@ help:
 	@echo "make simulate-noon  flagged clips at noon under both orders, weeks with bad days (simulated)"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
+	@echo "make bench-desk     the review desk's pages over ten million clips (a quarter of an hour, 25 GB)"
 	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
 	@echo "make bench-feed     how much of the GPUs' time a driver leaves unused (half an hour; root)"
 	@echo "make check-cluster  30 archives on a SLURM of four nodes (a quarter of an hour; root)"
@@ -93,6 +94,9 @@ bench-load: $(READY)
 
 bench-queue: $(READY)
 	$(BIN)/python -m benchmarks.queue
+
+bench-desk: $(READY)
+	$(BIN)/python -m benchmarks.desk
 
 simulate-noon: $(READY)
 	$(BIN)/python -m benchmarks.noon

@@ -123,7 +123,7 @@ def test_trying_many_at_once_does_not_get_round_the_limit(desk):
 
 
 def test_an_address_that_tries_many_names_is_refused(desk):
-    for number in range(20):
+    for number in range(40):
         with pytest.raises(SignInRefused, match="do not fit"):
             sign_in(desk, "wrong", f"name{number}")
     with pytest.raises(TooManyFailures):

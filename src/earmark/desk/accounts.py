@@ -28,7 +28,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 #: address, of one name from anywhere, and from one address.
 MOST_FAILURES = 5
 _MOST_OF_NAME = 50
-_MOST_OF_ADDRESS = 20
+_MOST_OF_ADDRESS = 40
 FAILURE_MINUTES = 15
 
 _hasher = PasswordHasher()

@@ -1,0 +1,431 @@
+"""What the review desk lets whom do, and what it does with what strangers wrote."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from desk_record import PASSWORD, ask, fill, join
+from desk_server import Browser, serving, write_config
+
+from earmark.configuration import read
+from earmark.desk.connections import Connections
+from earmark.desk.web import create_app
+from earmark.media import EncodeSettings, encode_opus
+
+EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}</textarea>"
+
+
+class Desk(NamedTuple):
+    """A desk that runs, and the database behind it."""
+
+    url: str
+    record: Connections
+    root: Path
+
+
+@pytest.fixture
+def desk(migrated_database: str, tmp_path: Path) -> Iterator[Desk]:
+    fill(migrated_database, flagged=8, controls=2)
+    join(migrated_database, "ada", "ben")
+    join(migrated_database, "lea", role="lead")
+    write_sound(tmp_path)
+    record = Connections(migrated_database, 2)
+    ask(record, "TRUNCATE sign_in_failures")
+    with serving(write_config(tmp_path, migrated_database, second_review_fraction=0)) as server:
+        yield Desk(server.url, record, tmp_path)
+    record.close()
+
+
+def write_sound(root: Path) -> Path:
+    """A second of a tone, as the audio of clip 1."""
+    import wave
+
+    source = root / "tone.wav"
+    with wave.open(str(source), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        tone = np.sin(np.arange(16_000) * 2 * np.pi * 440 / 16_000) * 20_000
+        file.writeframes(tone.astype("<i2").tobytes())
+    target = root / "audio/date=2026-11-02/sound_01.tar/000001.opus"
+    target.parent.mkdir(parents=True)
+    encode_opus(source, target, EncodeSettings())
+    return target
+
+
+def browser_of(desk: Desk, name: str | None) -> Browser:
+    browser = Browser(desk.url)
+    if name is not None:
+        assert browser.sign_in(name).status_code == 303
+    return browser
+
+
+# --- who may do what --------------------------------------------------------------------
+
+#: Every route, with a form for those that take one: {id} is an item that `ada` has open.
+ROUTES: dict[tuple[str, str], dict[str, Any]] = {
+    ("GET", "/"): {},
+    ("GET", "/healthz"): {},
+    ("GET", "/sign-in"): {},
+    ("GET", "/static/desk.css"): {},
+    ("GET", "/mine"): {},
+    ("GET", "/settings"): {},
+    ("GET", "/items/{id}"): {},
+    ("GET", "/items/{id}/audio"): {},
+    ("GET", "/items/{id}/waveform"): {},
+    ("GET", "/lead"): {},
+    ("GET", "/lead/decisions"): {},
+    ("GET", "/lead/access"): {},
+    ("GET", "/lead/export?format=csv"): {},
+    ("POST", "/sign-in"): {"name": "ada", "password": PASSWORD},
+    ("POST", "/claim"): {"mode": "score"},
+    ("POST", "/claim?adjudication"): {"mode": "adjudication"},
+    ("POST", "/items/{id}/heartbeat"): {},
+    ("POST", "/items/{id}/decide"): {"verdict": "not reportable"},
+    ("POST", "/items/{id}/release"): {},
+    ("POST", "/undo"): {},
+    ("POST", "/settings"): {"break_minutes": "30"},
+    ("POST", "/sign-out"): {},
+}
+OPEN = {"/healthz", "/sign-in", "/static/desk.css"}
+LEADS = {
+    "/lead",
+    "/lead/decisions",
+    "/lead/access",
+    "/lead/export?format=csv",
+    "/claim?adjudication",
+}
+ITEM_READ = {"/items/{id}", "/items/{id}/audio", "/items/{id}/waveform"}
+ITEM_WRITE = {"/items/{id}/heartbeat", "/items/{id}/decide", "/items/{id}/release"}
+
+
+def expected(method: str, path: str, who: str | None) -> set[int]:
+    """What `who` is answered; `ada` has the item open, `ben` has nothing, `lea` is a lead."""
+    if path == "/sign-in" and method == "POST":
+        return {303}
+    if path in OPEN:
+        return {200}
+    if who is None:
+        return {303} if method == "GET" else {401}
+    if path in LEADS:
+        return {200, 303} if who == "lea" else {403}
+    if path in ITEM_READ:
+        return {404} if who == "ben" else {200}
+    if path in ITEM_WRITE:
+        return {200, 303} if who == "ada" else {409}
+    if path == "/undo":
+        return {409}
+    return {200, 303}
+
+
+def request(browser: Browser, method: str, path: str, fields: dict[str, Any]) -> Any:
+    if method == "GET":
+        return browser.get(path)
+    return browser.send(path, **fields)
+
+
+@pytest.mark.parametrize("who", [None, "ada", "ben", "lea"])
+def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
+    wrong = {}
+    for (method, path), fields in ROUTES.items():
+        ask(desk.record, "TRUNCATE review_claims, review_decisions, review_waiting")
+        ask(desk.record, "UPDATE audio_files SET status = 'flagged' WHERE status = 'reviewed'")
+        with browser_of(desk, "ada") as ada:
+            clip = ada.send("/claim", mode="score").headers["location"]
+            assert clip.startswith("/items/1?")
+        with browser_of(desk, who) as browser:
+            if who is None:
+                browser.visit("/sign-in")
+            answer = request(browser, method, path.replace("{id}", "1"), fields)
+        if answer.status_code not in expected(method, path, who):
+            wrong[method, path] = answer.status_code
+        if who is None and answer.status_code == 303 and method == "GET":
+            assert answer.headers["location"] == "/sign-in"
+    assert wrong == {}
+
+
+def test_the_matrix_has_every_route(tmp_path: Path, migrated_database: str) -> None:
+    app = create_app(read(write_config(tmp_path, migrated_database)), migrated_database)
+    known = {
+        (method, re.sub(r"\{audio_file_id\}", "{id}", getattr(route, "path", "")))
+        for route in _routes(app)
+        for method in getattr(route, "methods", None) or ()
+        if method != "HEAD"
+    }
+    assert known
+    assert known == {
+        (method, path.partition("?")[0]) for method, path in ROUTES if "/static" not in path
+    }
+
+
+def _routes(app: Any) -> Iterator[Any]:
+    for route in app.routes:
+        inner = getattr(getattr(route, "original_router", None), "routes", None)
+        yield from inner or [route]
+
+
+@pytest.mark.parametrize("kind", ["missing", "wrong", "of another session", "from another site",
+                                  "of another origin"])  # fmt: skip
+def test_what_no_page_of_ours_sent_changes_nothing(desk: Desk, kind: str) -> None:
+    with browser_of(desk, "ada") as ada, browser_of(desk, "ben") as ben:
+        ada.send("/claim", mode="score")
+        for (method, path), fields in ROUTES.items():
+            if method != "POST" or path in LEADS or path == "/sign-in":
+                continue
+            sent, headers = {"csrf": ada.csrf, **fields}, {}
+            if kind == "missing":
+                del sent["csrf"]
+            elif kind == "wrong":
+                sent["csrf"] = "0" * 64
+            elif kind == "of another session":
+                sent["csrf"] = ben.csrf
+            elif kind == "from another site":
+                headers = {"Sec-Fetch-Site": "cross-site"}
+            else:
+                headers = {"Origin": "https://evil.example"}
+            answer = ada.post(path.replace("{id}", "1"), data=sent, headers=headers)
+            assert answer.status_code == 403, path
+        assert ask(desk.record, "SELECT count(*) FROM review_decisions") == [(0,)]
+        assert ada.get("/").status_code == 200
+        assert ask(desk.record, "SELECT count(*) FROM review_claims") == [(1,)]
+
+
+def test_signing_in_takes_a_form_of_ours_too(desk: Desk) -> None:
+    with Browser(desk.url) as browser:
+        answer = browser.post("/sign-in", data={"name": "ada", "password": PASSWORD})
+        assert answer.status_code == 403
+        browser.visit("/sign-in")
+        answer = browser.post("/sign-in", data={"name": "ada", "password": PASSWORD, "csrf": "1"})
+        assert answer.status_code == 403
+        assert "earmark=" not in answer.headers.get("set-cookie", "")
+
+
+# --- sessions ---------------------------------------------------------------------------
+
+
+def test_a_session_that_somebody_set_before_is_not_taken_over(desk: Desk) -> None:
+    fixed = "a" * 43
+    with Browser(desk.url) as browser:
+        browser.cookies.set("earmark", fixed, domain="127.0.0.1")
+        browser.visit("/sign-in")
+        answer = browser.send("/sign-in", name="ada", password=PASSWORD)
+        assert answer.status_code == 303
+        assert re.search(r"earmark=(\S+);", answer.headers["set-cookie"])[1] != fixed  # type: ignore[index]
+    with Browser(desk.url) as attacker:
+        attacker.cookies.set("earmark", fixed)
+        assert attacker.get("/").status_code == 303
+
+
+def test_a_former_session_ends_when_its_browser_signs_in_again(desk: Desk) -> None:
+    with browser_of(desk, "ada") as browser:
+        former = browser.cookies["earmark"]
+        browser.sign_in("ben")
+    with Browser(desk.url) as replay:
+        replay.cookies.set("earmark", former)
+        assert replay.get("/").headers["location"] == "/sign-in"
+
+
+def test_nothing_of_a_session_works_after_signing_out(desk: Desk) -> None:
+    with browser_of(desk, "ada") as browser:
+        browser.send("/claim", mode="score")
+        token, csrf = browser.cookies["earmark"], browser.csrf
+        assert browser.send("/sign-out").headers["location"] == "/sign-in"
+    assert ask(desk.record, "SELECT count(*) FROM review_claims") == [(0,)]
+    with Browser(desk.url) as replay:
+        replay.cookies.set("earmark", token)
+        replay.csrf = csrf
+        assert replay.get("/").headers["location"] == "/sign-in"
+        assert replay.send("/claim", mode="score").status_code == 401
+        assert replay.get("/items/1/audio").status_code in (303, 401)
+
+
+def test_cookies_are_out_of_reach_of_scripts_and_of_other_sites(desk: Desk) -> None:
+    with Browser(desk.url) as browser:
+        browser.visit("/sign-in")
+        plain = browser.send("/sign-in", name="ada", password=PASSWORD).headers["set-cookie"]
+    proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+    with Browser(desk.url) as browser:
+        browser.headers.update(proxied)
+        form = browser.visit("/sign-in")
+        visit = re.search(r"earmark-visit=([^;]+)", form.headers["set-cookie"])[1]  # type: ignore[index]
+        browser.headers["Cookie"] = f"earmark-visit={visit}"
+        answer = browser.send("/sign-in", name="ada", password=PASSWORD)
+        secured = answer.headers["set-cookie"]
+    for cookie in (plain, secured):
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert "Path=/" in cookie
+    assert secured.startswith("__Host-earmark=")
+    assert "Secure" in secured
+
+
+def test_plain_http_is_for_this_machine_only(desk: Desk) -> None:
+    with Browser(desk.url) as browser:
+        browser.headers["X-Forwarded-For"] = "192.0.2.7"
+        answer = browser.get("/sign-in")
+        assert answer.status_code == 403
+        assert "https" in answer.text
+
+
+def test_sign_ins_are_limited_by_the_address_that_the_proxy_tells(desk: Desk) -> None:
+    proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
+    with Browser(desk.url) as browser:
+        browser.headers.update(proxied)
+        form = browser.visit("/sign-in")
+        visit = re.search(r"earmark-visit=([^;]+)", form.headers["set-cookie"])[1]  # type: ignore[index]
+        browser.headers["Cookie"] = f"earmark-visit={visit}"
+        answers = [
+            browser.send("/sign-in", name="ada", password="wrong").status_code for _ in range(7)
+        ]
+    assert answers == [401] * 5 + [429] * 2
+    assert browser_of(desk, "ada").get("/").status_code == 200
+
+
+# --- what an answer carries -------------------------------------------------------------
+
+
+def test_every_answer_carries_the_security_headers(desk: Desk) -> None:
+    with browser_of(desk, "lea") as browser:
+        for path in ("/", "/sign-in", "/static/desk.css", "/nowhere", "/lead", "/healthz"):
+            headers = browser.get(path).headers
+            policy = dict(
+                part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";")
+            )
+            assert policy["default-src"] == "'none'"
+            assert policy["script-src"] == policy["style-src"] == "'self'"
+            assert policy["frame-ancestors"] == "'none'"
+            assert headers["x-content-type-options"] == "nosniff"
+            assert "server" not in headers
+        assert browser.get("/").headers["cache-control"] == "no-store"
+
+
+def test_pages_have_no_inline_script_or_style(desk: Desk) -> None:
+    with browser_of(desk, "lea") as browser:
+        browser.send("/claim", mode="score")
+        for path in ("/", "/items/1", "/mine", "/settings", "/lead", "/lead/decisions",
+                     "/lead/access", "/sign-in", "/nowhere"):  # fmt: skip
+            page = browser.get(path).text
+            assert not re.search(r"<script(?![^>]*\bsrc=)", page), path
+            assert not re.search(r"<style|\sstyle=|\son[a-z]+=|javascript:", page), path
+
+
+def test_what_strangers_wrote_is_shown_as_text(desk: Desk) -> None:
+    ask(
+        desk.record,
+        "UPDATE transcripts SET transcript_text = %s, language = 'e<b>', segments = "
+        "jsonb_build_array(jsonb_build_object('start', 0, 'end', 1, 'text', %s::text))",
+        EVIL, EVIL,
+    )  # fmt: skip
+    ask(desk.record, "UPDATE audio_files SET original_filename = %s", EVIL)
+    ask(desk.record, "UPDATE audio_files SET archive_source = %s", EVIL)
+    ask(
+        desk.record,
+        "INSERT INTO audio_files (id, original_filename, archive_source, copied_from) "
+        "SELECT 99, %s, %s, opus_path FROM audio_files WHERE id = 1",
+        EVIL, EVIL,
+    )  # fmt: skip
+    with browser_of(desk, "lea") as browser:
+        browser.send("/claim", mode="score")
+        pages = [browser.visit("/items/1").text]
+        browser.send("/items/1/decide", verdict="unsure", note=EVIL, transcript_wrong="true")
+        pages += [
+            browser.get(path).text
+            for path in ("/items/1", "/", "/mine", "/lead", "/lead/decisions", "/lead/access")
+        ]
+    assert any("alert(1)" in page for page in pages)
+    for page in pages:
+        assert "<script>alert" not in page
+        assert "<img src=x" not in page
+        assert "</textarea><" not in page.replace("</textarea>\n", "")
+        assert "e<b>" not in page
+        assert "49</textarea" not in page
+
+
+# --- audio ------------------------------------------------------------------------------
+
+
+def test_audio_is_served_whole_and_in_parts_and_logged(desk: Desk) -> None:
+    sound = (desk.root / "audio/date=2026-11-02/sound_01.tar/000001.opus").read_bytes()
+    with browser_of(desk, "ada") as browser:
+        browser.send("/claim", mode="score")
+        whole = browser.get("/items/1/audio")
+        assert (whole.status_code, whole.content) == (200, sound)
+        assert whole.headers["content-type"] == "audio/ogg"
+        assert whole.headers["accept-ranges"] == "bytes"
+        part = browser.get("/items/1/audio", headers={"Range": "bytes=100-199"})
+        assert (part.status_code, part.content) == (206, sound[100:200])
+        assert part.headers["content-range"] == f"bytes 100-199/{len(sound)}"
+        beyond = browser.get("/items/1/audio", headers={"Range": "bytes=999999-"})
+        assert beyond.status_code == 416
+        peaks = browser.get("/items/1/waveform").json()
+        assert max(peaks["peaks"]) == 100
+        assert browser.get("/items/2/audio").status_code == 404
+    heard = ask(
+        desk.record,
+        "SELECT r.name, a.audio_file_id, a.detail FROM review_access a "
+        "JOIN reviewers r ON r.id = a.reviewer_id WHERE what = 'audio' ORDER BY a.id",
+    )
+    assert heard == [
+        ("ada", 1, "whole"), ("ada", 1, "bytes=100-199"), ("ada", 1, "bytes=999999-")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/items/1%2F..%2F2/audio", "/items/../items/2/audio", "/items/-1/audio", "/items/1e3/audio",
+     "/items/99999999999999999999999999/audio", "/items/%00/audio", "/static/../web.py",
+     "/static/%2e%2e/web.py", "/static/..%2fweb.py", "/static//etc/passwd"],
+)  # fmt: skip
+def test_no_path_leads_out(desk: Desk, path: str) -> None:
+    with browser_of(desk, "ada") as browser:
+        browser.send("/claim", mode="score")
+        # Sent as it stands: a client would tidy it up first.
+        answer = browser.send_raw(path)
+        assert b" 200 " not in answer.partition(b"\r\n")[0]
+        assert b"import" not in answer
+        assert b"root:" not in answer
+
+
+def test_audio_that_a_row_points_outside_for_is_not_there(desk: Desk) -> None:
+    ask(desk.record, "UPDATE audio_files SET opus_path = '../../../etc/passwd' WHERE id = 1")
+    with browser_of(desk, "ada") as browser:
+        browser.send("/claim", mode="score")
+        assert browser.get("/items/1/audio").status_code == 404
+        assert browser.get("/items/1/waveform").status_code == 404
+
+
+# --- blindness --------------------------------------------------------------------------
+
+
+def test_the_model_s_score_is_not_in_the_page_before_the_decision(desk: Desk) -> None:
+    ask(desk.record, "UPDATE classifications SET flag_score = 0.98765 WHERE audio_file_id = 1")
+    with browser_of(desk, "ada") as browser:
+        browser.send("/claim", mode="score")
+        assert not re.search(r"0\.9[89]|98\.8|99 ?%", browser.visit("/items/1").text)
+        browser.send("/items/1/decide", verdict="not reportable")
+        assert re.search(r"0\.9[89]|98\.8|99 ?%", browser.get("/mine").text)
+
+
+def test_a_second_person_s_page_is_as_a_first_s(migrated_database: str, tmp_path: Path) -> None:
+    fill(migrated_database, flagged=2)
+    join(migrated_database, "ada", "ben")
+    write_sound(tmp_path)
+    pages = []
+    with serving(write_config(tmp_path, migrated_database, second_review_fraction=1)) as server:
+        for name in ("ada", "ben"):
+            with Browser(server.url) as browser:
+                browser.sign_in(name)
+                assert (
+                    browser.send("/claim", mode="score").headers["location"].startswith("/items/1")
+                )
+                page = browser.visit("/items/1?mode=score").text.replace(name, "NAME")
+                browser.send("/items/1/decide", verdict="unsure", note="seen by the first")
+                browser.send("/sign-out")
+            # all but what is of the day and of the session
+            main = re.search(r"<main.*</main>", page, re.DOTALL)
+            assert main is not None
+            pages.append(re.sub(r'value="[0-9a-f]{64}"', "", main[0]))
+    assert pages[0] == pages[1]
