@@ -224,10 +224,12 @@ def test_each_day_tells_what_became_of_its_clips(review: Review) -> None:
         (yesterday, "scams"): 1,
     }
     assert found.categories == ["scams", "threats"]
-    assert found.precision == [
-        Precision("scams", settled=1, reportable=1, same=1),  # only clip 4 of them was flagged so
-        Precision("threats", settled=2, reportable=2, same=1),
-    ]
+    assert found.queued_in_all["threats"] == Tally(decided=4, reportable=2, waiting=1, disputed=1)
+    assert found.found_in_all == {"threats": 1, "scams": 2}
+    assert found.precision == {
+        "scams": Precision(settled=1, reportable=1, same=1),  # of them only clip 4 was flagged so
+        "threats": Precision(settled=2, reportable=2, same=1),
+    }
 
 
 def test_the_load_of_each_person_is_told(review: Review) -> None:

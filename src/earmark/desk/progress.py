@@ -153,13 +153,11 @@ class Precision:
     the share is lower.
 
     Attributes:
-        category: Under which the model flagged the clips.
-        settled: Reviewed clips that it flagged so, as far as they are settled.
+        settled: Reviewed clips that it flagged under it, as far as they are settled.
         reportable: Of those, reportable under whatever category.
         same: Of those, reportable under this one.
     """
 
-    category: str
     settled: int
     reportable: int
     same: int
@@ -173,7 +171,9 @@ class Progress:
         days: The days, the newest first.
         by_day: What was decided on each.
         queued: By day and the category that came first in the queue; None for controls.
+        queued_in_all: The same over all days.
         found: Clips settled as reportable, by day and by each of the people's categories.
+        found_in_all: The same over all days.
         precision: By category.
     """
 
@@ -182,13 +182,18 @@ class Progress:
     queued: defaultdict[tuple[datetime.date, str | None], Tally] = field(
         default_factory=lambda: defaultdict(Tally)
     )
+    queued_in_all: defaultdict[str | None, Tally] = field(
+        default_factory=lambda: defaultdict(Tally)
+    )
     found: Counter[tuple[datetime.date, str]] = field(default_factory=Counter)
-    precision: list[Precision] = field(default_factory=list)
+    found_in_all: Counter[str] = field(default_factory=Counter)
+    precision: dict[str, Precision] = field(default_factory=dict)
 
     @property
     def categories(self) -> list[str]:
         """All that the model or people named."""
-        return sorted({name for _, name in (*self.queued, *self.found) if name is not None})
+        named = {*self.queued_in_all, *self.found_in_all, *self.precision}
+        return sorted(name for name in named if name is not None)
 
 
 @dataclass(frozen=True)
@@ -294,21 +299,24 @@ def last_days(connection: Connection, timezone: str, days: int = 14) -> Progress
     progress = Progress([newest - datetime.timedelta(days=ago) for ago in range(days)])
     settled: defaultdict[str, list[Sequence[str]]] = defaultdict(list)
     for day, flagged, state, verdict, categories in rows:
-        progress.by_day[day].add(state, verdict)
-        progress.queued[day, flagged[0] if flagged else None].add(state, verdict)
+        first = flagged[0] if flagged else None
+        for tally in (
+            progress.by_day[day],
+            progress.queued[day, first],
+            progress.queued_in_all[first],
+        ):
+            tally.add(state, verdict)
         progress.found.update((day, category) for category in categories or ())
+        progress.found_in_all.update(categories or ())
         if state == "settled":
             for category in flagged or ():
                 settled[category].append(categories)
-    progress.precision.extend(
-        Precision(
-            category,
+    for category, found in settled.items():
+        progress.precision[category] = Precision(
             settled=len(found),
             reportable=sum(bool(each) for each in found),
             same=sum(category in each for each in found),
         )
-        for category, found in sorted(settled.items())
-    )
     return progress
 
 

@@ -1,0 +1,114 @@
+"""What was decided and what was opened, the newest first, a page at a time."""
+
+import datetime
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from psycopg2.extensions import connection as Connection
+
+PAGE = 50
+
+Entry = TypeVar("Entry")
+
+
+@dataclass(frozen=True)
+class Page(Generic[Entry]):
+    """Some entries, and where older ones begin.
+
+    Attributes:
+        entries: The newest first.
+        older: ``before`` of the next page; None if this is the last.
+    """
+
+    entries: list[Entry]
+    older: int | None
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A decision, as the log shows it.
+
+    Attributes:
+        id: In ``review_decisions``.
+        audio_file_id: The clip.
+        reviewer: Who decided.
+        round: ``first``, ``second`` or ``adjudication``.
+        verdict: What was decided.
+        categories: The person's.
+        reason: Why it was skipped.
+        note: In the person's own words.
+        flag_score: The model's highest score; None for a control.
+        flag_categories: Those under which the model flagged it, the highest score first.
+        decided_at: When.
+        superseded: Whether the same person decided about the clip again.
+    """
+
+    id: int
+    audio_file_id: int
+    reviewer: str
+    round: str
+    verdict: str
+    categories: list[str]
+    reason: str | None
+    note: str | None
+    flag_score: float | None
+    flag_categories: list[str] | None
+    decided_at: datetime.datetime
+    superseded: bool
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Something that was seen or heard, or an export.
+
+    Attributes:
+        id: In ``review_access``.
+        reviewer: Who.
+        what: ``page``, ``audio`` or ``export``.
+        audio_file_id: The clip; None for an export.
+        detail: Of audio, the range of bytes asked for; of an export, its kind and days.
+        at: When.
+        is_there: Whether the clip still is.
+    """
+
+    id: int
+    reviewer: str
+    what: str
+    audio_file_id: int | None
+    detail: str | None
+    at: datetime.datetime
+    is_there: bool
+
+
+def decisions(connection: Connection, before: int | None = None) -> Page[Decided]:
+    """A page of the log of decisions; ``before`` is the id above which they were shown."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT d.id, d.audio_file_id, r.name, d.round, d.verdict, d.categories, d.reason, "
+            "d.note, d.flag_score, d.flag_categories, d.decided_at, "
+            "EXISTS (SELECT FROM review_decisions later WHERE later.id > d.id "
+            "AND later.audio_file_id = d.audio_file_id AND later.reviewer_id = d.reviewer_id) "
+            "FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
+            "WHERE d.id < COALESCE(%s, 9223372036854775807) ORDER BY d.id DESC LIMIT %s",
+            [before, PAGE + 1],
+        )
+        return _page([Decided(*row) for row in cursor.fetchall()])
+
+
+def access(connection: Connection, before: int | None = None) -> Page[Opened]:
+    """A page of the log of what was opened; ``before`` is the id above which it was shown."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT a.id, r.name, a.what, a.audio_file_id, a.detail, a.at, "
+            "EXISTS (SELECT FROM audio_files af WHERE af.id = a.audio_file_id) "
+            "FROM review_access a JOIN reviewers r ON r.id = a.reviewer_id "
+            "WHERE a.id < COALESCE(%s, 9223372036854775807) ORDER BY a.id DESC LIMIT %s",
+            [before, PAGE + 1],
+        )
+        return _page([Opened(*row) for row in cursor.fetchall()])
+
+
+def _page(found: list[Entry]) -> Page[Entry]:
+    entries = found[:PAGE]
+    last = entries[-1] if len(found) > PAGE else None
+    return Page(entries, getattr(last, "id", None))
