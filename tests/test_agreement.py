@@ -150,6 +150,13 @@ def test_clips_that_were_drawn_and_heard_twice_are_compared(reviewed: str) -> No
     }
 
 
+def test_weeks_long_past_count_for_all_weeks_alone(reviewed: str) -> None:
+    with connect(reviewed) as connection:
+        found = of_second_reviews(connection, "Europe/Zurich", weeks=1)
+    assert {week for _, week in found} == {None, "2026-W48"}
+    assert found[None, None].units == 2
+
+
 def test_what_was_undone_or_unsure_is_not_compared(reviewed: str) -> None:
     decide(reviewed, 1, 2, "second", "undone", on="2026-11-23 00:31+01")
     assert compared(reviewed)[None, None].units == 1

@@ -93,7 +93,7 @@ def agreement(units: Iterable[Sequence[Hashable | None]]) -> Agreement:
 
 
 def of_second_reviews(
-    connection: Connection, timezone: str
+    connection: Connection, timezone: str, weeks: int = 8
 ) -> dict[tuple[str | None, str | None], Agreement]:
     """How far first and second reviews agree, by category and by week.
 
@@ -104,25 +104,27 @@ def of_second_reviews(
     Args:
         connection: To the database.
         timezone: Name of the zone whose weeks are meant.
+        weeks: So many are told one by one, the newest that have a second decision.
 
     Returns:
         By category, None for the verdict whatever the category, and by ISO week of the second
-        decision (``2026-W48``), None for all.  Categories are those that somebody chose.
+        decision (``2026-W48``), None for all there are.  Categories are those that somebody
+        chose.
     """
     with connection.cursor() as cursor:
         cursor.execute(_COMPARED, {"timezone": timezone})
         rows = cursor.fetchall()
     chosen = {category for _, _, first, _, second in rows for category in (*first, *second)}
+    told = sorted({week for week, *_ in rows})[-weeks:]
     units: defaultdict[tuple[str | None, str | None], list[list[bool | None]]] = defaultdict(list)
     for week, first_verdict, first, second_verdict, second in rows:
         pair = ((first_verdict, first), (second_verdict, second))
         for category in (None, *chosen):
             values = [_value(verdict, named, category) for verdict, named in pair]
             units[category, None].append(values)
-            units[category, week].append(values)
-    return {
-        key: agreement(units[key]) for key in sorted(units, key=lambda key: [k or "" for k in key])
-    }
+            if week in told:
+                units[category, week].append(values)
+    return {key: agreement(values) for key, values in units.items()}
 
 
 def _value(verdict: str, named: Sequence[str], category: str | None) -> bool | None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, BinaryIO
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, StreamingResponse
@@ -19,8 +20,6 @@ router = APIRouter()
 
 Before = Annotated[int | None, Query(ge=1, lt=2**63)]
 
-#: Weeks whose agreement is shown.
-_WEEKS = 8
 _TYPES: dict[Format, str] = {
     "csv": "text/csv; charset=utf-8",
     "jsonl": "application/jsonl",
@@ -40,7 +39,7 @@ def lead(visitor: Lead) -> HTMLResponse:
             "lead.html",
             progress=last_days,
             agreements=agreements,
-            weeks=sorted({week for _, week in agreements if week}, reverse=True)[:_WEEKS],
+            weeks=sorted({week for _, week in agreements if week}, reverse=True),
             agreed_categories=sorted({name for name, _ in agreements if name}),
             loads=progress.load(connection, desk.timezone),
             week_ago=last_days.days[6],
@@ -73,9 +72,14 @@ def access(visitor: Lead, before: Before = None) -> HTMLResponse:
 
 @router.get("/lead/export")
 def download(
-    visitor: Lead, format: Format, since: datetime.date, until: datetime.date
+    visitor: Lead,
+    format: Format,
+    since: datetime.date | None = None,
+    until: datetime.date | None = None,
 ) -> StreamingResponse:
-    """The decisions of some days as a file; who took it is logged."""
+    """The decisions of some days, or of the last seven, as a file; who took it is logged."""
+    until = until or datetime.datetime.now(ZoneInfo(visitor.desk.timezone)).date()
+    since = since or until - datetime.timedelta(days=6)
     if until < since:
         raise EarmarkError(f"the last day, {until}, is before the first, {since}")
     desk = visitor.desk
