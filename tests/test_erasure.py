@@ -41,6 +41,8 @@ DATE = "2026-11-02"
 #: The content of clip 1 of a.tar, of clip 4 of a.tar and of clip 0 of b.tar.
 SECRET = "5ec3e7" + 58 * "0"
 WORDS = "a secret that nobody should know"
+#: What the review desk keeps of clips, and who opened them.
+REVIEWS = ("review_decisions", "review_claims", "second_reviews", "review_waiting", "review_access")
 
 
 class Erasing:
@@ -115,7 +117,7 @@ class Erasing:
                 said = said.encode()
             if words.encode() in said:
                 found.append(str(path.relative_to(self.volume.root)))
-        for table in ("audio_files", "transcripts", "classifications", "ra_queue"):
+        for table in ("audio_files", "transcripts", "classifications", "ra_queue", *REVIEWS):
             if self.rows(f"SELECT FROM {table} t WHERE t::text LIKE '%{words}%'"):
                 found.append(table)
         return found
@@ -310,6 +312,40 @@ def test_a_reviewed_clip_without_a_place_in_its_archive_goes_too(erasing: Erasin
     assert clip_in_database(erasing.conninfo, id) == (SECRET, [])
     erasing.erase()
     assert [each for each in erasing.traces(WORDS) if each != "incoming/b.tar"] == []
+
+
+def test_what_people_decided_goes_too_and_who_opened_it_stays(erasing: Erasing) -> None:
+    with connect(erasing.conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO reviewers (name, role, password_hash) VALUES ('ada', 'reviewer', '')"
+        )
+        cursor.execute(
+            "INSERT INTO review_decisions "
+            "(audio_file_id, reviewer_id, round, chosen_by, verdict, note, claimed_at) "
+            "SELECT id, 1, 'first', 'score', 'unsure', original_filename, now() FROM audio_files"
+        )
+        cursor.execute("INSERT INTO second_reviews SELECT id, 0.1 FROM audio_files")
+        cursor.execute("INSERT INTO review_waiting SELECT id, 'second' FROM audio_files")
+        cursor.execute(
+            "INSERT INTO review_access (reviewer_id, audio_file_id, what) "
+            "SELECT 1, id, 'audio' FROM audio_files"
+        )
+        cursor.execute("SELECT mark_reviewed(id) FROM audio_files")
+        cursor.execute(
+            "INSERT INTO review_claims "
+            "(audio_file_id, reviewer_id, round, chosen_by, expires_at) SELECT min(id), 1, "
+            "'second', 'second', now() FROM audio_files WHERE source_sha256 = %s",
+            [SECRET],
+        )
+    before = erasing.rows("SELECT FROM review_access")
+    erasing.erase()
+    assert erasing.traces(WORDS) == []
+    assert erasing.rows("SELECT FROM review_claims") == []
+    ((clips,),) = erasing.rows("SELECT count(*) FROM audio_files")
+    for table in ("review_decisions", "second_reviews", "review_waiting"):
+        assert erasing.rows(f"SELECT count(*) FROM {table}") == [(clips,)]
+    assert erasing.rows("SELECT FROM review_access") == before
+    assert len(before) == clips + 3
 
 
 def test_the_parts_of_an_archive_with_a_longer_name_stay(erasing: Erasing) -> None:

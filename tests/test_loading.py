@@ -412,6 +412,33 @@ def test_a_review_is_never_undone(archive):
     ]
 
 
+def test_no_load_loses_what_was_decided_about_a_clip_that_is_gone(archive):
+    archive.load()
+    query(
+        archive.conninfo,
+        "INSERT INTO reviewers (name, role, password_hash) VALUES ('ada', 'reviewer', '')",
+    )
+    for verdict in ("reportable", "undone"):  # the clip waits again
+        query(
+            archive.conninfo,
+            "INSERT INTO review_decisions "
+            "(audio_file_id, reviewer_id, round, chosen_by, verdict, claimed_at) "
+            "SELECT id, 1, 'first', 'score', %s, now() FROM audio_files WHERE ordinal = 8",
+            verdict,
+        )
+    archive.members, archive.heard, archive.judged = archive.members[:2], archive.heard[:2], []
+    archive.load()
+    assert query(
+        archive.conninfo,
+        "SELECT d.verdict, af.ordinal, af.status, af.original_filename "
+        "FROM review_decisions d JOIN audio_files af ON af.id = d.audio_file_id ORDER BY d.id",
+    ) == [
+        ("reportable", None, "failed", "clips/8.mp3"),
+        ("undone", None, "failed", "clips/8.mp3"),
+    ]
+    assert review_queue(archive.conninfo, 10) == []
+
+
 def test_a_review_that_is_under_way_during_a_load_is_not_undone(archive):
     archive.load()
     with ThreadPoolExecutor(1) as pool:

@@ -261,7 +261,7 @@ def test_reports_and_logs_go_at_their_ages_but_never_the_log_of_erasures(volume:
     assert found(volume, []) == {}
 
 
-def test_clips_leave_the_database_at_their_age_but_for_reviewed_ones(
+def test_clips_leave_the_database_at_their_age_but_for_those_that_people_decided_about(
     tmp_path: Path, volume: Volume, migrated_database: str
 ) -> None:
     place = Place(tmp_path, volume.root)
@@ -277,7 +277,16 @@ def test_clips_leave_the_database_at_their_age_but_for_reviewed_ones(
             "UPDATE audio_files SET status = 'reviewed' WHERE archive_source = 'old.tar' "
             "AND ordinal = 0"
         )
-    assert expire_rows(migrated_database, 30) == 4
+        cursor.execute(  # one that came back to the queue
+            "WITH ada AS (INSERT INTO reviewers (name, role, password_hash) "
+            "VALUES ('ada', 'reviewer', '') RETURNING id) "
+            "INSERT INTO review_decisions "
+            "(audio_file_id, reviewer_id, round, chosen_by, verdict, claimed_at) "
+            "SELECT f.id, ada.id, 'first', 'score', 'undone', now() FROM audio_files f, ada "
+            "WHERE archive_source = 'old.tar' AND ordinal = 1"
+        )
+    assert expire_rows(migrated_database, 30, dry_run=True) == 3
+    assert expire_rows(migrated_database, 30) == 3
     assert expire_rows(migrated_database, 30) == 0
     with connect(migrated_database) as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -285,6 +294,7 @@ def test_clips_leave_the_database_at_their_age_but_for_reviewed_ones(
             "transcripts t ON t.audio_file_id = f.id GROUP BY 1, 2 ORDER BY 1, 2"
         )
         assert cursor.fetchall() == [
+            ("old.tar", "flagged", 1, 1),
             ("old.tar", "reviewed", 1, 1),
             ("young.tar", "flagged", 2, 2),
             ("young.tar", "transcribed", 3, 3),

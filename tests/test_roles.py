@@ -68,8 +68,11 @@ def test_the_pipeline_can_do_all_its_work(loaded: str, tmp_path: Path) -> None:
     conninfo = make_dsn(loaded, user="loader")
     archive = Archive(tmp_path, conninfo)
     archive.members, archive.heard, archive.judged = archive.members[:2], archive.heard[:1], []
+    query(loaded, DECIDE, 8, "undone")
     archive.load(policy="2026-12")
-    assert query(loaded, "SELECT count(*) FROM audio_files") == [(2,)]
+    assert query(loaded, "SELECT count(*) FROM audio_files") == [(3,)]
+    query(conninfo, "DELETE FROM audio_files WHERE ordinal IS NULL")  # as an erasure would
+    assert query(loaded, "SELECT FROM review_decisions") == []
     assert review_queue(conninfo, 10) == []
     assert health(conninfo).total_processed == 0
     quarantine.record(Volume(tmp_path), conninfo)

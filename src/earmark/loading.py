@@ -75,7 +75,7 @@ def load_archive(
 
     Loads of one archive wait for each other; loads of different archives don't.  Rows of
     an earlier load of the same archive and date that the files no longer hold are
-    deleted; a reviewed clip among them is kept, without its place in the archive.  The
+    deleted; one that a person decided about is kept, without its place in the archive.  The
     status ``reviewed`` is never overwritten.
 
     Args:
@@ -507,17 +507,21 @@ _CLIP = ("archive_id", "ordinal")
 _TRANSCRIPT = ("audio_file_id", "asr")
 _CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 
-# Rows that the new files no longer hold go, unless a person has reviewed them: those leave
-# their place, since another clip may have it now.  Reviewed clips that are still there stay
-# reviewed, and so do their duplicates; and the larger probability is that with which they were
-# heard, as a larger fraction draws all that a smaller one does, and what was flagged too.
+# Rows that the new files no longer hold go, unless a person decided about them, be it undone
+# since: those leave their place, since another clip may have it now.  Reviewed clips that are
+# still there stay reviewed, and so do their duplicates; and the larger probability is that with
+# which they were heard, as a larger fraction draws all that a smaller one does, and what was
+# flagged too.
 _KEEP_REVIEWED = """
 SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND (status = 'flagged' OR control)
 ORDER BY ordinal FOR UPDATE;  -- a review that is under way comes before, any other after this load
 UPDATE audio_files old
 SET archive_id = NULL, ordinal = NULL, opus_path = NULL,
+    status = CASE status WHEN 'reviewed' THEN status ELSE 'failed' END,
     error = 'no longer in the archive as it was loaded last'
-WHERE old.archive_id = %(archive_id)s AND old.status = 'reviewed'
+WHERE old.archive_id = %(archive_id)s
+  AND (old.status = 'reviewed'
+       OR EXISTS (SELECT FROM review_decisions d WHERE d.audio_file_id = old.id))
   AND NOT EXISTS (SELECT FROM staged_audio_files new WHERE new.ordinal = old.ordinal
                   AND new.source_sha256 IS NOT DISTINCT FROM old.source_sha256);
 DELETE FROM audio_files old

@@ -274,7 +274,7 @@ def _expired_text(volume: Volume, days: float) -> Iterator[Leftover]:
 def expire_rows(conninfo: str, days: float, dry_run: bool = False) -> int:
     """Delete clips, with their transcripts and scores, from the database.
 
-    Clips that a person reviewed stay as they are: decisions would mean nothing without them.
+    Clips that a person decided about stay as they are: decisions would mean nothing without them.
 
     Args:
         conninfo: As :func:`earmark.database.connection_string` returns it.
@@ -296,7 +296,9 @@ def expire_rows(conninfo: str, days: float, dry_run: bool = False) -> int:
         verb = "SELECT FROM" if dry_run else "DELETE FROM"
         for (archive,) in cursor.fetchall():
             cursor.execute(
-                f"{verb} audio_files WHERE archive_id = %s AND status <> 'reviewed'", [archive]
+                f"{verb} audio_files af WHERE archive_id = %s AND status <> 'reviewed' "
+                "AND NOT EXISTS (SELECT FROM review_decisions d WHERE d.audio_file_id = af.id)",
+                [archive],
             )
             gone += cursor.rowcount
             connection.commit()  # one archive each: nobody waits long for a lock
