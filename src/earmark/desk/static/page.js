@@ -1,0 +1,27 @@
+// What every page does: tells the break, and names languages.
+
+/** Let a screen reader say something. */
+export function announce(text) {
+  document.getElementById("status").textContent = text;
+}
+
+const REST = 10 * 60 * 1000; // after "not now", in ms
+
+const reminder = document.getElementById("break");
+if (reminder && Date.now() - Number(sessionStorage.getItem("earmark.break") ?? 0) > REST) {
+  reminder.hidden = false;
+  reminder.querySelector("button").addEventListener("click", () => {
+    sessionStorage.setItem("earmark.break", Date.now());
+    reminder.hidden = true;
+    document.getElementById("main").focus();
+  });
+}
+
+const names = new Intl.DisplayNames(["en"], { type: "language" });
+for (const element of document.querySelectorAll("[data-language]")) {
+  try {
+    element.textContent = names.of(element.dataset.language);
+  } catch {
+    // It is no language code: it stays as it is.
+  }
+}

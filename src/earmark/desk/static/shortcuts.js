@@ -1,0 +1,43 @@
+// Keys of one letter or sign. They rest while somebody writes, and can be switched off for good
+// (WCAG 2.1.4).
+
+const OFF = "earmark.keys-off";
+const SOON = 300; // ms after the page appeared in which no key decides: it was meant for the last one
+
+/** Whether a key belongs to what has the focus. */
+function isTaken({ target, key }) {
+  if (target.closest("textarea, select, [contenteditable]")) return true;
+  if (target.matches("input:not([type=checkbox], [type=radio], [type=range])")) return true;
+  if (key === " ") return Boolean(target.closest("button, a, summary, input"));
+  return key.startsWith("Arrow") && target.matches(".volume input, [type=radio]");
+}
+
+/**
+ * Listen for keys.
+ *
+ * @param commands by key (letters small): {do, repeats, decides}; `do` may return what to announce.
+ * @param toggle the box that switches them.
+ * @param announce says what a key did.
+ */
+export function listen(commands, toggle, announce) {
+  const began = performance.now();
+  const show = () => document.documentElement.classList.toggle("no-keys", !toggle.checked);
+  toggle.checked = localStorage.getItem(OFF) === null;
+  toggle.addEventListener("change", () => {
+    if (toggle.checked) localStorage.removeItem(OFF);
+    else localStorage.setItem(OFF, "1");
+    show();
+  });
+  show();
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && event.target.matches("textarea")) event.target.blur();
+    if (!toggle.checked || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+    if (event.defaultPrevented || isTaken(event) || document.querySelector("dialog[open]")) return;
+    const command = commands[event.key.length === 1 ? event.key.toLowerCase() : event.key];
+    if (!command || (event.repeat && !command.repeats)) return;
+    event.preventDefault();
+    if (command.decides && performance.now() - began < SOON) return;
+    const said = command.do();
+    if (said) announce(said);
+  });
+}
