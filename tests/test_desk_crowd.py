@@ -17,7 +17,9 @@ from earmark.desk.connections import Connections
 
 PEOPLE = 20
 ITEMS = 5_000
-SECONDS = 25
+MOST_SECONDS = 120
+#: So many decisions before the desk is killed, before it is killed again, and in all.
+MILESTONES = (150, 300, 450)
 LEASE = 3.0
 
 
@@ -42,13 +44,18 @@ class Held:
 
 @dataclass
 class Person:
-    """Works through items until told to stop; now and then closes the laptop."""
+    """Works through items until told to stop; now and then closes the laptop for a while."""
 
     name: str
     url: str
     stop: threading.Event
     held: list[Held] = field(default_factory=list)
     refused: int = 0
+
+    @property
+    def decided(self) -> int:
+        """Decisions of which they were told that they are kept."""
+        return sum(held.decided for held in self.held)
 
     def work(self) -> None:
         chance = random.Random(self.name)
@@ -63,7 +70,7 @@ class Person:
                 time.sleep(0.2)
 
     def _session(self, browser: Browser, chance: random.Random) -> None:
-        answer = browser.send("/claim", mode="score")
+        answer = browser.submit("/claim", mode="score")
         while not self.stop.is_set():
             found = re.fullmatch(r"/items/(\d+)(\?.*)?", answer.headers.get("location", ""))
             if found is None:
@@ -72,17 +79,19 @@ class Person:
             mine = Held(clip, time.monotonic(), time.monotonic())
             self.held.append(mine)
             browser.visit(f"/items/{clip}")
-            if chance.random() < 0.05:  # closed without a word, and opened again later
+            alive = mine.until
+            if chance.random() < 0.1:  # the laptop was closed, and is opened again later
                 time.sleep(chance.uniform(0, 2 * LEASE))
-                return
+                if chance.random() < 0.5:
+                    return
             mine.until, mine.ended = time.monotonic(), True
             verdict = "not reportable" if chance.random() < 0.9 else "skipped"
             reason = "other" if verdict == "skipped" else ""
-            answer = browser.send(f"/items/{clip}/decide", verdict=verdict, reason=reason)
+            answer = browser.submit(f"/items/{clip}/decide", verdict=verdict, reason=reason)
             if answer.status_code == 409:  # it went to somebody else meanwhile
+                mine.until, mine.ended = alive, False
                 self.refused += 1
-                browser.visit("/")
-                answer = browser.send("/claim", mode="score")
+                answer = browser.submit("/claim", mode="score")
             elif answer.status_code == 303:
                 mine.decided = True
 
@@ -104,11 +113,17 @@ def test_no_item_goes_to_two_people_and_none_is_lost(
     try:
         for thread in threads:
             thread.start()
-        for _ in range(2):
-            time.sleep(SECONDS / 3)
-            server.kill()
-            server = Server(config)
-        time.sleep(SECONDS / 3)
+        until = time.monotonic() + MOST_SECONDS
+        for milestone in MILESTONES:
+            while time.monotonic() < until and (
+                sum(person.decided for person in people) < milestone
+                # Some must have come back too late.
+                or (milestone == MILESTONES[-1] and not any(person.refused for person in people))
+            ):
+                time.sleep(0.1)
+            if milestone != MILESTONES[-1]:
+                server.kill()
+                server = Server(config)
     finally:
         stop.set()
         for thread in threads:
@@ -135,10 +150,10 @@ def test_no_item_goes_to_two_people_and_none_is_lost(
     assert {*waiting}.isdisjoint(decided)
     assert len(decided) + len(waiting) == ITEMS
     # What a browser was told is kept, is.
-    told = sum(held.decided for person in people for held in person.held)
+    told = sum(person.decided for person in people)
     kept = ask(record, "SELECT count(*) FROM review_decisions")[0][0]
     assert told <= kept <= told + 2 * PEOPLE  # a killed desk may keep what it could not tell
     assert all(person.held for person in people)
-    assert sum(person.refused for person in people) > 0  # some did come back too late
-    assert len(decided) > 500, "too few to show anything"
+    assert any(person.refused for person in people)
+    assert told >= MILESTONES[-1]
     record.close()

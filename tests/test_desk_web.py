@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from desk_record import PASSWORD, ask, fill, join
-from desk_server import Browser, serving, write_config
+from desk_server import Browser, Server, serving, write_config
+from psycopg2.extensions import make_dsn
 
 from earmark.configuration import read
 from earmark.desk.connections import Connections
@@ -26,16 +28,26 @@ class Desk(NamedTuple):
     root: Path
 
 
+@pytest.fixture(scope="module")
+def server(
+    postgres: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Server, Path]]:
+    """One desk for all tests; it keeps nothing but in the database."""
+    root = tmp_path_factory.mktemp("desk")
+    write_sound(root)
+    config = write_config(root, make_dsn(postgres, dbname="migrated"), second_review_fraction=0)
+    with serving(config) as running:
+        yield running, root
+
+
 @pytest.fixture
-def desk(migrated_database: str, tmp_path: Path) -> Iterator[Desk]:
+def desk(server: tuple[Server, Path], migrated_database: str) -> Iterator[Desk]:
     fill(migrated_database, flagged=8, controls=2)
     join(migrated_database, "ada", "ben")
     join(migrated_database, "lea", role="lead")
-    write_sound(tmp_path)
     record = Connections(migrated_database, 2)
     ask(record, "TRUNCATE sign_in_failures")
-    with serving(write_config(tmp_path, migrated_database, second_review_fraction=0)) as server:
-        yield Desk(server.url, record, tmp_path)
+    yield Desk(server[0].url, record, server[1])
     record.close()
 
 
@@ -56,11 +68,12 @@ def write_sound(root: Path) -> Path:
     return target
 
 
-def browser_of(desk: Desk, name: str | None) -> Browser:
-    browser = Browser(desk.url)
-    if name is not None:
-        assert browser.sign_in(name).status_code == 303
-    return browser
+@contextmanager
+def browser_of(desk: Desk, name: str | None) -> Iterator[Browser]:
+    with Browser(desk.url) as browser:
+        if name is not None:
+            assert browser.sign_in(name).status_code == 303
+        yield browser
 
 
 # --- who may do what --------------------------------------------------------------------
@@ -124,7 +137,9 @@ def expected(method: str, path: str, who: str | None) -> set[int]:
 def request(browser: Browser, method: str, path: str, fields: dict[str, Any]) -> Any:
     if method == "GET":
         return browser.get(path)
-    return browser.send(path, **fields)
+    if path == "/sign-in":
+        browser.visit(path)
+    return browser.submit(path, **fields)
 
 
 @pytest.mark.parametrize("who", [None, "ada", "ben", "lea"])
@@ -134,7 +149,7 @@ def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
         ask(desk.record, "TRUNCATE review_claims, review_decisions, review_waiting")
         ask(desk.record, "UPDATE audio_files SET status = 'flagged' WHERE status = 'reviewed'")
         with browser_of(desk, "ada") as ada:
-            clip = ada.send("/claim", mode="score").headers["location"]
+            clip = ada.submit("/claim", mode="score").headers["location"]
             assert clip.startswith("/items/1?")
         with browser_of(desk, who) as browser:
             if who is None:
@@ -171,7 +186,7 @@ def _routes(app: Any) -> Iterator[Any]:
                                   "of another origin"])  # fmt: skip
 def test_what_no_page_of_ours_sent_changes_nothing(desk: Desk, kind: str) -> None:
     with browser_of(desk, "ada") as ada, browser_of(desk, "ben") as ben:
-        ada.send("/claim", mode="score")
+        ada.submit("/claim", mode="score")
         for (method, path), fields in ROUTES.items():
             if method != "POST" or path in LEADS or path == "/sign-in":
                 continue
@@ -211,7 +226,7 @@ def test_a_session_that_somebody_set_before_is_not_taken_over(desk: Desk) -> Non
     with Browser(desk.url) as browser:
         browser.cookies.set("earmark", fixed, domain="127.0.0.1")
         browser.visit("/sign-in")
-        answer = browser.send("/sign-in", name="ada", password=PASSWORD)
+        answer = browser.submit("/sign-in", name="ada", password=PASSWORD)
         assert answer.status_code == 303
         assert re.search(r"earmark=(\S+);", answer.headers["set-cookie"])[1] != fixed  # type: ignore[index]
     with Browser(desk.url) as attacker:
@@ -230,29 +245,29 @@ def test_a_former_session_ends_when_its_browser_signs_in_again(desk: Desk) -> No
 
 def test_nothing_of_a_session_works_after_signing_out(desk: Desk) -> None:
     with browser_of(desk, "ada") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         token, csrf = browser.cookies["earmark"], browser.csrf
-        assert browser.send("/sign-out").headers["location"] == "/sign-in"
+        assert browser.submit("/sign-out").headers["location"] == "/sign-in"
     assert ask(desk.record, "SELECT count(*) FROM review_claims") == [(0,)]
     with Browser(desk.url) as replay:
         replay.cookies.set("earmark", token)
         replay.csrf = csrf
         assert replay.get("/").headers["location"] == "/sign-in"
-        assert replay.send("/claim", mode="score").status_code == 401
+        assert replay.submit("/claim", mode="score").status_code == 401
         assert replay.get("/items/1/audio").status_code in (303, 401)
 
 
 def test_cookies_are_out_of_reach_of_scripts_and_of_other_sites(desk: Desk) -> None:
     with Browser(desk.url) as browser:
         browser.visit("/sign-in")
-        plain = browser.send("/sign-in", name="ada", password=PASSWORD).headers["set-cookie"]
+        plain = browser.submit("/sign-in", name="ada", password=PASSWORD).headers["set-cookie"]
     proxied = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "192.0.2.7"}
     with Browser(desk.url) as browser:
         browser.headers.update(proxied)
         form = browser.visit("/sign-in")
         visit = re.search(r"earmark-visit=([^;]+)", form.headers["set-cookie"])[1]  # type: ignore[index]
         browser.headers["Cookie"] = f"earmark-visit={visit}"
-        answer = browser.send("/sign-in", name="ada", password=PASSWORD)
+        answer = browser.submit("/sign-in", name="ada", password=PASSWORD)
         secured = answer.headers["set-cookie"]
     for cookie in (plain, secured):
         assert "HttpOnly" in cookie
@@ -278,10 +293,11 @@ def test_sign_ins_are_limited_by_the_address_that_the_proxy_tells(desk: Desk) ->
         visit = re.search(r"earmark-visit=([^;]+)", form.headers["set-cookie"])[1]  # type: ignore[index]
         browser.headers["Cookie"] = f"earmark-visit={visit}"
         answers = [
-            browser.send("/sign-in", name="ada", password="wrong").status_code for _ in range(7)
+            browser.submit("/sign-in", name="ada", password="wrong").status_code for _ in range(7)
         ]
     assert answers == [401] * 5 + [429] * 2
-    assert browser_of(desk, "ada").get("/").status_code == 200
+    with browser_of(desk, "ada") as browser:  # from elsewhere
+        assert browser.get("/").status_code == 200
 
 
 # --- what an answer carries -------------------------------------------------------------
@@ -304,7 +320,7 @@ def test_every_answer_carries_the_security_headers(desk: Desk) -> None:
 
 def test_pages_have_no_inline_script_or_style(desk: Desk) -> None:
     with browser_of(desk, "lea") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         for path in ("/", "/items/1", "/mine", "/settings", "/lead", "/lead/decisions",
                      "/lead/access", "/sign-in", "/nowhere"):  # fmt: skip
             page = browser.get(path).text
@@ -328,9 +344,9 @@ def test_what_strangers_wrote_is_shown_as_text(desk: Desk) -> None:
         EVIL, EVIL,
     )  # fmt: skip
     with browser_of(desk, "lea") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         pages = [browser.visit("/items/1").text]
-        browser.send("/items/1/decide", verdict="unsure", note=EVIL, transcript_wrong="true")
+        browser.submit("/items/1/decide", verdict="unsure", note=EVIL, transcript_wrong="true")
         pages += [
             browser.get(path).text
             for path in ("/items/1", "/", "/mine", "/lead", "/lead/decisions", "/lead/access")
@@ -350,7 +366,7 @@ def test_what_strangers_wrote_is_shown_as_text(desk: Desk) -> None:
 def test_audio_is_served_whole_and_in_parts_and_logged(desk: Desk) -> None:
     sound = (desk.root / "audio/date=2026-11-02/sound_01.tar/000001.opus").read_bytes()
     with browser_of(desk, "ada") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         whole = browser.get("/items/1/audio")
         assert (whole.status_code, whole.content) == (200, sound)
         assert whole.headers["content-type"] == "audio/ogg"
@@ -381,7 +397,7 @@ def test_audio_is_served_whole_and_in_parts_and_logged(desk: Desk) -> None:
 )  # fmt: skip
 def test_no_path_leads_out(desk: Desk, path: str) -> None:
     with browser_of(desk, "ada") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         # Sent as it stands: a client would tidy it up first.
         answer = browser.send_raw(path)
         assert b" 200 " not in answer.partition(b"\r\n")[0]
@@ -392,7 +408,7 @@ def test_no_path_leads_out(desk: Desk, path: str) -> None:
 def test_audio_that_a_row_points_outside_for_is_not_there(desk: Desk) -> None:
     ask(desk.record, "UPDATE audio_files SET opus_path = '../../../etc/passwd' WHERE id = 1")
     with browser_of(desk, "ada") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         assert browser.get("/items/1/audio").status_code == 404
         assert browser.get("/items/1/waveform").status_code == 404
 
@@ -403,9 +419,9 @@ def test_audio_that_a_row_points_outside_for_is_not_there(desk: Desk) -> None:
 def test_the_model_s_score_is_not_in_the_page_before_the_decision(desk: Desk) -> None:
     ask(desk.record, "UPDATE classifications SET flag_score = 0.98765 WHERE audio_file_id = 1")
     with browser_of(desk, "ada") as browser:
-        browser.send("/claim", mode="score")
+        browser.submit("/claim", mode="score")
         assert not re.search(r"0\.9[89]|98\.8|99 ?%", browser.visit("/items/1").text)
-        browser.send("/items/1/decide", verdict="not reportable")
+        browser.submit("/items/1/decide", verdict="not reportable")
         assert re.search(r"0\.9[89]|98\.8|99 ?%", browser.get("/mine").text)
 
 
@@ -418,12 +434,11 @@ def test_a_second_person_s_page_is_as_a_first_s(migrated_database: str, tmp_path
         for name in ("ada", "ben"):
             with Browser(server.url) as browser:
                 browser.sign_in(name)
-                assert (
-                    browser.send("/claim", mode="score").headers["location"].startswith("/items/1")
-                )
+                given = browser.submit("/claim", mode="score").headers["location"]
+                assert given.startswith("/items/1?")
                 page = browser.visit("/items/1?mode=score").text.replace(name, "NAME")
-                browser.send("/items/1/decide", verdict="unsure", note="seen by the first")
-                browser.send("/sign-out")
+                browser.submit("/items/1/decide", verdict="not reportable", note="quiet")
+                browser.submit("/sign-out")
             # all but what is of the day and of the session
             main = re.search(r"<main.*</main>", page, re.DOTALL)
             assert main is not None
