@@ -12,6 +12,7 @@ from fastapi.responses import (
     RedirectResponse,
     Response,
 )
+from psycopg2.extensions import connection as Connection
 
 from earmark.desk import accounts, claims, decisions, items, waveform
 from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
@@ -189,7 +190,7 @@ def item(
         )
 
 
-def _seen(visitor: Visitor, connection: claims.Connection, audio_file_id: int) -> items.Item:
+def _seen(visitor: Visitor, connection: Connection, audio_file_id: int) -> items.Item:
     """The clip, if this person may see it; what they may not, is not there."""
     shown = None
     if -(2**63) <= audio_file_id < 2**63 and items.may_see(
@@ -336,7 +337,7 @@ def change_settings(
     return _go("/", notice="settings")
 
 
-def _known(connection: claims.Connection) -> list[str]:
+def _known(connection: Connection) -> list[str]:
     """Categories of the policy sets that made the latest scores."""
     with connection.cursor() as cursor:
         cursor.execute(
