@@ -4,7 +4,7 @@ import { Claim } from "./claim.js";
 import { Decision } from "./decision.js";
 import { announce } from "./page.js";
 import { Player } from "./player.js";
-import { listen } from "./shortcuts.js";
+import { listen, obey } from "./shortcuts.js";
 import { Transcript } from "./transcript.js";
 
 const at = (id) => document.getElementById(id);
@@ -56,12 +56,13 @@ if (at("decide")) {
   });
   for (let number = 1; number < 10; number += 1)
     commands[number] = { do: () => decision.category(number) };
+  at("note").addEventListener("keydown", ({ key }) => key === "Escape" && at("note").blur());
   at("copy-note").addEventListener("click", async () => {
     at("note").select();
     await navigator.clipboard?.writeText(at("note").value).catch(() => {});
     announce("The note is copied.");
   });
 }
-if (at("undo")) commands.z = { do: () => at("undo").requestSubmit(), decides: true };
 
-listen(commands, at("keys-on"), announce);
+obey(at("keys-on"));
+listen(commands, announce);

@@ -1,4 +1,6 @@
-// What every page does: tells the break, and names languages.
+// What every page does: suggests a break, takes a decision back, names languages.
+
+import { listen } from "./shortcuts.js";
 
 /** Let a screen reader say something. */
 export function announce(text) {
@@ -16,6 +18,9 @@ if (reminder && Date.now() - Number(sessionStorage.getItem("earmark.break") ?? 0
     document.getElementById("main").focus();
   });
 }
+
+const undo = document.getElementById("undo");
+if (undo) listen({ z: { do: () => undo.requestSubmit(), decides: true } }, announce);
 
 const names = new Intl.DisplayNames(["en"], { type: "language" });
 for (const element of document.querySelectorAll("[data-language]")) {

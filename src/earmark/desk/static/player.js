@@ -37,7 +37,7 @@ export class Player {
     this.position.addEventListener("input", () => this.seek(Number(this.position.value)));
     this.speed.addEventListener("change", () => this.setSpeed());
     this.muteButton.addEventListener("click", () => this.mute());
-    const volume = find(".volume input");
+    const volume = find(".volume");
     volume.addEventListener("input", () => (this.audio.volume = volume.value));
 
     for (const event of ["timeupdate", "seeked"])
@@ -109,7 +109,7 @@ export class Player {
       this.position.setAttribute("aria-valuetext", text);
     }
     this.waveform.show(this.duration ? now / this.duration : 0);
-    this.onmove(now);
+    if (now || !this.audio.paused) this.onmove(now);
   }
 
   showState() {

@@ -8,30 +8,35 @@ const SOON = 300; // ms after the page appeared in which no key decides: it was 
 function isTaken({ target, key }) {
   if (target.closest("textarea, select, [contenteditable]")) return true;
   if (target.matches("input:not([type=checkbox], [type=radio], [type=range])")) return true;
-  if (key === " ") return Boolean(target.closest("button, a, summary, input"));
-  return key.startsWith("Arrow") && target.matches(".volume input, [type=radio]");
+  if (key === " ") return Boolean(target.closest("button, a, summary, input:not([type=range])"));
+  return key.startsWith("Arrow") && target.matches(".volume");
+}
+
+const began = performance.now();
+const areOn = () => localStorage.getItem(OFF) === null;
+const show = () => document.documentElement.classList.toggle("no-keys", !areOn());
+
+show();
+
+/** Let a box switch the keys. */
+export function obey(box) {
+  box.checked = areOn();
+  box.addEventListener("change", () => {
+    if (box.checked) localStorage.removeItem(OFF);
+    else localStorage.setItem(OFF, "1");
+    show();
+  });
 }
 
 /**
  * Listen for keys.
  *
  * @param commands by key (letters small): {do, repeats, decides}; `do` may return what to announce.
- * @param toggle the box that switches them.
  * @param announce says what a key did.
  */
-export function listen(commands, toggle, announce) {
-  const began = performance.now();
-  const show = () => document.documentElement.classList.toggle("no-keys", !toggle.checked);
-  toggle.checked = localStorage.getItem(OFF) === null;
-  toggle.addEventListener("change", () => {
-    if (toggle.checked) localStorage.removeItem(OFF);
-    else localStorage.setItem(OFF, "1");
-    show();
-  });
-  show();
+export function listen(commands, announce) {
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && event.target.matches("textarea")) event.target.blur();
-    if (!toggle.checked || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
+    if (!areOn() || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
     if (event.defaultPrevented || isTaken(event) || document.querySelector("dialog[open]")) return;
     const command = commands[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!command || (event.repeat && !command.repeats)) return;
