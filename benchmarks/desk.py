@@ -24,8 +24,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -154,12 +155,14 @@ def desk(conninfo: str) -> Iterator[str]:
             process.communicate()
 
 
-def sign_in(url: str, name: str) -> tuple[httpx.Client, str]:
+@contextmanager
+def signed_in(url: str, number: int) -> Iterator[tuple[httpx.Client, str]]:
     """A client with a session, and what its forms must send along."""
-    client = httpx.Client(base_url=url, headers={"Accept": "text/html"}, timeout=60)
-    form = _csrf(client.get("/sign-in").text)
-    client.post("/sign-in", data={"csrf": form, "name": name, "password": PASSWORD})
-    return client, _csrf(client.get("/").text)
+    with httpx.Client(base_url=url, headers={"Accept": "text/html"}, timeout=60) as client:
+        form = _csrf(client.get("/sign-in").text)
+        name = f"person{number}"
+        client.post("/sign-in", data={"csrf": form, "name": name, "password": PASSWORD})
+        yield client, _csrf(client.get("/").text)
 
 
 def _csrf(page: str) -> str:
@@ -168,18 +171,16 @@ def _csrf(page: str) -> str:
     return found[1]
 
 
-def review(
-    url: str, number: int, until: float, pause: float, times: Times, given: list[str]
-) -> None:
+def review(url: str, number: int, until: float, pause: float, times: Times) -> None:
     """Work as one person until a time."""
-    client, csrf = sign_in(url, f"person{number}")
     chance = random.Random(number)
-    with client:
+    with signed_in(url, number) as (client, csrf):
         answer = client.post("/claim", data={"csrf": csrf, "mode": "score"})
         while time.monotonic() < until:
             path = answer.headers["location"]
+            if not path.startswith("/items/"):
+                return  # the queue is empty: there are too few clips
             item = path.partition("?")[0]
-            given.append(item)
             time.sleep(chance.uniform(0, 2 * pause))
             with times.take("/items/{id}"):
                 client.get(path).raise_for_status()
@@ -196,8 +197,7 @@ def review(
 
 def lead(url: str, until: float, times: Times) -> None:
     """Look at the leads' pages in turns."""
-    client, _ = sign_in(url, f"person{PEOPLE}")
-    with client:
+    with signed_in(url, PEOPLE) as (client, _):
         while time.monotonic() < until:
             for page in ("/lead", "/lead/decisions", "/lead/access"):
                 with times.take(page):
@@ -206,21 +206,20 @@ def lead(url: str, until: float, times: Times) -> None:
 
 
 def measure(conninfo: str, seconds: float, pause: float) -> tuple[Times, int]:
-    """Let everybody work; returns the times, and how many items went to two people."""
+    """Let everybody work; returns the times, and how many items went to two people as first."""
     times = Times()
-    given: list[str] = []
-    with desk(conninfo) as url:
+    with desk(conninfo) as url, ThreadPoolExecutor(PEOPLE + 1) as pool:
         until = time.monotonic() + seconds
-        threads = [
-            threading.Thread(target=review, args=(url, number, until, pause, times, given))
-            for number in range(PEOPLE)
-        ]
-        threads.append(threading.Thread(target=lead, args=(url, until, times)))
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return times, sum(count > 1 for count in Counter(given).values())
+        work = [pool.submit(review, url, number, until, pause, times) for number in range(PEOPLE)]
+        work.append(pool.submit(lead, url, until, times))
+        for each in work:
+            each.result()
+    with connection_to(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM (SELECT FROM review_decisions WHERE round = 'first' "
+            "GROUP BY audio_file_id HAVING count(*) > 1) twice"
+        )
+        return times, cursor.fetchall()[0][0]
 
 
 def main() -> int:

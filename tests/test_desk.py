@@ -93,6 +93,18 @@ def test_each_gets_the_highest_score_that_nobody_has(team):
     assert [team.given(who) for who in (team.ada, team.ben, team.cleo)] == [1, 2, 3]
 
 
+def test_what_is_counted_as_waiting_is_what_the_queue_shows(team):
+    team.ask(
+        "UPDATE audio_files SET created_at = created_at - id * INTERVAL '3 hours' WHERE id > 3"
+    )
+    team.ask("UPDATE audio_files SET created_at = now() + INTERVAL '2 days' WHERE id = 12")
+    team.review(team.ada)
+    waiting = "SELECT id, {}, {} FROM {} ORDER BY id"
+    shown = team.ask(waiting.format("flag_score", "flag_categories", "ra_queue"))
+    assert team.ask(waiting.format("queue_score", "queue_categories", "ra_waiting")) == shown
+    assert [row[0] for row in shown] == [2, 3, 4, 5, 6, 7, 12]
+
+
 def test_who_asks_again_gets_what_they_have(team):
     assert team.given(team.ada) == team.given(team.ada) == 1
     assert team.given(team.ada, "control") == 1

@@ -4,6 +4,8 @@ DROP INDEX idx_audio_duplicates;
 
 DROP FUNCTION return_to_review;
 
+DROP VIEW ra_waiting;
+
 DROP VIEW review_outcomes;
 
 DROP VIEW review_standing;

@@ -206,6 +206,14 @@ FROM (
 
 COMMENT ON VIEW review_outcomes IS 'Where each reviewed clip stands: settled, waits for second review, or disputed (two people differ, or somebody is unsure) until a lead adjudicates; verdict is null until it is settled';
 
+-- What ra_queue shows, without the texts: quick to count.
+CREATE VIEW ra_waiting AS
+SELECT id, queue_score, queue_categories FROM audio_files
+WHERE waits_since >= (NOW() AT TIME ZONE 'UTC')::DATE - 1
+  AND (waits_since > (NOW() AT TIME ZONE 'UTC')::DATE OR created_at > NOW() - INTERVAL '24 hours');
+
+COMMENT ON VIEW ra_waiting IS 'The clips of ra_queue, in no order and without what is shown of them';
+
 -- The counterpart of mark_reviewed, for a decision that was undone.
 CREATE FUNCTION return_to_review(clip BIGINT) RETURNS BOOLEAN
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$

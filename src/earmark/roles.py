@@ -21,7 +21,7 @@ GRANTS = {
     # The review desk's process, which the network reaches: what its pages show, and what people
     # decide.  It makes no account and no password, and changes nothing that it once wrote down.
     "earmark_reviewer": (
-        f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",
+        f"GRANT SELECT ON {_TABLES}, ra_queue, ra_waiting, ra_controls TO {{role}}",
         "GRANT SELECT ON review_standing, review_outcomes, reviewers TO {role}",
         "GRANT UPDATE (hide_text, muted, opted_out, break_minutes) ON reviewers TO {role}",
         "GRANT SELECT, INSERT ON review_decisions, second_reviews, review_access TO {role}",
@@ -31,7 +31,7 @@ GRANTS = {
     ),
     # Who asks questions.
     "earmark_analyst": (
-        f"GRANT SELECT ON {_TABLES}, ra_queue, ra_controls TO {{role}}",
+        f"GRANT SELECT ON {_TABLES}, ra_queue, ra_waiting, ra_controls TO {{role}}",
         "GRANT SELECT ON review_decisions, second_reviews, review_waiting TO {role}",
         "GRANT SELECT ON review_standing, review_outcomes TO {role}",
         "GRANT SELECT (id, name, role) ON reviewers TO {role}",

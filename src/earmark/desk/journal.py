@@ -99,10 +99,10 @@ def access(connection: Connection, before: int | None = None) -> Page[Opened]:
     """A page of the log of what was opened; ``before`` is the id above which it was shown."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT a.id, r.name, a.what, a.audio_file_id, a.detail, a.at, "
-            "EXISTS (SELECT FROM audio_files af WHERE af.id = a.audio_file_id) "
-            "FROM review_access a JOIN reviewers r ON r.id = a.reviewer_id "
-            "WHERE a.id < COALESCE(%s, 9223372036854775807) ORDER BY a.id DESC LIMIT %s",
+            "SELECT a.id, r.name, a.what, a.audio_file_id, a.detail, a.at, af.id IS NOT NULL "
+            "FROM (SELECT * FROM review_access WHERE id < COALESCE(%s, 9223372036854775807) "
+            "ORDER BY id DESC LIMIT %s) a JOIN reviewers r ON r.id = a.reviewer_id "
+            "LEFT JOIN audio_files af ON af.id = a.audio_file_id ORDER BY a.id DESC",
             [before, PAGE + 1],
         )
         return _page([Opened(*row) for row in cursor.fetchall()])

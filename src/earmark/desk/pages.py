@@ -107,8 +107,8 @@ def queue(visitor: SignedIn, empty: str = "", notice: str = "") -> HTMLResponse:
     """How today goes, and where to begin."""
     with visitor.desk.connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT DISTINCT category FROM (SELECT unnest(flag_categories) AS category "
-            "FROM (SELECT flag_categories FROM ra_queue LIMIT 1000) first) each ORDER BY category"
+            "SELECT DISTINCT unnest(queue_categories) AS category "
+            "FROM (SELECT queue_categories FROM ra_waiting LIMIT 10000) shown ORDER BY category"
         )
         categories = [category for (category,) in cursor.fetchall()]
         cursor.execute("SELECT count(*) FROM (SELECT FROM ra_controls LIMIT 1000) first")
