@@ -5,7 +5,6 @@ import os
 import pwd
 import re
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -14,9 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import desk_record
+import httpx
 import psycopg2
 import pytest
 import yaml
+from desk_server import Browser, free_port, serving, write_config
 from psycopg2.extensions import make_dsn
 
 from earmark import REPOSITORY, database, embedded_server
@@ -203,6 +205,8 @@ def test_every_other_file_is_readable_and_writable_by_its_owner_alone(coordinato
         ({"POSTGRES_USER": "x;y"}, "line "),
         ({"POSTGRES_USER": '"a b"'}, "expected a plain name"),
         ({"EARMARK_TRIGGER": "both"}, "systemd or cron"),
+        ({"REVIEW_HOST": "a/b"}, "expected a host's name"),
+        ({"REVIEW_TLS": "off"}, "expected internal, a mail address, or"),
         ({"HF_HOME": "$(touch /tmp/x)"}, "expected NAME=value"),
         ({"HF_HUB_OFFLINE": "1\nPOSTGRES_PASSWORD=abc"}, "no secret may stand in this file"),
         ({"HF_HUB_OFFLINE": "1\nHF_TOKEN=abc"}, "no secret may stand in this file"),
@@ -342,33 +346,24 @@ def test_postgres_finds_no_fault_in_pg_hba_conf(coordinator: Path, volume: Path)
         )
         rules = cursor.fetchall()
         cursor.execute("SELECT map_name, sys_name, pg_username, error FROM pg_ident_file_mappings")
-        assert cursor.fetchall() == [("earmark", "earmark", "earmark_owner", None)]
+        assert cursor.fetchall() == [
+            ("earmark", "earmark", "earmark_owner", None),
+            ("earmark", "earmark-desk", "earmark_desk", None),
+        ]
     connection.close()
     assert [rule[5] for rule in rules] == [None] * len(rules)
     network = [rule[:5] for rule in rules if rule[0] != "local"]
     assert network == [
         ("host", ["audio_pipeline"], ["pipeline"], address, "scram-sha-256")
         for address in ("127.0.0.1", *(f"10.0.0.{n}" for n in range(1, 6)))
-    ] + [
-        (
-            *("host", ["audio_pipeline"], ["+earmark_reviewer", "+earmark_analyst"]),
-            *("127.0.0.1", "scram-sha-256"),
-        )
-    ]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    ] + [("host", ["audio_pipeline"], ["+earmark_analyst"], "127.0.0.1", "scram-sha-256")]
 
 
 @contextmanager
 def server_of(etc: Path, data: Path, port: int) -> Iterator[None]:
     """A server with files of the set-up, on data that an embedded server made.
 
-    Whoever runs the tests takes the service user's place.
+    Whoever runs the tests takes the place of the service user and of the desk's.
     """
     programs = Path(str(embedded_server.PROGRAMS))
     identity = data.stat()
@@ -376,7 +371,7 @@ def server_of(etc: Path, data: Path, port: int) -> Iterator[None]:
     shutil.copy(etc / "pg_hba.conf", data)
     me = pwd.getpwuid(os.geteuid()).pw_name
     mapping = (etc / "pg_ident.conf").read_text()
-    (data / "pg_ident.conf").write_text(re.sub(r"(?m)^(earmark\s+)earmark\b", rf"\1{me}", mapping))
+    (data / "pg_ident.conf").write_text(re.sub(r"(?m)^(earmark\s+)\S+", rf"\1{me}", mapping))
     with (data / "postgresql.conf").open("a") as conf:
         conf.write("include 'earmark.conf'\nlisten_addresses = '127.0.0.1'\n")
         conf.write(f"port = {port}\nshared_buffers = 32MB\n")
@@ -413,8 +408,9 @@ def test_each_role_gets_in_as_it_should_and_nobody_else_does(
     sql = (CLUSTER / "database.sql").read_text()
     sql = sql.replace("@POSTGRES_USER@", "pipeline").replace("@POSTGRES_DB@", "audio_pipeline")
     people = (
-        "CREATE ROLE alice LOGIN PASSWORD 'a' IN ROLE earmark_reviewer;"
+        "CREATE ROLE alice LOGIN PASSWORD 'a' IN ROLE earmark_analyst;"
         "CREATE ROLE bob LOGIN PASSWORD 'b';"
+        "CREATE ROLE carol LOGIN PASSWORD 'c' IN ROLE earmark_reviewer;"  # of an earlier set-up
     )
     earlier = (  # a set-up that had one role for everything
         "CREATE ROLE pipeline LOGIN; CREATE DATABASE audio_pipeline OWNER pipeline;\n"
@@ -453,6 +449,10 @@ def test_each_role_gets_in_as_it_should_and_nobody_else_does(
         everything = [("archives", "earmark_owner"), ("earlier", "earmark_owner")]
         assert tables(at(host="127.0.0.1", user="pipeline", password=password)) == everything
         assert tables(at(host="127.0.0.1", user="alice", password="a")) == everything
+        desk = at(host=str(folder / "data"), user="earmark_desk")
+        assert tables(desk) == everything
+        with database.connect(desk) as connection:
+            connection.cursor().execute("SELECT FROM reviewers")
         pipeline = at(host="127.0.0.1", user="pipeline", password=password)
         for forbidden in ("CREATE TABLE mine ()", "DROP TABLE archives"):
             with (
@@ -466,6 +466,8 @@ def test_each_role_gets_in_as_it_should_and_nobody_else_does(
             at(host="127.0.0.1", user="postgres", password=password),
             at(host="127.0.0.1", user="earmark_owner", password=password),
             at(host="127.0.0.1", user="bob", password="b"),
+            at(host="127.0.0.1", user="carol", password="c"),
+            at(host="127.0.0.1", user="earmark_desk", password=password),
         ):
             with pytest.raises(psycopg2.OperationalError):
                 psycopg2.connect(refused)
@@ -677,6 +679,163 @@ def test_a_sick_node_is_drained_and_taken_back_when_it_is_well(
         assert "DRAIN" in examine()  # a person's drain is a person's to end
 
 
+# --- the review desk --------------------------------------------------------------------------
+
+
+def test_the_desk_runs_as_a_user_of_its_own_and_writes_nowhere(coordinator: Path) -> None:
+    path = coordinator / "etc/systemd/system/earmark-review.service"
+    service = read_unit(path)["Service"]
+    assert (service["User"], service["SupplementaryGroups"]) == ("earmark-desk", "earmark")
+    assert "POSTGRES_USER=earmark_desk" in path.read_text()
+    assert service["ProtectSystem"] == "strict"
+    assert "ReadWritePaths" not in service
+    assert service["NoNewPrivileges"] == service["PrivateTmp"] == "yes"
+    assert (service["IPAddressDeny"], service["IPAddressAllow"]) == ("any", "localhost")
+
+
+def test_systemd_accepts_the_desks_unit(coordinator: Path, tmp_path: Path) -> None:
+    unit = coordinator / "etc/systemd/system/earmark-review.service"
+    text = unit.read_text().replace("/mnt/data/earmark/.venv/bin/earmark", sys.executable)
+    (tmp_path / unit.name).write_text(text)
+    assert complaints(tmp_path / unit.name) == []
+
+
+def test_without_a_name_there_is_no_desk_and_one_that_was_there_goes(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    unit, caddy = root / "etc/systemd/system/earmark-review.service", root / "etc/caddy/Caddyfile"
+    set_up("coordinator", root)
+    assert (unit.exists(), caddy.exists()) == (True, True)
+    nameless = environment(tmp_path, REVIEW_HOST="")
+    assert set_up("coordinator", root, "--env", str(nameless)).returncode == 0
+    assert not unit.exists()
+
+
+def test_an_environment_file_of_before_the_desk_will_do(tmp_path: Path) -> None:
+    env = tmp_path / "earlier.env"
+    text = (CLUSTER / "earmark.env").read_text()
+    env.write_text(re.sub(r"(?m)^REVIEW_\w+=.*\n", "", text))
+    assert set_up("coordinator", tmp_path / "root", "--env", str(env)).returncode == 0
+
+
+def test_accounts_are_made_by_the_schemas_owner(coordinator: Path, tmp_path: Path) -> None:
+    script = (coordinator / "usr/local/bin/earmark").read_text()
+    (tmp_path / "earmark.env").write_text("POSTGRES_HOST=10.0.0.1\nPOSTGRES_USER=pipeline\n")
+    for old, new in (
+        ("!= earmark ", "!= $(id --user --name) "),
+        ("/etc/earmark/earmark.env", str(tmp_path / "earmark.env")),
+        ("cd /mnt/data/earmark", f"cd {tmp_path}"),
+        ("exec /mnt/data/earmark/.venv/bin/earmark", "exec env"),
+    ):
+        assert old in script
+        script = script.replace(old, new)
+
+    def whom(*arguments: str) -> list[str]:
+        told = subprocess.run(
+            ["bash", "-c", script.replace('"$@"\n', "\n"), "earmark", *arguments],
+            env=PATH, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        return sorted(line for line in told if line.startswith("POSTGRES_"))
+
+    owner = ["POSTGRES_HOST=/var/run/postgresql", "POSTGRES_USER=earmark_owner"]
+    assert whom("reviewer", "add", "ada") == whom("migrate") == owner
+    assert whom("status") == ["POSTGRES_HOST=10.0.0.1", "POSTGRES_USER=pipeline"]
+
+
+@contextmanager
+def caddy(files: Path, folder: Path, upstream: str) -> Iterator[tuple[int, int]]:
+    """A Caddy that runs on the rendered file, in front of a desk; gives its ports for TLS and not.
+
+    Args:
+        files: What the set-up wrote.
+        folder: For its certificates.
+        upstream: Address and port of the desk.
+    """
+    tls, plain = free_port(), free_port()
+    text = (files / "etc/caddy/Caddyfile").read_text()
+    ports = f"admin off\n\thttps_port {tls}\n\thttp_port {plain}\n"
+    for old, new in (("admin off\n", ports), ("127.0.0.1:8400", upstream)):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    file = folder / "Caddyfile"
+    file.write_text(text)
+    said = folder / "said"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            ["caddy", "run", "--config", file, "--adapter", "caddyfile"],
+            env={**PATH, "HOME": str(folder), "XDG_DATA_HOME": str(folder)}, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        for _ in range(200):
+            certificates = list(folder.glob("caddy/certificates/local/*/*.crt"))
+            if certificates and "serving initial configuration" in said.read_text():
+                break
+            assert process.poll() is None, said.read_text()
+            time.sleep(0.05)
+        else:
+            raise AssertionError(said.read_text())
+        yield tls, plain
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_caddy_takes_every_kind_of_certificate(tmp_path: Path) -> None:
+    for tls in ("internal", "it@example.org", '"/etc/caddy/cert.pem /etc/caddy/key.pem"'):
+        root = tmp_path / "root"
+        env = environment(tmp_path, REVIEW_HOST="review.example.org", REVIEW_TLS=tls)
+        assert set_up("coordinator", root, "--env", str(env)).returncode == 0
+        file = root / "etc/caddy/Caddyfile"
+        adapted = subprocess.run(
+            ["caddy", "adapt", "--config", file, "--adapter", "caddyfile"],
+            env=PATH, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert adapted.returncode == 0, adapted.stderr
+        assert "not formatted" not in adapted.stderr
+        assert tls.strip('"').split()[0] in adapted.stdout
+
+
+def test_people_reach_the_desk_by_tls_alone(
+    migrated_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk_record.fill(migrated_database, flagged=2)
+    desk_record.join(migrated_database, "ada")
+    sound = tmp_path / "audio/date=2026-11-02/sound_01.tar/000001.opus"
+    sound.parent.mkdir(parents=True)
+    sound.write_bytes(bytes(range(256)) * 8)
+    env = environment(tmp_path, REVIEW_HOST="localhost")
+    assert set_up("coordinator", tmp_path / "root", "--env", str(env)).returncode == 0
+    config = write_config(tmp_path, migrated_database, second_review_fraction=0)
+    with (
+        serving(config) as server,
+        caddy(tmp_path / "root", tmp_path, server.url.removeprefix("http://")) as (tls, plain),
+    ):
+        monkeypatch.setenv("SSL_CERT_FILE", f"{tmp_path}/caddy/pki/authorities/local/root.crt")
+        sent_on = httpx.get(f"http://localhost:{plain}/sign-in")
+        assert sent_on.status_code == 308
+        assert sent_on.headers["location"] == "https://localhost/sign-in"
+        browser = Browser(f"https://localhost:{tls}")
+        browser.headers.update({"X-Forwarded-For": "6.6.6.6", "X-Forwarded-Proto": "http"})
+        assert browser.sign_in("ada", "a wrong password").status_code == 401
+        assert database_rows(migrated_database, "SELECT name, address FROM sign_in_failures") == [
+            ("ada", "127.0.0.1")  # not what the browser claims
+        ]
+        assert browser.sign_in("ada").status_code == 303
+        assert "__Host-earmark" in browser.cookies
+        page = browser.get("/")
+        assert page.headers["strict-transport-security"] == "max-age=31536000"
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert browser.submit("/claim").headers["location"].startswith("/items/1")
+        part = browser.get("/items/1/audio", headers={"Range": "bytes=256-259"})
+        assert (part.status_code, part.content) == (206, bytes(range(4)))
+        assert part.headers["content-range"] == "bytes 256-259/2048"
+
+
+def database_rows(conninfo: str, sql: str) -> list[tuple[object, ...]]:
+    with database.connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall()
+
+
 # --- what starts the cycles -------------------------------------------------------------------
 
 
@@ -717,15 +876,18 @@ def test_systemd_accepts_the_units(coordinator: Path, tmp_path: Path) -> None:
     for unit in units(coordinator):
         text = unit.read_text().replace("/mnt/data/earmark/.venv/bin/earmark", sys.executable)
         (tmp_path / unit.name).write_text(text)
+    assert complaints(*sorted(tmp_path.glob("earmark-cycle.*"))) == []
+
+
+def complaints(*units: Path) -> list[str]:
+    """What systemd has to say about units."""
     result = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", *sorted(tmp_path.glob("earmark-cycle.*"))],
-        capture_output=True,
-        text=True,
-        check=False,
+        ["systemd-analyze", "verify", "--man=no", *units],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return [line for line in result.stderr.splitlines() if "earmark-" in line] or (
+        [result.stderr] if result.returncode else []
     )
-    about_ours = [line for line in result.stderr.splitlines() if "earmark-cycle" in line]
-    assert about_ours == []
-    assert result.returncode == 0, result.stderr
 
 
 def test_cron_does_what_the_service_does(tmp_path: Path) -> None:

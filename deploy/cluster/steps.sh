@@ -104,6 +104,12 @@ read_env() {
     [[ ${!name} =~ ^[0-9]+$ ]] || die "$1: $name is '${!name}'; expected a number"
   done
   [[ $EARMARK_TRIGGER =~ ^(systemd|cron)$ ]] || die "$1: EARMARK_TRIGGER is systemd or cron"
+  # Earlier files have neither.
+  REVIEW_HOST=${REVIEW_HOST:-} REVIEW_TLS=${REVIEW_TLS:-internal}
+  [[ $REVIEW_HOST =~ ^([a-z0-9.-]+)?$ ]] || die "$1: REVIEW_HOST is '$REVIEW_HOST'; expected a host's name"
+  [[ $REVIEW_TLS =~ ^(internal|[A-Za-z0-9.+_-]+@[A-Za-z0-9.-]+|(/[A-Za-z0-9._-]+)+\ (/[A-Za-z0-9._-]+)+)$ ]] ||
+    die "$1: REVIEW_TLS is '$REVIEW_TLS'; expected internal, a mail address, or a certificate's and a" \
+      "key's absolute paths"
   read_machines "$1"
 }
 
