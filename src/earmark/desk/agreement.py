@@ -61,8 +61,8 @@ def alpha(units: Iterable[Sequence[Hashable | None]]) -> float | None:
         Alpha, at most 1; None if it is undefined: no unit can be compared, or all values are
         equal, so that there is nothing to tell agreement from chance by.
     """
-    counts = _counts(units)
-    return None if not counts.size else _alphas(counts, np.ones((1, len(counts))))[0]
+    counts, occurrences = _counts(units)
+    return _alphas(counts, occurrences[np.newaxis])[0] if counts.size else None
 
 
 def agreement(units: Iterable[Sequence[Hashable | None]]) -> Agreement:
@@ -76,20 +76,17 @@ def agreement(units: Iterable[Sequence[Hashable | None]]) -> Agreement:
     Args:
         units: As for :func:`alpha`.
     """
-    counts = _counts(units)
+    counts, occurrences = _counts(units)
     if not counts.size:
         return Agreement(None, 0, None)
-    value = _alphas(counts, np.ones((1, len(counts))))[0]
-    # Units with equal values are the same unit as often: few kinds, however many there are.
-    kinds, occurrences = np.unique(counts, axis=0, return_counts=True)
-    draws = np.random.default_rng(_SEED).multinomial(
-        len(counts), occurrences / len(counts), size=_RESAMPLES
-    )
-    known = [each for each in _alphas(kinds, draws) if each is not None]
+    number = int(occurrences.sum())
+    value = _alphas(counts, occurrences[np.newaxis])[0]
+    draws = np.random.default_rng(_SEED).multinomial(number, occurrences / number, size=_RESAMPLES)
+    known = [each for each in _alphas(counts, draws) if each is not None]
     if value is None or len(known) < _RESAMPLES / 2:
-        return Agreement(value, len(counts), None)
+        return Agreement(value, number, None)
     low, high = np.percentile(known, [2.5, 97.5])
-    return Agreement(value, len(counts), (float(low), float(high)))
+    return Agreement(value, number, (float(low), float(high)))
 
 
 def of_second_reviews(
@@ -133,20 +130,31 @@ def _value(verdict: str, named: Sequence[str], category: str | None) -> bool | N
     return verdict == "reportable" and (category is None or category in named)
 
 
-def _counts(units: Iterable[Sequence[Hashable | None]]) -> np.ndarray:
-    """How often each unit that can be compared was given each value; (units, values)."""
-    counters = [Counter(value for value in unit if value is not None) for unit in units]
-    comparable = [counter for counter in counters if counter.total() > 1]
-    values = list(dict.fromkeys(value for counter in comparable for value in counter))
-    return np.array([[counter[value] for value in values] for counter in comparable], dtype=float)
+def _counts(units: Iterable[Sequence[Hashable | None]]) -> tuple[np.ndarray, np.ndarray]:
+    """How often each kind of unit that can be compared was given each value, (kinds, values).
+
+    And how many units are of that kind, (kinds,).  Units with equal values are of one kind, so
+    there are few however many units there are.
+    """
+    kinds = Counter(tuple(unit) for unit in units)
+    given = [Counter(value for value in kind if value is not None) for kind in kinds]
+    comparable = [
+        (counter, occurrences)
+        for counter, occurrences in zip(given, kinds.values(), strict=True)
+        if counter.total() > 1
+    ]
+    values = list(dict.fromkeys(value for counter, _ in comparable for value in counter))
+    counts = [[counter[value] for value in values] for counter, _ in comparable]
+    return np.array(counts, dtype=float), np.array([number for _, number in comparable])
 
 
 def _alphas(counts: np.ndarray, weights: np.ndarray) -> list[float | None]:
     """Alpha for each way to weigh units.
 
     Args:
-        counts: (units, values), each unit with two values or more.
-        weights: (ways, units), how often each unit stands there.
+        counts: (kinds, values), how often each kind of unit was given each value, in all twice
+            or more.
+        weights: (ways, kinds), how many units of each kind stand there.
     """
     given = counts.sum(axis=1)
     # Ordered pairs of different values within a unit, over the pairs that a value takes part in.

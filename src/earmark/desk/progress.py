@@ -235,7 +235,9 @@ def today(connection: Connection, reviewer_id: int, target: int, timezone: str) 
             {"timezone": timezone, "days": 0},
         )
         rows = cursor.fetchall()
-        cursor.execute("SELECT count(*) FROM (SELECT FROM ra_waiting LIMIT %s) q", [MOST_WAITING + 1])
+        cursor.execute(
+            "SELECT count(*) FROM (SELECT FROM ra_waiting LIMIT %s) q", [MOST_WAITING + 1]
+        )
         waiting = cursor.fetchall()[0][0]
     now: datetime.datetime = rows[0][0]
     team = [at for _, _, round_, at in rows if round_ == "first"]
