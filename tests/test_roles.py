@@ -5,6 +5,8 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from desk_record import join
+from desk_server import Browser, serving, write_config
 from psycopg2.extensions import make_dsn
 from test_loading import Archive, query
 
@@ -110,6 +112,37 @@ def test_the_desk_gives_items_out_and_keeps_what_was_decided(loaded: str) -> Non
     query(conninfo, DECIDE, first.id, "undone")
     assert query(conninfo, "SELECT return_to_review(%s)", first.id) == [(True,)]
     assert review_queue(conninfo, 10) == [first, second]
+
+
+def test_the_served_desk_needs_no_more(loaded: str, tmp_path: Path) -> None:
+    join(loaded, "ben", "cleo")
+    join(loaded, "lea", role="lead")
+    config = write_config(tmp_path, make_dsn(loaded, user="desk"), second_review_fraction=1)
+    with serving(config) as server:
+        ben, cleo, lea = Browser(server.url), Browser(server.url), Browser(server.url)
+        assert ben.sign_in("ben", "not his password").status_code == 401
+        for browser, name in ((ben, "ben"), (cleo, "cleo"), (lea, "lea")):
+            assert browser.sign_in(name).status_code == 303
+        item = ben.submit("/claim").headers["location"].split("?")[0]
+        assert ben.get(item).status_code == 200
+        assert ben.submit(f"{item}/heartbeat").status_code == 200
+        decision = {"verdict": "reportable", "categories": ["threats"]}
+        assert ben.submit(f"{item}/decide", **decision).status_code == 303
+        assert ben.submit("/undo").headers["location"] == item
+        assert ben.submit(f"{item}/decide", **decision).status_code == 303
+        assert ben.submit("/settings", hide_text="true", break_minutes="30").status_code == 303
+        assert cleo.submit("/claim").headers["location"].split("?")[0] == item
+        assert cleo.submit(f"{item}/decide", verdict="unsure").status_code == 303
+        settling = {"mode": "adjudication"}
+        assert lea.submit("/claim", **settling).headers["location"].split("?")[0] == item
+        assert lea.submit(f"{item}/decide", **decision, **settling).status_code == 303
+        for page in ("/", "/mine", "/settings", "/lead", "/lead/decisions", "/lead/access"):
+            assert lea.get(page).status_code == 200, page
+        assert len(lea.get("/lead/export?format=jsonl").text.splitlines()) == 5
+        assert ben.submit("/sign-out").status_code == 303
+    assert query(loaded, "SELECT state, verdict FROM review_outcomes") == [
+        ("settled", "reportable")
+    ]
 
 
 def test_a_clip_leaves_the_queue_with_its_duplicates(loaded: str) -> None:
