@@ -299,6 +299,19 @@ def test_a_lead_sees_all_decisions_and_so_is_no_second_person(team):
     assert team.claim(team.lea) == Claim(2, "first")
 
 
+def test_a_second_review_fits_what_was_asked_for(team):
+    assert team.review(team.ada, share=1) == 1  # scams
+    control = team.given(team.ada, "control")
+    team.decide(team.ada, control, HARMLESS, share=1)
+    assert team.given(team.ben, "category", "harassment") == 3
+    team.release(team.ben)
+    assert team.given(team.ben, "control") == control
+    team.release(team.ben)
+    assert team.given(team.ben, "category", "scams") == 1
+    team.release(team.ben)
+    assert team.given(team.ben) == 1
+
+
 def test_who_opted_out_is_no_second_person_either(team):
     for _ in range(2):
         team.review(team.cleo, HARMLESS)

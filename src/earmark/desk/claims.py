@@ -66,13 +66,22 @@ _FIRST = {
     "control": f"SELECT q.id FROM ra_controls q WHERE {_FREE} LIMIT 1",
 }
 
+# Only what the person would be given in the first round as well: anything else would tell them
+# that somebody has heard it.
 _WAITING = f"""
     SELECT q.id
-    FROM (SELECT audio_file_id AS id, round, since FROM review_waiting) q
+    FROM (
+        SELECT af.id, w.round, w.since, COALESCE(af.queue_categories, '{{}}') AS flag_categories
+        FROM review_waiting w JOIN audio_files af ON af.id = w.audio_file_id
+    ) q
     WHERE q.round = %(round)s
-      AND NOT COALESCE(
-          (SELECT af.queue_categories FROM audio_files af WHERE af.id = q.id), '{{}}'
-      ) && %(opted_out)s
+      AND CASE %(mode)s
+          WHEN 'score' THEN q.flag_categories <> '{{}}'
+          WHEN 'category' THEN %(category)s = ANY (q.flag_categories)
+          WHEN 'control' THEN q.flag_categories = '{{}}'
+          ELSE TRUE
+      END
+      AND NOT q.flag_categories && %(opted_out)s
       AND {_FREE}
     ORDER BY q.since, q.id LIMIT 1
 """
@@ -87,8 +96,8 @@ def claim_next(
 ) -> Claim | None:
     """Give somebody the next item, or the one they have.
 
-    Who is not a lead is first given what waits for a second person; nothing tells it apart. A
-    lead sees everybody's decisions, and so can't be blind to the first.
+    Who is not a lead is first given what waits for a second person and fits what they ask for;
+    nothing tells it apart. A lead sees everybody's decisions, and so can't be blind to the first.
 
     Args:
         connection: To the database.
@@ -104,6 +113,7 @@ def claim_next(
     wanted = {
         "me": reviewer.id,
         "opted_out": reviewer.opted_out,
+        "mode": mode,
         "category": category,
         "lease": lease_seconds,
     }
