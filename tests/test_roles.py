@@ -10,7 +10,7 @@ from desk_server import Browser, serving, write_config
 from psycopg2.extensions import make_dsn
 from test_loading import Archive, query
 
-from earmark import database, quarantine, roles
+from earmark import cli, database, quarantine, roles
 from earmark.backup import backup, restore
 from earmark.errors import EarmarkError, SetupError
 from earmark.review_queue import health, review_queue
@@ -340,6 +340,17 @@ def test_granting_again_takes_back_what_was_granted_by_hand(record: str) -> None
     database.grant_roles(record)
     with pytest.raises(SetupError, match="permission denied"):
         query(make_dsn(record, user="analyst"), "DELETE FROM audio_files")
+
+
+def test_migrating_grants_also_where_the_schema_is_up_to_date(
+    record: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query(record, "REVOKE ALL ON ra_queue FROM earmark_reviewer")
+    configfile = tmp_path / "config.yaml"
+    configfile.write_text(f'database:\n  url: "{record}"\nvolume:\n  root: {tmp_path}\n')
+    assert cli.main(["migrate", "--configfile", str(configfile)]) == 0
+    assert "up to date" in capsys.readouterr().out
+    assert query(make_dsn(record, user="desk"), "SELECT count(*) >= 0 FROM ra_queue") == [(True,)]
 
 
 def test_only_the_owner_grants(record: str) -> None:

@@ -473,8 +473,7 @@ def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
 def _migrate(config: Config, arguments: argparse.Namespace) -> None:
     conninfo = _connection(config)
     done = database.migrate(conninfo)
-    if done or arguments.roles:
-        done += database.grant_roles(conninfo, create=arguments.roles)
+    done += database.grant_roles(conninfo, create=arguments.roles)
     print("\n".join(done) if done else "The database's schema is up to date.")
 
 
