@@ -2,6 +2,7 @@
 
 import datetime
 import json
+from dataclasses import fields
 
 import duckdb
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from earmark.analysis import queries, run
 from earmark.database import SQL
 from earmark.errors import EarmarkError
+from earmark.loading import Receipt
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
@@ -219,6 +221,22 @@ def test_throughput_is_that_of_one_job_on_the_day_it_was_loaded(volume_root):
         "clips_per_hour": 240.0,
         "audio_hours_per_hour": 4.0,
     }
+
+
+def test_a_stage_counts_on_the_day_it_was_done_however_often_the_archive_is_loaded(volume_root):
+    receipt = Volume(volume_root).receipt(str(DAY), "a.tar")
+    told = json.loads(receipt.read_text())
+    told["seconds"] = {"transcribe": 30.0, "load": 1.0}
+    told["provenance"] = {"transcripts": {"made_at": "2026-10-07T23:30:00+00:00"}}
+    receipt.write_text(json.dumps(told | {"rows": {"transcripts": 3, "audio_files": 4}}))
+    found = {row["stage"]: row["day"] for row in rows("throughput", volume_root)}
+    assert found == {"transcribe": datetime.date(2026, 10, 7), "load": DAY}
+
+
+def test_the_view_of_receipts_has_all_their_fields(volume_root, tmp_path):
+    own = tmp_path / "own.sql"
+    own.write_text("-- Which?\nSELECT * FROM receipts")
+    assert run(own, volume_root).columns == [field.name for field in fields(Receipt)]
 
 
 def test_a_repeated_upload_has_the_answer_of_the_first(volume_root):

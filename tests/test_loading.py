@@ -783,6 +783,7 @@ def test_the_receipt_tells_what_was_loaded_and_what_made_it(archive):
     assert written["members"] == {"total": 9, "ok": 7, "failed": 1, "skipped": 1, "duplicates": 2}
     assert written["clips"] == {"flagged": 3, "transcribed": 1, "pending": 1, "failed": 3}
     assert written["flagged"] == {"threats": 2, "harassment": 1}
+    assert written["judged"] == {"harassment": 1, "spam": 1, "threats": 3}
     assert written["undecided"] == 1
     assert written["rows"] == {"audio_files": 8, "transcripts": 4, "classifications": 6}
     assert written["seconds"]["transcribe"] == 3.5

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -134,10 +135,32 @@ def test_duplicates_take_no_room_and_answers_that_failed_are_no_answers(
         row |= {"duplicate_of": 0, "opus_path": None}
     write_table(manifest, MANIFEST, rows, {"archive_status": "ok"})
     told = json.loads(receipt.read_text())
-    receipt.write_text(json.dumps(told | {"undecided": 10}))  # half of two categories' answers
+    receipt.write_text(json.dumps(told | {"judged": {"scams": 10, "threats": 4}}))
     report = gather(configuration.read(place.file))
     assert report.disk.audio_bytes_a_day == 500
-    assert [(each.flagged, each.judged) for each in report.flag_rates] == [(2, 5), (2, 5)]
+    assert [(each.flagged, each.judged) for each in report.flag_rates] == [(2, 10), (2, 4)]
+
+
+def test_an_archive_that_another_policy_set_was_applied_to_was_not_heard_again(
+    busy: Place,
+) -> None:
+    before = gather(configuration.read(busy.file))
+    for name in ("a.tar", "b.tar"):
+        receipt = busy.volume.receipt("2026-11-02", name)
+        second = busy.volume.classes("second", "2026-11-02", name)
+        second.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(busy.volume.classes("2026-11", "2026-11-02", name), second)
+        told = json.loads(receipt.read_text())
+        told["seconds"] = {"transcribe": 9000.0, "classify": 40.0}
+        receipt.write_text(json.dumps(told | {"policy": "second"}))
+    after = gather(configuration.read(busy.file))
+    assert before.failures
+    assert after.failures == ()
+    assert after.disk.audio_bytes_a_day == 20 * 500  # of c.tar alone
+    assert after.speed.clips == 40
+    assert after.speed.per_gpu_hour("transcribe") is None
+    assert after.speed.per_gpu_hour("classify") == 40 / 80 * 3600
+    assert [each.judged for each in after.flag_rates if each.policy == "second"] == [20, 20]
 
 
 def test_policy_sets_are_told_apart(busy: Place) -> None:

@@ -1,7 +1,7 @@
 """The Parquet files between the stages."""
 
 import random
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pytest
@@ -65,9 +65,12 @@ def test_a_missing_key_is_null_and_no_rows_are_a_table_too(file):
     assert read_table(file, MEMBERS).num_rows == 0
 
 
-def test_provenance_is_text_and_names_the_version(file):
+def test_provenance_is_text_and_names_version_and_time(file):
     write_table(file, MEMBERS, [], {"model": "señal", "seconds": 1.5, "archive_error": None})
-    assert read_provenance(file) == {
+    told = read_provenance(file)
+    made_at = datetime.fromisoformat(told.pop("made_at"))
+    assert abs(datetime.now(UTC) - made_at) < timedelta(minutes=1)
+    assert told == {
         "version": __version__,
         "model": "señal",
         "seconds": "1.5",

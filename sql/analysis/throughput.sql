@@ -1,30 +1,42 @@
 -- How fast is each stage, by day?
 --
--- One line per day on which archives were loaded and stage, from the receipts.  "hours" are
--- those that jobs were at it, so "clips_per_hour" is that of one job: of one GPU for
+-- One line per stage and day on which it was done, from the receipts.  "hours" are those that
+-- jobs were at it, so "clips_per_hour" is that of one job: of one GPU for
 -- transcribe and classify.  "audio_hours_per_hour" is how many times faster than listening.
 -- Jobs that were killed and begun again count with the time of their last attempt.
 WITH jobs AS (
     SELECT
-        loaded_at::TIMESTAMPTZ AT TIME ZONE 'UTC' AS loaded_at,
+        loaded_at,
         UNNEST([
-            {stage: 'unpack', position: 1, clips: members['total'], seconds: seconds['unpack'], audio: NULL},
-            {stage: 'encode', position: 2, clips: members['ok'], seconds: seconds['encode'], audio: NULL},
             {
-                stage: 'transcribe', position: 3,
+                stage: 'unpack', position: 1, made_at: provenance['manifest']['made_at'],
+                clips: members['total'], seconds: seconds['unpack'], audio: NULL
+            },
+            {
+                stage: 'encode', position: 2, made_at: provenance['manifest']['made_at'],
+                clips: members['ok'], seconds: seconds['encode'], audio: NULL
+            },
+            {
+                stage: 'transcribe', position: 3, made_at: provenance['transcripts']['made_at'],
                 clips: rows['transcripts']
                     - COALESCE(TRY_CAST(provenance['transcripts']['copied'] AS BIGINT), 0),
                 seconds: seconds['transcribe'],
                 audio: TRY_CAST(provenance['transcripts']['audio_seconds'] AS DOUBLE)
             },
-            {stage: 'classify', position: 4, clips: rows['transcripts'], seconds: seconds['classify'], audio: NULL},
-            {stage: 'load', position: 5, clips: rows['audio_files'], seconds: seconds['load'], audio: NULL}
+            {
+                stage: 'classify', position: 4, made_at: provenance['classes']['made_at'],
+                clips: rows['transcripts'], seconds: seconds['classify'], audio: NULL
+            },
+            {
+                stage: 'load', position: 5, made_at: loaded_at,
+                clips: rows['audio_files'], seconds: seconds['load'], audio: NULL
+            }
         ], recursive := true)
     FROM receipts
 )
 
 SELECT
-    loaded_at::DATE AS day,
+    (COALESCE(made_at, loaded_at)::TIMESTAMPTZ AT TIME ZONE 'UTC')::DATE AS day,
     stage,
     COUNT(*) AS archives,
     SUM(clips) AS clips,

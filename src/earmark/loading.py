@@ -48,6 +48,7 @@ class Receipt:
     members: dict[str, int]  # total, ok, failed, skipped, duplicates
     clips: dict[str, int]  # by status in audio_files
     flagged: dict[str, int]  # clips by category
+    judged: dict[str, int]  # clips that got an answer, by category
     undecided: int  # answers that failed or could not be read
     rows: dict[str, int]  # by table
     seconds: dict[str, float | None]  # by stage
@@ -129,6 +130,11 @@ def load_archive(
         clips=clips,
         flagged=_counts(
             files, "SELECT flag_category, count(*) FROM answers WHERE flagged GROUP BY 1 ORDER BY 1"
+        ),
+        judged=_counts(
+            files,
+            "SELECT flag_category, count(*) FILTER (status = 'ok') FROM answers GROUP BY 1 "
+            "ORDER BY 1",
         ),
         undecided=_row(files, "SELECT count(*) AS number FROM answers WHERE status <> 'ok'")[
             "number"

@@ -4,6 +4,7 @@ Gathers from the status, the receipts and tables of the last days and the databa
 figure looks like, :mod:`earmark.charts` knows.  The page needs nothing beside itself.
 """
 
+import glob
 import json
 import re
 import shlex
@@ -96,14 +97,14 @@ class Speed:
 
     Attributes:
         clips: Clips that got an answer, those included whose content was heard before.
-        transcribe_seconds: Time of jobs with a GPU, loading of models included.
-        classify_seconds: Likewise.
+        seconds_per_clip: Time of jobs with a GPU by stage, loading of models included. An archive
+            that another policy set was applied to was transcribed before, and counts only as
+            classified.
         by_hour: Clips finished in each of the last 24 hours, the latest one last.
     """
 
     clips: int
-    transcribe_seconds: float
-    classify_seconds: float
+    seconds_per_clip: Mapping[str, float]
     by_hour: tuple[int, ...]
 
     def per_gpu_hour(self, *stages: str) -> float | None:
@@ -112,8 +113,8 @@ class Speed:
         Args:
             stages: ``transcribe``, ``classify`` or both, one after the other.
         """
-        seconds: float = sum(getattr(self, f"{stage}_seconds") for stage in stages)
-        return self.clips / seconds * _HOUR if seconds else None
+        seconds = sum(self.seconds_per_clip.get(stage, 0.0) for stage in stages)
+        return _HOUR / seconds if seconds else None
 
 
 @dataclass(frozen=True)
@@ -356,9 +357,9 @@ class _Receipt:
     reason: str | None
     clips: int  # that have an answer
     flagged: dict[str, int]
-    judged: int  # clips that have an answer, of each category
-    categories: tuple[str, ...]
+    judged: dict[str, int]  # clips that have an answer, by category
     seconds: dict[str, float]
+    is_new: bool  # it was not done before, with another policy set
 
 
 def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
@@ -366,40 +367,44 @@ def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     receipts, unread = [], 0
     for written_at, path in receipts_since(volume, since):
         try:
-            receipts.append(_receipt(written_at, json.loads(path.read_text(encoding="utf-8"))))
+            told = json.loads(path.read_text(encoding="utf-8"))
+            receipts.append(_receipt(written_at, told, volume))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             unread += 1
     return receipts, unread
 
 
-def _receipt(written_at: float, told: dict[str, Any]) -> _Receipt:
-    categories = tuple(json.loads(told["provenance"]["classes"]["policy_sha256"]))
-    answers = int(told["rows"]["classifications"]) - int(told["undecided"])
+def _receipt(written_at: float, told: dict[str, Any], volume: Volume) -> _Receipt:
     archive, date, asr, policy, status = (
         str(told[key]) for key in ("archive", "date", "asr", "policy", "status")
     )
+    classes = volume.classes("*", glob.escape(date), glob.escape(archive))
     return _Receipt(
         written_at,
         *(archive, date, asr, policy, status),
         reason=None if told["reason"] is None else str(told["reason"]),
         clips=sum(int(n) for key, n in told["clips"].items() if key not in ("pending", "failed")),
         flagged={str(category): int(count) for category, count in told["flagged"].items()},
-        # Which categories lack answers the receipt doesn't say; a mean over them is near enough.
-        judged=round(answers / max(1, len(categories))),
-        categories=tuple(map(str, categories)),
+        judged={str(category): int(count) for category, count in told["judged"].items()},
         seconds={stage: float(taken or 0.0) for stage, taken in told["seconds"].items()},
+        is_new=len(list(volume.root.glob(str(classes.relative_to(volume.root))))) < 2,
     )
 
 
 def _speed(receipts: Sequence[_Receipt], now: float) -> Speed:
+    new = [each for each in receipts if each.is_new]
+    seconds_per_clip = {}
+    for stage, done in (("transcribe", new), ("classify", receipts)):
+        clips = sum(each.clips for each in done)
+        seconds = sum(each.seconds.get(stage, 0.0) for each in done)
+        seconds_per_clip[stage] = seconds / clips if clips else 0.0
     hours = [0] * 24
     for each in receipts:
         ago = min(23, max(0, int((now - each.written_at) // _HOUR)))
         hours[23 - ago] += each.clips
     return Speed(
         clips=sum(each.clips for each in receipts),
-        transcribe_seconds=sum(each.seconds.get("transcribe", 0.0) for each in receipts),
-        classify_seconds=sum(each.seconds.get("classify", 0.0) for each in receipts),
+        seconds_per_clip=seconds_per_clip,
         by_hour=tuple(hours),
     )
 
@@ -408,9 +413,9 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
     counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for each in receipts:
         when = "" if each.written_at >= since else "_before"
-        for category in each.categories:
+        for category, judged in each.judged.items():
             count = counts[each.policy, category]
-            count[f"judged{when}"] += each.judged
+            count[f"judged{when}"] += judged
             count[f"flagged{when}"] += each.flagged.get(category, 0)
     keys = ("judged", "flagged", "judged_before", "flagged_before")
     return tuple(
@@ -419,7 +424,10 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
 
 
 def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failures, ...], int, int]:
-    """Failures by reason, bytes of Opus files, and how many tables can't be read."""
+    """Failures by reason, bytes of Opus files, and how many tables can't be read.
+
+    An archive that was done before tells of its classification alone.
+    """
     counts: Counter[tuple[str, str]] = Counter()
     archives: Counter[tuple[str, str]] = Counter()
     audio_bytes = unread = 0
@@ -430,22 +438,22 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         archives.update(known.keys())
 
     for each in receipts:
-        if each.status != "ok":
+        if each.status != "ok" and each.is_new:
             failed("archive", [each.reason])
         where = each.date, each.archive
+        tables = [("classify", volume.classes(each.policy, *where))]
         try:
-            manifest = pq.read_table(
-                volume.manifest(*where),
-                columns=["status", "error", "opus_path", "opus_bytes"],
-                partitioning=None,
-            )
-            files = manifest.filter(pc.is_valid(manifest["opus_path"]))  # duplicates have none
-            audio_bytes += pc.sum(files["opus_bytes"]).as_py() or 0
-            failed("encode", _errors(manifest, "failed"))
-            for stage, path in (
-                ("transcribe", volume.transcripts(each.asr, *where)),
-                ("classify", volume.classes(each.policy, *where)),
-            ):
+            if each.is_new:
+                manifest = pq.read_table(
+                    volume.manifest(*where),
+                    columns=["status", "error", "opus_path", "opus_bytes"],
+                    partitioning=None,
+                )
+                files = manifest.filter(pc.is_valid(manifest["opus_path"]))  # duplicates have none
+                audio_bytes += pc.sum(files["opus_bytes"]).as_py() or 0
+                failed("encode", _errors(manifest, "failed"))
+                tables.append(("transcribe", volume.transcripts(each.asr, *where)))
+            for stage, path in tables:
                 table = pq.read_table(path, columns=["status", "error"], partitioning=None)
                 failed(stage, _errors(table, "failed", "unparsed"))
         except (OSError, KeyError, pa.ArrowException):

@@ -4,6 +4,7 @@ Writers and readers both go through :func:`write_table` and :func:`read_table`, 
 with other columns or other types never leaves the stage that made it.
 """
 
+import datetime
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,7 +122,7 @@ def write_table(
         rows: One mapping per row, where a missing key is null; or a table.  Lone surrogates in
             the text of a mapping, which UTF-8 can't hold, are written out, as Python would.
         provenance: What made the file (model, options, seconds, ...), kept in the file's
-            metadata as ``earmark.{key}``; the package's version is added.
+            metadata as ``earmark.{key}``; the package's version and the time are added.
 
     Raises:
         ValueError: a row has a column the schema lacks, or null where none may be.
@@ -131,7 +132,8 @@ def write_table(
     for field in schema:
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: null in column {field.name}")
-    facts = {"version": __version__, **provenance}
+    made_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    facts = {"version": __version__, "made_at": made_at, **provenance}
     metadata = {
         (_PREFIX + key).encode(): str("" if value is None else value).encode()
         for key, value in facts.items()
