@@ -57,6 +57,54 @@ def test_a_new_policy_set_is_applied_without_transcribing_again(done: Run) -> No
     assert code == 0
 
 
+def test_a_former_policy_set_is_gone_back_to_without_classifying_again(done: Run) -> None:
+    assert reclassify(with_policy(done, "second", threshold=0.0))[0] == 0
+    classes = {path: path.stat().st_mtime_ns for path in done.volume.root.glob("classes/*/*/*")}
+    both = done.query(SETS)
+    code, said = reclassify(done, "--dry-run")
+    assert code == 0, said
+    assert "load_pg" in said
+    assert "classify_transcripts" not in said
+    assert done.query("SELECT policy FROM archives") == [("second",)]
+    code, said = reclassify(done)
+    assert code == 0, said
+    assert done.query("SELECT policy FROM archives") == [("demo",)]
+    assert done.query(SETS) == both
+    assert {path: path.stat().st_mtime_ns for path in classes} == classes
+    code, said = reclassify(done)
+    assert "Nothing to be done" in said
+
+
+def test_a_load_that_fails_is_made_up_for_when_it_is_called_again(done: Run) -> None:
+    done.query(
+        "CREATE FUNCTION refuse() RETURNS TRIGGER LANGUAGE plpgsql AS "
+        "'BEGIN RAISE EXCEPTION ''not now''; END'; "
+        "CREATE TRIGGER refuse BEFORE UPDATE ON archives FOR EACH ROW EXECUTE FUNCTION refuse(); "
+        "SELECT 1"
+    )
+    again = with_policy(done, "second", threshold=0.0)
+    code, said = reclassify(again)
+    assert code != 0
+    done.query("DROP TRIGGER refuse ON archives; SELECT 1")
+    code, said = reclassify(again)
+    assert code == 0, said
+    assert done.query("SELECT policy FROM archives") == [("second",)]
+
+
+def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run) -> None:
+    (receipt,) = done.volume.root.glob("processed/*/*")
+    then = receipt.stat().st_mtime_ns
+    source = Path(done.config()["source"]["directory"])
+    (source / "small.tar").write_bytes(b"another one")
+    code, said = done.finish("--dry-run")
+    assert code == 0, said
+    assert "Pending in" in said
+    code, said = reclassify(with_policy(done, "second", threshold=0.0))
+    assert code == 0, said
+    assert "0 archives are to have the policy set second" in said
+    assert receipt.stat().st_mtime_ns == then
+
+
 def test_both_sets_can_be_compared_in_sql(done: Run) -> None:
     assert reclassify(with_policy(done, "second", threshold=0.0))[0] == 0
     page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")

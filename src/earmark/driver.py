@@ -1,6 +1,7 @@
 """What the one process that schedules jobs does before it schedules any."""
 
 import datetime
+import json
 import logging
 import sys
 import time
@@ -83,29 +84,37 @@ class Work:
             self._pending = {archive.name: archive for archive in plan.now}
         return list(self._pending.values())
 
-    def to_reclassify(self) -> list[str]:
+    def to_reclassify(self) -> tuple[list[str], list[str]]:
         """Check what can be checked from here, and say what another policy set is applied to.
 
         Returns:
-            Classes and receipts of the archives that are done, of the dates of ``reclassify``.
-            One without transcripts under ``asr.name`` is left out, with a warning.
+            Classes and receipts of the archives that are done, of the dates of ``reclassify``;
+            one without transcripts under ``asr.name`` is left out, with a warning. And those of
+            the receipts that are to be made again although the classes are older: the archive
+            goes back to a former set. An archive that is another one at the source since is left
+            to the next run.
 
         Raises:
             EarmarkError: a date, a model or a policy is missing or wrong.
+            OSError: the volume cannot be read.
         """
         config, volume = self._config, self._volume
         since, until = (_day(config, key) for key in ("since", "until"))
         check_inputs(config)
         asr, policy = config["asr"]["name"], config["classify"]["policy"]
         wanted: list[str] = []
+        again: list[str] = []
         silent: list[str] = []
-        for receipt in sorted(volume.root.glob("processed/date=*/*.json")):
-            date, archive = receipt.parent.name.removeprefix("date="), receipt.stem
+        for date, archive in self._classified():
             if not since <= date <= until:
                 continue
             if volume.transcripts(asr, date, archive).exists():
+                classes = volume.classes(policy, date, archive)
+                receipt = volume.receipt(date, archive)
                 # Receipts alone are there: Snakemake would not miss what lies before them.
-                wanted += [str(volume.classes(policy, date, archive)), str(receipt)]
+                wanted += [str(classes), str(receipt)]
+                if classes.exists() and _policy_of(receipt) != policy:
+                    again.append(str(receipt))
             else:
                 silent.append(archive)
         if silent:
@@ -114,7 +123,30 @@ class Work:
                 len(silent), asr, silent[0]
             )  # fmt: skip
         logger.info("%d archives are to have the policy set %s", len(wanted) // 2, policy)
-        return wanted
+        return wanted, again
+
+    def _classified(self) -> list[tuple[str, str]]:
+        """Date and name of each archive that some policy set was applied to.
+
+        Its receipt may be gone: Snakemake removes it before the job that makes it again, which may
+        fail.
+        """
+        volume = self._volume
+        known = {archive.name: archive for archive in catalogue.read(volume).archives}
+        found = {
+            (path.parent.name.removeprefix("date="), path.stem)
+            for pattern in ("processed/date=*/*.json", "classes/policy=*/date=*/*.parquet")
+            for path in volume.root.glob(pattern)
+        }
+
+        def is_replaced(date: str, name: str) -> bool:
+            archive = known.get(name)
+            if archive is None or archive.date != date:
+                return False
+            manifest = volume.manifest(date, name)
+            return not manifest.exists() or manifest.stat().st_mtime < archive.noted_at
+
+        return [each for each in sorted(found) if not is_replaced(*each)]
 
     def urgency(self, name: str) -> float:
         """From 0 to 1, to be added to a stage's priority: which archive comes first."""
@@ -182,6 +214,14 @@ def _day(config: Config, key: str) -> str:
         ) from error
 
 
+def _policy_of(receipt: Path) -> str | None:
+    """The policy set that an archive was loaded with last; None if nobody knows."""
+    try:
+        return str(json.loads(receipt.read_text(encoding="utf-8"))["policy"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None
+
+
 def check_inputs(config: Config) -> None:
     """Check models and policies without loading them, and the time zone of noon.
 
@@ -210,8 +250,8 @@ def _prepare_database(url: str | None, volume: Volume) -> None:
     """Start the embedded server and bring its schema up to date, or check another one's."""
     conninfo = database.connection_string(url, volume.root)
     if database.is_embedded(url):
-        if database.migrate(conninfo):  # nobody but Earmark uses it
-            database.grant_roles(conninfo)
+        database.migrate(conninfo)
+        database.grant_roles(conninfo)
         return
     with database.connect(conninfo) as connection:
         database.require_schema(connection)

@@ -4,6 +4,12 @@
 #           the database; nothing is transcribed again
 
 
+def to_reclassify(wildcards):
+    wanted, again = explained(work.to_reclassify)
+    workflow.dag.forcefiles.update(again)
+    return wanted
+
+
 rule reclassify:
     input:
-        lambda wildcards: explained(work.to_reclassify),
+        to_reclassify,
