@@ -750,7 +750,14 @@ def test_what_was_heard_stands_for_all_uploads_by_the_query_of_the_page(archive,
         ]
         heard = [row for row in each.members if row["selected"]]
         each.heard = [
-            transcript(row["ordinal"], copied_from=first.get(row["source_sha256"])) for row in heard
+            # Half of the contents are heard in each archive, by the machine and by people.
+            transcript(
+                row["ordinal"],
+                copied_from=None
+                if row["source_sha256"] >= "8"
+                else first.get(row["source_sha256"]),
+            )
+            for row in heard
         ]
         each.judged = [
             judgement(row["ordinal"], "threats", 0.9 if row["source_sha256"] < "2" else 0.1)
@@ -769,7 +776,7 @@ def test_what_was_heard_stands_for_all_uploads_by_the_query_of_the_page(archive,
     ((without_others,),) = query(
         archive.conninfo, f"SELECT {alone} FROM audio_files WHERE status = 'reviewed'"
     )
-    assert without_others < 0.8 * uploads
+    assert without_others < 0.9 * uploads
 
 
 # --- the receipt ------------------------------------------------------------------------
