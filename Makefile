@@ -11,7 +11,7 @@ DEMO := --configfile demo/config.yaml
 # Each job is a process that imports torch or more; from sources that takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture \
+.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture screenshots \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
   bench-gpu bench-load bench-queue bench-desk simulate-noon check-cluster slurm-up slurm-down
 
@@ -40,6 +40,7 @@ help:
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in requirements.lock"
 	@echo "make picture        draw docs/workflow.svg from the workflow (graphviz)"
+	@echo "make screenshots    draw docs/review/ from the demo's results (chromium)"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
@@ -136,3 +137,6 @@ lock: $(READY)
 
 picture: $(READY)
 	$(BIN)/python docs/draw_workflow.py
+
+screenshots: $(READY)
+	$(BIN)/python docs/draw_screenshots.py $(DEMO)
