@@ -54,5 +54,7 @@ def write_manifest(path: Path, rows: list[dict]) -> Path:
         | row
         for ordinal, row in enumerate(rows)
     ]
-    write_table(path, MANIFEST, whole, {"archive_status": "partial", "archive_error": "cut"})
+    # The same clips are the same file, whenever it is written.
+    facts = {"archive_status": "partial", "archive_error": "cut", "made_at": "2026-11-02"}
+    write_table(path, MANIFEST, whole, facts)
     return path

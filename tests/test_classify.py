@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ def classify(tmp_path: Path) -> Callable[..., tuple[list[dict[str, Any]], dict[s
         provenance: dict[str, object] | None = None,
     ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         source, output = tmp_path / "transcripts.parquet", tmp_path / "classes.parquet"
-        write_table(source, TRANSCRIPTS, rows, provenance or {})
+        # The same rows are the same file, whenever it is written.
+        write_table(source, TRANSCRIPTS, rows, {"made_at": "2026-11-02", **(provenance or {})})
         classify_archive(source, output, POLICIES, settings, "2026-11", tmp_path / "parts")
         shutil.rmtree(tmp_path / "parts", ignore_errors=True)  # as loading does
         return read_table(output, CLASSES).to_pylist(), read_provenance(output)
@@ -110,6 +112,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
         provenance={"archive_status": "partial", "archive_error": "cut off", "model": "whisper"},
     )
     assert float(provenance.pop("seconds")) > 0
+    assert datetime.fromisoformat(provenance.pop("made_at")).year > 2025
     assert json.loads(provenance.pop("policy_sha256")) == {
         policy.category: policy.sha256 for policy in POLICIES
     }
@@ -137,6 +140,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
 JOB = """
 import sys
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_classify import POLICIES, SETTINGS, classify_archive
