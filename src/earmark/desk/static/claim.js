@@ -4,9 +4,9 @@ const RETRY = 5000; // after a failure, in ms
 const PATIENCE = 10000; // for an answer, in ms
 
 const TEXTS = {
-  lost: "This item went back to the queue or to somebody else, so you cannot decide about it any more.",
-  "signed out": "You are signed out. Copy your note if you need it, sign in again in another tab, then reload this page.",
-  offline: "There is no connection to the review desk. Trying again every few seconds; your note is still here.",
+  lost: "This item went back to the queue or to somebody else: you can no longer decide about it.",
+  "signed out": "You are signed out. Copy your note, sign in again in another tab, then reload this page.",
+  offline: "There is no connection to the review desk. Trying again; your note is still here.",
 };
 
 export class Claim {

@@ -34,7 +34,7 @@ export class Decision {
 
   /** Press a verdict's button, as a key does. */
   press(verdict) {
-    const button = this.buttons.find(({ name, value }) => name === "verdict" && value === verdict);
+    const button = this.buttons.find(({ value }) => value === verdict);
     if (!button.disabled) this.form.requestSubmit(button);
   }
 
@@ -42,8 +42,7 @@ export class Decision {
   flip(box) {
     if (!box) return undefined;
     box.checked = !box.checked;
-    const name = [...box.labels[0].childNodes].find(({ nodeType }) => nodeType === Node.TEXT_NODE);
-    return `${name.textContent}: ${box.checked ? "on" : "off"}`;
+    return `${box.nextSibling.textContent}: ${box.checked ? "on" : "off"}`;
   }
 
   category(number) {
@@ -74,7 +73,6 @@ export class Decision {
       return;
     }
     this.busy = true;
-    this.form.setAttribute("aria-busy", "true");
     // A browser's own page about a lost connection would take the note with it.
     if (await this.check()) {
       this.sure = true;
@@ -83,7 +81,6 @@ export class Decision {
     } else {
       this.skip.close();
       this.busy = false;
-      this.form.removeAttribute("aria-busy");
     }
   }
 }

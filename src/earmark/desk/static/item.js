@@ -11,29 +11,31 @@ const at = (id) => document.getElementById(id);
 const { item, lease } = document.querySelector("main").dataset;
 const commands = {};
 
+const open = (id) => at(id).showModal();
+
 for (const button of document.querySelectorAll("[data-open]"))
-  button.addEventListener("click", () => at(button.dataset.open).showModal());
-commands.p = { do: () => at("policy").showModal() };
-commands["?"] = { do: () => at("help").showModal() };
+  button.addEventListener("click", () => open(button.dataset.open));
 
 let player;
 const transcript = new Transcript(document.querySelector(".transcript"), (time) => player?.playFrom(time));
-commands.h = { do: () => transcript.toggle() };
+Object.assign(commands, {
+  h: () => transcript.toggle(),
+  p: () => open("policy"),
+  "?": () => open("help"),
+});
 
 if (at("player")) {
   player = new Player(at("player"), item, (time) => transcript.mark(time));
   const step = (by) => transcript.step(by, player.audio.currentTime);
-  const slower = { do: () => player.changeSpeed(-1) };
-  const faster = { do: () => player.changeSpeed(1) };
   Object.assign(commands, {
-    " ": { do: () => player.toggle() },
-    ArrowLeft: { do: () => player.skip(-5), repeats: true },
-    ArrowRight: { do: () => player.skip(5), repeats: true },
-    ",": slower, "[": slower,
-    ".": faster, "]": faster,
-    j: { do: () => step(1) },
-    k: { do: () => step(-1) },
-    m: { do: () => player.mute() },
+    " ": () => player.toggle(),
+    ArrowLeft: () => player.skip(-5),
+    ArrowRight: () => player.skip(5),
+    ",": () => player.changeSpeed(-1),
+    ".": () => player.changeSpeed(1),
+    j: () => step(1),
+    k: () => step(-1),
+    m: () => player.mute(),
   });
 }
 
@@ -43,24 +45,28 @@ if (at("decide")) {
     if (possible) announce("Connected again.");
   });
   const decision = new Decision(at("decide"), at("skip"), () => claim.check());
-  const verdict = (name) => ({ do: () => decision.press(name), decides: true });
+  const note = at("note");
   Object.assign(commands, {
-    r: verdict("reportable"),
-    n: verdict("not reportable"),
-    u: verdict("unsure"),
-    s: { do: () => at("skip").showModal() },
-    w: { do: () => decision.flag("transcript_wrong") },
-    a: { do: () => decision.flag("not_speech") },
-    l: { do: () => decision.flag("wrong_language") },
-    t: { do: () => at("note").focus() },
+    r: () => decision.press("reportable"),
+    n: () => decision.press("not reportable"),
+    u: () => decision.press("unsure"),
+    s: () => open("skip"),
+    w: () => decision.flag("transcript_wrong"),
+    a: () => decision.flag("not_speech"),
+    l: () => decision.flag("wrong_language"),
+    t: () => note.focus(),
   });
   for (let number = 1; number < 10; number += 1)
-    commands[number] = { do: () => decision.category(number) };
-  at("note").addEventListener("keydown", ({ key }) => key === "Escape" && at("note").blur());
+    commands[number] = () => decision.category(number);
+  note.addEventListener("keydown", ({ key }) => key === "Escape" && note.blur());
   at("copy-note").addEventListener("click", async () => {
-    at("note").select();
-    await navigator.clipboard?.writeText(at("note").value).catch(() => {});
-    announce("The note is copied.");
+    note.select();
+    try {
+      await navigator.clipboard.writeText(note.value);
+      announce("The note is copied.");
+    } catch {
+      announce("The note is marked; copy it.");
+    }
   });
 }
 

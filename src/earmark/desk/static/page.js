@@ -7,6 +7,9 @@ export function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
+// A page that comes back from memory no longer tells the truth.
+addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
+
 const REST = 10 * 60 * 1000; // after "not now", in ms
 
 const reminder = document.getElementById("break");
@@ -20,7 +23,7 @@ if (reminder && Date.now() - Number(sessionStorage.getItem("earmark.break") ?? 0
 }
 
 const undo = document.getElementById("undo");
-if (undo) listen({ z: { do: () => undo.requestSubmit(), decides: true } }, announce);
+if (undo) listen({ z: () => undo.requestSubmit() }, announce);
 
 const names = new Intl.DisplayNames(["en"], { type: "language" });
 for (const element of document.querySelectorAll("[data-language]")) {

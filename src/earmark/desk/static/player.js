@@ -28,7 +28,6 @@ export class Player {
 
     this.audio.volume = START_VOLUME;
     this.speed.value = localStorage.getItem(SPEED) ?? "1";
-    if (!this.speed.value) this.speed.value = "1";
     this.setSpeed();
 
     this.button.addEventListener("click", () => this.toggle());
@@ -46,15 +45,15 @@ export class Player {
       if (Number.isFinite(this.audio.duration)) this.duration = this.audio.duration;
       this.show();
     });
-    for (const event of ["play", "pause", "ended"])
+    for (const event of ["play", "pause"])
       this.audio.addEventListener(event, () => this.showState());
     this.audio.addEventListener("error", () => this.fail());
     this.show();
   }
 
   toggle() {
-    if (!this.audio.paused) this.audio.pause();
-    else this.play();
+    if (this.audio.paused) this.play();
+    else this.audio.pause();
   }
 
   play() {
@@ -113,7 +112,7 @@ export class Player {
   }
 
   showState() {
-    const playing = !this.audio.paused && !this.audio.ended;
+    const playing = !this.audio.paused;
     this.button.querySelector("span").textContent = playing ? "Pause" : "Play";
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (playing && !still && !this.moving) this.move();
@@ -121,7 +120,7 @@ export class Player {
 
   /** Let the picture follow frame by frame; "timeupdate" alone comes four times a second. */
   move() {
-    this.moving = !this.audio.paused && !this.audio.ended;
+    this.moving = !this.audio.paused;
     this.show();
     if (this.moving) requestAnimationFrame(() => this.move());
   }
@@ -129,7 +128,7 @@ export class Player {
   fail() {
     this.problem.hidden = false;
     this.problem.textContent = this.audio.canPlayType("audio/ogg; codecs=opus")
-      ? "The audio could not be loaded. Press Play to try again; if it does not help, skip the item."
+      ? "The audio could not be loaded. Press Play to try again, or skip the item."
       : "This browser cannot play Opus audio. Use a current Firefox, Chrome, Edge or Safari.";
   }
 }

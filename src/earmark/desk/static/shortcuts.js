@@ -2,12 +2,14 @@
 // (WCAG 2.1.4).
 
 const OFF = "earmark.keys-off";
-const SOON = 300; // ms after the page appeared in which no key decides: it was meant for the last one
+const REPEATING = ["ArrowLeft", "ArrowRight"]; // when held
+const DECIDING = ["r", "n", "u", "z"];
+const SOON = 300; // ms after a page appeared no key decides: it was meant for the last one
 
 /** Whether a key belongs to what has the focus. */
 function isTaken({ target, key }) {
-  if (target.closest("textarea, select, [contenteditable]")) return true;
-  if (target.matches("input:not([type=checkbox], [type=radio], [type=range])")) return true;
+  if (target.closest("textarea, select")) return true;
+  if (target.matches("input:not([type=checkbox], [type=range])")) return true;
   if (key === " ") return Boolean(target.closest("button, a, summary, input:not([type=range])"));
   return key.startsWith("Arrow") && target.matches(".volume");
 }
@@ -31,18 +33,18 @@ export function obey(box) {
 /**
  * Listen for keys.
  *
- * @param commands by key (letters small): {do, repeats, decides}; `do` may return what to announce.
+ * @param commands functions by key (letters small); what they return is announced.
  * @param announce says what a key did.
  */
 export function listen(commands, announce) {
   document.addEventListener("keydown", (event) => {
     if (!areOn() || event.ctrlKey || event.altKey || event.metaKey || event.isComposing) return;
     if (event.defaultPrevented || isTaken(event) || document.querySelector("dialog[open]")) return;
-    const command = commands[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-    if (!command || (event.repeat && !command.repeats)) return;
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (!Object.hasOwn(commands, key) || (event.repeat && !REPEATING.includes(key))) return;
     event.preventDefault();
-    if (command.decides && performance.now() - began < SOON) return;
-    const said = command.do();
+    if (DECIDING.includes(key) && performance.now() - began < SOON) return;
+    const said = commands[key]();
     if (said) announce(said);
   });
 }

@@ -14,8 +14,9 @@ export class Transcript {
     this.current = -1;
     this.button?.addEventListener("click", () => this.toggle());
     for (const { element, start } of this.segments)
-      element.addEventListener("click", () => {
-        if (getSelection().isCollapsed) play(start); // who marks words wants to copy them
+      element.addEventListener("click", ({ target }) => {
+        // Who marks words wants to copy them.
+        if (target.closest("button") || getSelection().isCollapsed) play(start);
       });
   }
 

@@ -16,15 +16,14 @@ export class Waveform {
   /** @param canvas in an element whose colour is that of what was played already. */
   constructor(canvas) {
     this.canvas = canvas;
-    this.peaks = [];
+    this.peaks = this.bars = [];
     this.played = 0;
     this.colours();
     new ResizeObserver(() => this.resize()).observe(canvas);
-    for (const query of ["(prefers-color-scheme: dark)", "(forced-colors: active)"])
-      matchMedia(query).addEventListener("change", () => {
-        this.colours();
-        this.draw();
-      });
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+      this.colours();
+      this.draw();
+    });
   }
 
   /** Fetch the peaks, 0 to 100 each; without them there is a line. */
@@ -44,7 +43,7 @@ export class Waveform {
   }
 
   resize() {
-    const scale = window.devicePixelRatio || 1;
+    const scale = devicePixelRatio;
     this.canvas.width = Math.round(this.canvas.clientWidth * scale);
     this.canvas.height = Math.round(this.canvas.clientHeight * scale);
     this.bars = gathered(this.peaks, Math.floor(this.canvas.clientWidth / (BAR + GAP)));
@@ -60,10 +59,10 @@ export class Waveform {
   draw() {
     const { width, height } = this.canvas;
     const pen = this.canvas.getContext("2d");
-    const scale = window.devicePixelRatio || 1;
+    const scale = devicePixelRatio;
     const head = this.played * width;
     pen.clearRect(0, 0, width, height);
-    (this.bars ?? []).forEach((peak, bar) => {
+    this.bars.forEach((peak, bar) => {
       const x = bar * (BAR + GAP) * scale;
       const tall = Math.max(2 * scale, (peak / 100) * (height - 8 * scale));
       pen.fillStyle = x < head ? this.behind : this.ahead;
