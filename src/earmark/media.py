@@ -55,8 +55,8 @@ _DECODERS = (
     "pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le",
     "pcm_alaw", "pcm_mulaw", "adpcm_ms", "adpcm_ima_wav",
 )  # fmt: skip
-#: A clip longer than this is not decoded into memory (16 kHz: 0.9 GB).
-_MOST_SECONDS_IN_MEMORY = 4 * 3600.0
+#: A clip longer than this is not decoded to samples (in memory at 16 kHz: 0.9 GB).
+_MOST_SECONDS_DECODED = 4 * 3600.0
 _WORKER_MEMORY = 4 << 30  # bytes of address space
 
 
@@ -396,15 +396,30 @@ def decode_audio(path: Path, sample_rate: int = 16_000) -> npt.NDArray[np.float3
             than four hours.
         OSError: the system refused to read.
     """
-    parts: list[npt.NDArray[np.float32]] = []
-    most = int(_MOST_SECONDS_IN_MEMORY * sample_rate)
+    return np.concatenate(list(decoded(path, sample_rate)))
+
+
+def decoded(path: Path, sample_rate: int = 16_000) -> Iterator[npt.NDArray[np.float32]]:
+    """Decode a file as one channel, a moment at a time.
+
+    Args:
+        path: Any file; its content says what it is.
+        sample_rate: Of the result, in Hz.
+
+    Yields:
+        float32 of shape (samples,), in -1..1, one after the other; often 20 ms.
+
+    Raises:
+        NotAudioError, MediaError, OSError: as for `decode_audio`; parts may have been yielded
+            by then.
+    """
+    most = int(_MOST_SECONDS_DECODED * sample_rate)
     with path.open("rb") as file:
         for frame in _Decoder(file).frames("mono", sample_rate):
-            parts.append(frame.to_ndarray()[0])
+            yield frame.to_ndarray()[0]
             most -= frame.samples
             if most < 0:
-                raise MediaError(f"longer than {_MOST_SECONDS_IN_MEMORY / 3600:g} hours")
-    return np.concatenate(parts)
+                raise MediaError(f"longer than {_MOST_SECONDS_DECODED / 3600:g} hours")
 
 
 def _answer(task: dict[str, str], settings: EncodeSettings) -> dict[str, Any]:
