@@ -186,6 +186,18 @@ def test_days_without_decisions_give_a_file_without_rows(
     assert text.count("\n") == 1
 
 
+def test_only_a_clip_s_first_decision_that_stands_has_its_weight(
+    decided: str, tmp_path: Path
+) -> None:
+    rows = json_lines(exported(decided, tmp_path / "a.jsonl", "jsonl", days=1))
+    assert [(row["audio_file_id"], row["round"], row["weight"]) for row in rows] == [
+        (1, "first", None),  # decided again
+        (1, "first", 4),
+        (1, "second", None),
+        (8, "first", None),  # skipped
+    ]
+
+
 def test_a_clip_that_could_not_be_drawn_has_no_weight(decided: str, tmp_path: Path) -> None:
     query(decided, "UPDATE audio_files SET review_probability = 0")
     rows = json_lines(exported(decided, tmp_path / "a.jsonl", "jsonl"))

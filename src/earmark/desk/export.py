@@ -41,6 +41,13 @@ class Column:
     sql: str
 
 
+# The newest of this person about this clip, neither undone nor skipped.
+_STANDS = (
+    "(d.verdict IN ('reportable', 'not reportable', 'unsure') AND NOT EXISTS ("
+    "SELECT FROM review_decisions later WHERE later.audio_file_id = d.audio_file_id "
+    "AND later.reviewer_id = d.reviewer_id AND later.id > d.id))"
+)
+
 #: What is exported; docs/review.md says what each column means.
 COLUMNS = (
     Column("decision_id", pa.int64(), "d.id"),
@@ -65,13 +72,7 @@ COLUMNS = (
     Column("chosen_by", pa.string(), "d.chosen_by"),
     Column("claimed_at", _TIME, "d.claimed_at"),
     Column("decided_at", _TIME, "d.decided_at"),
-    Column(
-        "stands",
-        pa.bool_(),
-        "d.verdict IN ('reportable', 'not reportable', 'unsure') AND NOT EXISTS ("
-        "SELECT FROM review_decisions later WHERE later.audio_file_id = d.audio_file_id "
-        "AND later.reviewer_id = d.reviewer_id AND later.id > d.id)",
-    ),
+    Column("stands", pa.bool_(), _STANDS),
     Column("outcome_state", pa.string(), "o.state"),
     Column("outcome_verdict", pa.string(), "o.verdict"),
     Column("outcome_categories", pa.list_(pa.string()), "o.categories"),
@@ -79,10 +80,12 @@ COLUMNS = (
     Column("flag_categories", pa.list_(pa.string()), "d.flag_categories"),
     Column("inclusion_probability", pa.float64(), "af.inclusion_probability"),
     Column("review_probability", pa.float64(), "af.review_probability"),
+    # Of the clip, on one row of it at most: in a sum over rows, no clip counts twice.
     Column(
         "weight",
         pa.float64(),
-        "1 / NULLIF(af.inclusion_probability * af.review_probability, 0)",
+        f"CASE WHEN d.round = 'first' AND {_STANDS} "
+        "THEN 1 / NULLIF(af.inclusion_probability * af.review_probability, 0) END",
     ),
     Column("second_review_probability", pa.float64(), "o.second_review_probability"),
     Column("duplicates", pa.int64(), "duplicates.number"),
