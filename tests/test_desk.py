@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import psycopg2
 import pytest
 from desk_record import ask, fill, join
 from hypothesis import HealthCheck, given, settings
@@ -15,7 +16,7 @@ from earmark.desk.accounts import Reviewer
 from earmark.desk.claims import Claim, Mode, NotYours
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import Judgement, NothingToUndo
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, UnavailableError
 
 REPORTABLE = Judgement("reportable", frozenset({"scams"}))
 HARMLESS = Judgement("not reportable")
@@ -26,6 +27,7 @@ class Team:
     """Three people and a lead at a desk."""
 
     def __init__(self, conninfo: str) -> None:
+        self.conninfo = conninfo
         self.connections = Connections(conninfo, 4)
         self.ada, self.ben, self.cleo = join(conninfo, "ada", "ben", "cleo")
         (self.lea,) = join(conninfo, "lea", role="lead")
@@ -35,6 +37,10 @@ class Team:
     ) -> Claim | None:
         with self.connections.transaction() as connection:
             return claims.claim_next(connection, who, mode, lease, category)
+
+    def claim_of(self, who: Reviewer) -> Claim | None:
+        with self.connections.transaction() as connection:
+            return claims.held(connection, who)
 
     def given(self, who: Reviewer, mode: Mode = "score", category: str | None = None) -> int:
         found = self.claim(who, mode, category)
@@ -155,6 +161,17 @@ def test_what_is_given_back_comes_up_again(team):
     assert team.given(team.ben) == 1
 
 
+def test_a_load_of_the_archive_holds_up_no_claim_and_a_decision_only_for_a_while(team):
+    with psycopg2.connect(team.conninfo) as load, load.cursor() as cursor:
+        cursor.execute("SELECT FROM audio_files FOR NO KEY UPDATE")
+        clip = team.given(team.ada)
+        team.heartbeat(team.ada, clip)
+        with pytest.raises(UnavailableError, match="lock timeout"):
+            team.decide(team.ada, clip)
+    load.close()
+    team.decide(team.ada, clip)
+
+
 # --- decisions --------------------------------------------------------------------------
 
 
@@ -213,6 +230,7 @@ def test_only_categories_of_the_clip_s_policies_count(team):
         ({"verdict": "skipped"}, "for a reason"),
         ({"verdict": "skipped", "reason": "boring"}, "none of too distressing"),
         ({"verdict": "unsure", "reason": "other"}, "for a reason"),
+        ({"verdict": "unsure", "categories": frozenset({"scams"})}, "only a reportable"),
         ({"verdict": "unsure", "note": "x" * 4001}, "at most 4,000"),
     ],
 )
@@ -271,13 +289,50 @@ def test_nothing_can_be_undone_twice_or_by_who_decided_nothing(team):
 def test_what_somebody_else_has_open_or_has_decided_is_not_undone(team):
     team.review(team.ada, share=1)
     assert team.given(team.ben) == 1
-    with pytest.raises(NothingToUndo, match="open now"):
+    with pytest.raises(NothingToUndo) as taken:
         team.undo(team.ada)
     team.decide(team.ben, 1, HARMLESS)
-    with pytest.raises(NothingToUndo, match="decided about"):
+    with pytest.raises(NothingToUndo) as settled:
         team.undo(team.ada)
+    assert str(taken.value) == str(settled.value)  # or it would tell of the second person
     assert team.undo(team.ben) == 1
     assert team.outcome(1)[0] == "waits for second review"
+
+
+def test_who_goes_on_does_so_in_the_mode_they_chose(team):
+    control = team.given(team.ada, "control")
+    assert team.claim_of(team.ada).mode == "control"
+    team.decide(team.ada, control, HARMLESS)
+    team.undo(team.ada)
+    assert (team.claim_of(team.ada).mode, team.claim_of(team.ada).chosen_by) == ("control",) * 2
+    team.decide(team.ada, control, HARMLESS)
+    assert team.ask("SELECT DISTINCT chosen_by FROM review_decisions") == [("control",)]
+
+
+def test_a_load_meanwhile_changes_neither_what_is_shown_nor_what_is_kept(team):
+    clip = team.given(team.ada)
+    team.ask("UPDATE archives SET policy = '2026-12'")
+    team.ask("UPDATE audio_files SET status = 'transcribed' WHERE id = %s", clip)
+    claim = team.claim_of(team.ada)
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, clip, (claim.asr, claim.policy))
+    assert shown.flag_categories == ["scams"]
+    team.decide(team.ada, clip)
+    assert team.status(clip) == "reviewed"
+    assert team.ask("SELECT policy, flag_categories FROM review_decisions") == [
+        ("2026-11", ["scams"])
+    ]  # fmt: skip
+    team.ask("UPDATE archives SET policy = '2026-11'")
+    team.ask("UPDATE audio_files SET status = 'flagged' WHERE id = %s", clip)
+    assert team.given(team.ben) != clip
+
+
+def test_a_skip_does_not_show_the_model_s_score(team):
+    team.review(team.ada, SKIPPED)
+    with team.connections.transaction() as connection:
+        last = decisions.last_decision(connection, team.ada)
+        assert not items.may_see(connection, team.ada, 1)
+    assert (last.flag_score, last.flag_categories) == (None, None)
 
 
 # --- a second person, and a third -------------------------------------------------------
@@ -287,7 +342,8 @@ def test_a_drawn_clip_goes_to_one_other_person(team):
     assert team.review(team.ada, share=1) == 1
     assert team.outcome(1) == ("waits for second review", None, None)
     assert team.given(team.ada) == 2
-    assert team.claim(team.ben) == Claim(1, "second")
+    claim = team.claim(team.ben)
+    assert (claim.audio_file_id, claim.round) == (1, "second")
     assert team.given(team.cleo) == 3
     team.decide(team.ben, 1)
     assert team.outcome(1) == ("settled", "reportable", ["scams"])
@@ -296,7 +352,8 @@ def test_a_drawn_clip_goes_to_one_other_person(team):
 
 def test_a_lead_sees_all_decisions_and_so_is_no_second_person(team):
     team.review(team.ada, share=1)
-    assert team.claim(team.lea) == Claim(2, "first")
+    claim = team.claim(team.lea)
+    assert (claim.audio_file_id, claim.round) == (2, "first")
 
 
 def test_a_second_review_fits_what_was_asked_for(team):
@@ -331,6 +388,37 @@ def test_the_draw_depends_on_the_content_and_is_kept(team):
     assert team.ask("SELECT audio_file_id, probability FROM second_reviews ORDER BY 1") == drawn
 
 
+def test_who_undid_a_first_decision_is_no_second_person(team):
+    team.review(team.ada, share=1)
+    team.undo(team.ada)
+    team.release(team.ada)
+    assert team.review(team.ben, share=1) == 1
+    assert team.given(team.ada) == 2
+    assert team.given(team.cleo) == 1
+
+
+def test_what_waits_for_a_second_person_in_vain_is_for_a_lead_to_settle(team):
+    team.review(team.ada, share=1)
+    assert team.claim(team.lea, "adjudication") is None
+    team.ask("UPDATE review_waiting SET since = now() - INTERVAL '8 days'")
+    assert team.given(team.lea, "adjudication") == 1
+    team.decide(team.lea, 1, HARMLESS)
+    assert team.outcome(1)[:2] == ("settled", "not reportable")
+
+
+def test_a_clip_without_audio_is_no_second_review(team):
+    team.review(team.ada, share=1)
+    team.ask("UPDATE audio_files SET opus_path = NULL, archive_id = NULL, ordinal = NULL "
+             "WHERE id = 1")  # fmt: skip
+    assert team.given(team.ben) == 2
+    claim = team.claim(team.lea, "adjudication")
+    assert (claim.audio_file_id, claim.asr, claim.policy) == (1, "whisper", "2026-11")
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, 1, (claim.asr, claim.policy))
+    assert (shown.text, shown.flag_categories) == ("First words. Then more.", ["scams"])
+    assert len(shown.policies) == 3
+
+
 @pytest.mark.parametrize(
     "second",
     [HARMLESS, Judgement("unsure"), Judgement("reportable", frozenset({"harassment", "scams"}))],
@@ -339,7 +427,8 @@ def test_where_two_differ_a_lead_settles_it(team, second):
     team.review(team.ada, share=1)
     team.decide(team.ben, team.given(team.ben), second)
     assert team.outcome(1) == ("disputed", None, None)
-    assert team.claim(team.lea, "adjudication") == Claim(1, "adjudication")
+    claim = team.claim(team.lea, "adjudication")
+    assert (claim.audio_file_id, claim.round) == (1, "adjudication")
     team.decide(team.lea, 1, HARMLESS)
     assert team.outcome(1) == ("settled", "not reportable", [])
     assert team.claim(team.lea, "adjudication") is None
@@ -378,7 +467,7 @@ ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["ada", "ben", "cleo", "lea"]),
         st.sampled_from(["next", "control", "settle", "yes", "no", "unsure", "skip", "undo",
-                         "give back", "vanish"]),
+                         "give back", "vanish", "reclassified", "lost its place"]),
     ),
     max_size=40,
 )  # fmt: skip
@@ -394,7 +483,8 @@ JUDGEMENTS = {
 def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
     team.ask(
         "TRUNCATE review_claims, review_decisions, second_reviews, review_waiting; "
-        "UPDATE audio_files SET status = CASE WHEN control THEN 'transcribed' ELSE 'flagged' END"
+        "UPDATE audio_files SET status = CASE WHEN control THEN 'transcribed' ELSE 'flagged' END, "
+        "archive_id = 1, ordinal = id, opus_path = format('audio/%%s.opus', id)"
     )
     for name, action in actions:
         who = getattr(team, name)
@@ -408,6 +498,17 @@ def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
             team.release(who)
         elif action == "vanish":
             team.ask("UPDATE review_claims SET expires_at = now() WHERE reviewer_id = %s", who.id)
+        elif action == "reclassified":  # as a load does it, under everybody's hands
+            team.ask(
+                "UPDATE audio_files SET status = CASE status WHEN 'flagged' THEN 'transcribed' "
+                "ELSE 'flagged' END WHERE status IN ('flagged', 'transcribed')"
+            )
+        elif action == "lost its place":
+            team.ask(
+                "UPDATE audio_files SET archive_id = NULL, ordinal = NULL, opus_path = NULL, "
+                "status = CASE status WHEN 'reviewed' THEN status ELSE 'failed' END "
+                "WHERE id = (SELECT max(audio_file_id) FROM review_decisions)"
+            )
         elif action == "undo":
             with contextlib.suppress(NothingToUndo):
                 team.undo(who)
@@ -429,7 +530,7 @@ def assert_consistent(team: Team) -> None:
     # Whatever is not settled waits for somebody, and nothing else does.
     assert team.ask(
         "SELECT audio_file_id FROM review_waiting FULL JOIN review_outcomes o "
-        "USING (audio_file_id) WHERE (round IS NULL) <> (state = 'settled')"
+        "USING (audio_file_id) WHERE (round IS NOT NULL) IS DISTINCT FROM (state <> 'settled')"
     ) == []  # fmt: skip
     # Nobody but the first hears a clip in the first round, and no two in any.
     assert team.ask(
@@ -490,6 +591,18 @@ def test_a_clip_is_seen_by_who_has_it_or_decided_and_by_leads_once_it_is_in_revi
     assert [see(who, 1) for who in (team.ada, team.ben, team.lea)] == [True, False, True]
     team.decide(team.ada, 1)
     assert [see(who, 1) for who in (team.ada, team.ben, team.lea)] == [True, False, True]
+    team.ask("ALTER TABLE review_decisions DISABLE TRIGGER append_only")
+    team.ask("UPDATE review_decisions SET decided_at = now() - INTERVAL '25 hours'")
+    team.ask("ALTER TABLE review_decisions ENABLE TRIGGER append_only")
+    assert [see(who, 1) for who in (team.ada, team.ben, team.lea)] == [False, False, True]
+
+
+def test_a_transcript_that_failed_says_so(team):
+    team.ask("UPDATE transcripts SET transcript_text = NULL, segments = NULL, status = 'failed', "
+             "error = 'too noisy'")  # fmt: skip
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, 1, ("whisper", "2026-11"))
+    assert (shown.text, shown.problem, shown.segments) == (None, "too noisy", [])
 
 
 @pytest.mark.parametrize(

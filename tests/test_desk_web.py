@@ -150,7 +150,7 @@ def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
         ask(desk.record, "UPDATE audio_files SET status = 'flagged' WHERE status = 'reviewed'")
         with browser_of(desk, "ada") as ada:
             clip = ada.submit("/claim", mode="score").headers["location"]
-            assert clip.startswith("/items/1?")
+            assert clip == "/items/1"
         with browser_of(desk, who) as browser:
             if who is None:
                 browser.visit("/sign-in")
@@ -269,6 +269,12 @@ def test_cookies_are_out_of_reach_of_scripts_and_of_other_sites(desk: Desk) -> N
         browser.headers["Cookie"] = f"earmark-visit={visit}"
         answer = browser.submit("/sign-in", name="ada", password=PASSWORD)
         secured = answer.headers["set-cookie"]
+        token = re.search(r"__Host-earmark=([^;]+)", secured)[1]  # type: ignore[index]
+        browser.headers["Cookie"] = f"__Host-earmark={token}"
+        browser.visit("/")
+        ended = browser.submit("/sign-out").headers["set-cookie"]
+        assert ended.startswith('__Host-earmark=""')
+        assert "Secure" in ended
     for cookie in (plain, secured):
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
@@ -360,6 +366,35 @@ def test_what_strangers_wrote_is_shown_as_text(desk: Desk) -> None:
         assert "49</textarea" not in page
 
 
+def test_a_note_may_be_as_long_as_its_field_says(desk: Desk) -> None:
+    lines = "\r\n".join(["x" * 79] * 50)  # as forms send line breaks
+    with browser_of(desk, "ada") as browser:
+        browser.submit("/claim", mode="score")
+        answer = browser.submit("/items/1/decide", verdict="not reportable", note=lines + "x")
+        assert answer.status_code == 303
+        answer = browser.submit("/items/2/decide", verdict="not reportable", note=lines + "xx")
+        assert answer.status_code == 400
+        assert "4,000" in answer.text
+    assert ask(desk.record, "SELECT length(note) FROM review_decisions") == [(4000,)]
+
+
+def test_no_form_holds_what_the_database_cannot(desk: Desk) -> None:
+    with browser_of(desk, "ada") as browser:
+        assert browser.submit("/claim", mode="category", category="a\0b").status_code == 400
+        assert browser.submit("/claim", mode="category", category="' OR 1=1").status_code == 303
+
+
+def test_a_database_without_the_desk_s_tables_is_told_to_nobody(desk: Desk) -> None:
+    ask(desk.record, "ALTER TABLE reviewers RENAME TO elsewhere")
+    try:
+        with Browser(desk.url) as browser:
+            answer = browser.get("/healthz")
+    finally:
+        ask(desk.record, "ALTER TABLE elsewhere RENAME TO reviewers")
+    assert answer.status_code == 503
+    assert "reviewers" not in answer.text
+
+
 # --- audio ------------------------------------------------------------------------------
 
 
@@ -435,8 +470,8 @@ def test_a_second_person_s_page_is_as_a_first_s(migrated_database: str, tmp_path
             with Browser(server.url) as browser:
                 browser.sign_in(name)
                 given = browser.submit("/claim", mode="score").headers["location"]
-                assert given.startswith("/items/1?")
-                page = browser.visit("/items/1?mode=score").text.replace(name, "NAME")
+                assert given == "/items/1"
+                page = browser.visit("/items/1").text.replace(name, "NAME")
                 browser.submit("/items/1/decide", verdict="not reportable", note="quiet")
                 browser.submit("/sign-out")
             # all but what is of the day and of the session

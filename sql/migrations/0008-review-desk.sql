@@ -52,14 +52,24 @@ CREATE TABLE review_claims (
     audio_file_id BIGINT PRIMARY KEY REFERENCES audio_files (id) ON DELETE CASCADE,
     reviewer_id BIGINT NOT NULL UNIQUE REFERENCES reviewers (id) ON DELETE CASCADE,
     round TEXT NOT NULL CHECK (round IN ('first', 'second', 'adjudication')),
-    chosen_by TEXT NOT NULL CHECK (chosen_by IN ('score', 'category', 'control', 'second', 'adjudication', 'undo')),
+    mode TEXT NOT NULL DEFAULT 'score' CHECK (mode IN ('score', 'category', 'control', 'adjudication')),
+    category TEXT,
+    chosen_by TEXT NOT NULL CHECK (chosen_by IN ('score', 'category', 'control', 'second', 'adjudication')),
+    asr TEXT NOT NULL DEFAULT 'unrecorded',
+    policy TEXT NOT NULL DEFAULT 'unrecorded',
     claimed_at TIMESTAMPTZ NOT NULL DEFAULT NOW(),
     expires_at TIMESTAMPTZ NOT NULL
 );
 
 COMMENT ON TABLE review_claims IS 'Who has which item open: one person an item, one item a person. Past expires_at anybody may take it';
 
-COMMENT ON COLUMN review_claims.chosen_by IS 'Why this item came up: score or category (flagged clips), control (ra_controls), second (drawn), adjudication, undo';
+COMMENT ON COLUMN review_claims.mode IS 'What the person asked for, and will go on with';
+
+COMMENT ON COLUMN review_claims.chosen_by IS 'Why this item came up: score or category (flagged clips), control (ra_controls), second (drawn), adjudication';
+
+COMMENT ON COLUMN review_claims.asr IS 'Speech recognition set of the transcript that is shown, whatever is loaded meanwhile';
+
+COMMENT ON COLUMN review_claims.policy IS 'Policy set that is shown, likewise';
 
 CREATE TABLE review_decisions (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -74,8 +84,8 @@ CREATE TABLE review_decisions (
     wrong_language BOOLEAN NOT NULL DEFAULT FALSE,
     reason TEXT,
     note TEXT,
-    asr TEXT,
-    policy TEXT,
+    asr TEXT NOT NULL DEFAULT 'unrecorded',
+    policy TEXT NOT NULL DEFAULT 'unrecorded',
     flag_score DOUBLE PRECISION,
     flag_categories TEXT [],
     claimed_at TIMESTAMPTZ NOT NULL,
@@ -96,7 +106,7 @@ COMMENT ON COLUMN review_decisions.asr IS 'Speech recognition set of the transcr
 
 COMMENT ON COLUMN review_decisions.policy IS 'Policy set that was shown';
 
-COMMENT ON COLUMN review_decisions.flag_score IS 'The model''s highest score then; null for a control';
+COMMENT ON COLUMN review_decisions.flag_score IS 'The highest score of that set among the categories that flagged it; null for a control';
 
 COMMENT ON COLUMN review_decisions.claimed_at IS 'When the item was opened';
 
@@ -213,6 +223,30 @@ WHERE waits_since >= (NOW() AT TIME ZONE 'UTC')::DATE - 1
   AND (waits_since > (NOW() AT TIME ZONE 'UTC')::DATE OR created_at > NOW() - INTERVAL '24 hours');
 
 COMMENT ON VIEW ra_waiting IS 'The clips of ra_queue, in no order and without what is shown of them';
+
+-- As before, and whatever a clip's status became by a load while a person was deciding about it.
+CREATE OR REPLACE FUNCTION mark_reviewed(clip BIGINT) RETURNS BOOLEAN
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp AS $$
+DECLARE
+    reviewed RECORD;
+BEGIN
+    UPDATE public.audio_files SET status = 'reviewed'
+    WHERE id = clip AND status <> 'reviewed' AND (
+        status = 'flagged' OR status = 'transcribed' AND control
+        OR EXISTS (SELECT FROM public.review_standing s WHERE s.audio_file_id = clip)
+    )
+    RETURNING archive_id, ordinal INTO reviewed;
+    IF NOT FOUND THEN
+        RETURN FALSE;
+    END IF;
+    UPDATE public.audio_files SET status = 'reviewed'
+    WHERE archive_id = reviewed.archive_id AND duplicate_of = reviewed.ordinal
+      AND status IN ('flagged', 'transcribed');
+    RETURN TRUE;
+END
+$$;
+
+COMMENT ON FUNCTION mark_reviewed IS 'Takes a clip that waits for review, flagged or a control, or about which a decision stands, and its duplicates in the archive, out of the queue; false if it is none';
 
 -- The counterpart of mark_reviewed, for a decision that was undone.
 CREATE FUNCTION return_to_review(clip BIGINT) RETURNS BOOLEAN

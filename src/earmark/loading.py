@@ -520,7 +520,7 @@ _CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 # flagged too.
 _KEEP_REVIEWED = """
 SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND (status = 'flagged' OR control)
-ORDER BY ordinal FOR UPDATE;  -- a review that is under way comes before, any other after this load
+ORDER BY ordinal FOR NO KEY UPDATE;  -- a decision that is being kept comes before, others after
 UPDATE audio_files old
 SET archive_id = NULL, ordinal = NULL, opus_path = NULL,
     status = CASE status WHEN 'reviewed' THEN status ELSE 'failed' END,

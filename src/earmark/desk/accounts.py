@@ -6,8 +6,10 @@ that only the browser has.
 
 import hashlib
 import hmac
+import ipaddress
 import re
 import secrets
+import threading
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +34,8 @@ _MOST_OF_ADDRESS = 40
 FAILURE_MINUTES = 15
 
 _hasher = PasswordHasher()
+#: Each takes 64 MiB, and anybody can ask for it.
+_verifying = threading.BoundedSemaphore(2)
 #: Nobody's; verified for names that don't exist, so that time does not tell them apart.
 _NOBODY = _hasher.hash(secrets.token_urlsafe())
 
@@ -160,6 +164,7 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
         SignInRefused: they don't fit, or the account is not active.
     """
     name = name.strip().lower()[:64].replace("\0", "")
+    address = _subscriber(address)
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark sign in'))")
         cursor.execute("DELETE FROM sign_in_failures WHERE failed_at < now() - INTERVAL '1 hour'")
@@ -181,7 +186,8 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
         found = cursor.fetchone()
     reviewer_id, expected = found or (None, _NOBODY)
     try:
-        _hasher.verify(expected, password[: MOST_PASSWORD + 1])
+        with _verifying:
+            _hasher.verify(expected, password[: MOST_PASSWORD + 1])
     except VerificationError:
         reviewer_id = None
     if reviewer_id is None:
@@ -229,6 +235,17 @@ def reviewer_of(
                 [_digest(token)],
             )
     return Reviewer(*columns)
+
+
+def _subscriber(address: str) -> str:
+    """An address as far as it tells subscribers apart: of IPv6, each has 2⁶⁴ addresses or more."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address[:64]
+    if known.version == 4 or known.is_loopback:
+        return address
+    return str(ipaddress.ip_network((known, 64), strict=False))
 
 
 def sign_out(connection: Connection, token: str) -> None:

@@ -7,18 +7,17 @@ transaction that keeps the decision; what is not goes back when its claim expire
 left.
 """
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import astuple, dataclass
+from typing import Literal
 
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from earmark.desk import items
 from earmark.desk.accounts import Reviewer
 from earmark.errors import EarmarkError
 
 Mode = Literal["score", "category", "control", "adjudication"]
-MODES: tuple[Mode, ...] = ("score", "category", "control", "adjudication")
-
 Round = Literal["first", "second", "adjudication"]
 
 
@@ -33,10 +32,23 @@ class Claim:
     Attributes:
         audio_file_id: The clip.
         round: Whether it is the first person to hear it, the second, or a lead who settles.
+        mode: What they asked for.
+        category: Of mode ``category``.
+        chosen_by: Why this item came up.
+        asr: Speech recognition set of the transcript that they see.
+        policy: Policy set that they see.
     """
 
     audio_file_id: int
     round: Round
+    mode: Mode
+    category: str | None
+    chosen_by: str
+    asr: str
+    policy: str
+
+
+_COLUMNS = "audio_file_id, round, mode, category, chosen_by, asr, policy"
 
 
 # Neither with somebody else now, nor decided or skipped by this person.
@@ -53,38 +65,52 @@ _FREE = """
 """
 
 # In the views' own order: asked to sort, the planner would expect to read them whole.
+_UNHEARD = """
+    NOT EXISTS (SELECT FROM review_standing s WHERE s.audio_file_id = q.id AND s.round = 'first')
+"""
 _FIRST = {
     "score": f"""
         SELECT q.id FROM ra_queue q
-        WHERE NOT q.flag_categories && %(opted_out)s AND {_FREE} LIMIT 1
+        WHERE NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD} LIMIT 1
     """,
     "category": f"""
         SELECT q.id FROM ra_queue q
         WHERE %(category)s = ANY (q.flag_categories)
-          AND NOT q.flag_categories && %(opted_out)s AND {_FREE} LIMIT 1
+          AND NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD} LIMIT 1
     """,
-    "control": f"SELECT q.id FROM ra_controls q WHERE {_FREE} LIMIT 1",
+    "control": f"SELECT q.id FROM ra_controls q WHERE {_FREE} AND {_UNHEARD} LIMIT 1",
 }
 
-# Only what the person would be given in the first round as well: anything else would tell them
-# that somebody has heard it.
+# Second reviews: only what the person would be given in the first round as well, as anything else
+# would tell them that somebody has heard it.  Leads also settle what waits for a second person in
+# vain.  Who had to do with a clip in another round, even if they undid it, is neither.
 _WAITING = f"""
     SELECT q.id
     FROM (
-        SELECT af.id, w.round, w.since, COALESCE(af.queue_categories, '{{}}') AS flag_categories
+        SELECT af.id, w.round, w.since, COALESCE(af.queue_categories, '{{}}') AS flag_categories,
+            w.round = 'second'
+            AND (af.opus_path IS NULL OR w.since < now() - %(patience)s * INTERVAL '1 day')
+                AS in_vain
         FROM review_waiting w JOIN audio_files af ON af.id = w.audio_file_id
     ) q
-    WHERE q.round = %(round)s
-      AND CASE %(mode)s
-          WHEN 'score' THEN q.flag_categories <> '{{}}'
-          WHEN 'category' THEN %(category)s = ANY (q.flag_categories)
-          WHEN 'control' THEN q.flag_categories = '{{}}'
-          ELSE TRUE
-      END
-      AND NOT q.flag_categories && %(opted_out)s
-      AND {_FREE}
+    WHERE CASE %(mode)s
+        WHEN 'adjudication' THEN q.round = 'adjudication' OR q.in_vain
+        WHEN 'score' THEN q.flag_categories <> '{{}}'
+        WHEN 'category' THEN %(category)s = ANY (q.flag_categories)
+        WHEN 'control' THEN q.flag_categories = '{{}}'
+    END
+    AND (%(mode)s = 'adjudication' OR q.round = 'second' AND NOT q.in_vain)
+    AND NOT q.flag_categories && %(opted_out)s
+    AND NOT EXISTS (
+        SELECT FROM review_decisions d
+        WHERE d.audio_file_id = q.id AND d.reviewer_id = %(me)s AND d.round <> %(round)s
+    )
+    AND {_FREE}
     ORDER BY q.since, q.id LIMIT 1
 """
+
+#: Days after which a clip that waits for a second person is one for a lead to settle.
+PATIENCE_DAYS = 7
 
 
 def claim_next(
@@ -115,22 +141,30 @@ def claim_next(
         "opted_out": reviewer.opted_out,
         "mode": mode,
         "category": category,
-        "lease": lease_seconds,
+        "patience": PATIENCE_DAYS,
     }
     with connection.cursor() as cursor:
         one_at_a_time(cursor)
         cursor.execute(
-            "UPDATE review_claims SET expires_at = now() + %(lease)s * INTERVAL '1 second' "
-            "WHERE reviewer_id = %(me)s RETURNING audio_file_id, round",
-            wanted,
+            "UPDATE review_claims SET expires_at = now() + %s * INTERVAL '1 second' "
+            f"WHERE reviewer_id = %s RETURNING {_COLUMNS}",
+            [lease_seconds, reviewer.id],
         )
         if held := cursor.fetchone():
             return Claim(*held)
-        if mode == "adjudication":
-            return _take(cursor, _WAITING, "adjudication", mode, wanted)
-        if not reviewer.is_lead and (claim := _take(cursor, _WAITING, "second", "second", wanted)):
-            return claim
-        return _take(cursor, _FIRST[mode], "first", mode, wanted)
+        rounds: list[tuple[str, Round, str]] = [(_WAITING, "adjudication", "adjudication")]
+        if mode != "adjudication":
+            rounds = [(_FIRST[mode], "first", mode)]
+            if not reviewer.is_lead:
+                rounds.insert(0, (_WAITING, "second", "second"))
+        for candidate, round_, chosen_by in rounds:
+            cursor.execute(candidate, wanted | {"round": round_})
+            if found := cursor.fetchone():
+                asr, policy = items.sets_of(cursor, found[0])
+                claim = Claim(found[0], round_, mode, category, chosen_by, asr, policy)
+                insert(cursor, reviewer, claim, lease_seconds)
+                return claim
+    return None
 
 
 def one_at_a_time(cursor: Cursor) -> None:
@@ -138,33 +172,13 @@ def one_at_a_time(cursor: Cursor) -> None:
     cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark claim'))")
 
 
-def _take(
-    cursor: Cursor, candidate: str, round_: Round, chosen_by: str, wanted: dict[str, Any]
-) -> Claim | None:
-    cursor.execute(candidate, wanted | {"round": round_})
-    found = cursor.fetchone()
-    if found is None:
-        return None
-    insert(cursor, found[0], round_, chosen_by, wanted["me"], wanted["lease"])
-    return Claim(found[0], round_)
-
-
-def insert(
-    cursor: Cursor,
-    audio_file_id: int,
-    round_: Round,
-    chosen_by: str,
-    reviewer_id: int,
-    lease_seconds: float,
-) -> None:
+def insert(cursor: Cursor, reviewer: Reviewer, claim: Claim, lease_seconds: float) -> None:
     """Note a claim, in place of an expired one; the caller knows that nobody has the item."""
+    cursor.execute("DELETE FROM review_claims WHERE audio_file_id = %s", [claim.audio_file_id])
     cursor.execute(
-        "INSERT INTO review_claims (audio_file_id, reviewer_id, round, chosen_by, expires_at) "
-        "VALUES (%s, %s, %s, %s, now() + %s * INTERVAL '1 second') "
-        "ON CONFLICT (audio_file_id) DO UPDATE SET reviewer_id = EXCLUDED.reviewer_id, "
-        "round = EXCLUDED.round, chosen_by = EXCLUDED.chosen_by, "
-        "claimed_at = EXCLUDED.claimed_at, expires_at = EXCLUDED.expires_at",
-        [audio_file_id, reviewer_id, round_, chosen_by, lease_seconds],
+        f"INSERT INTO review_claims (reviewer_id, expires_at, {_COLUMNS}) "
+        "VALUES (%s, now() + %s * INTERVAL '1 second', %s, %s, %s, %s, %s, %s, %s)",
+        [reviewer.id, lease_seconds, *astuple(claim)],
     )
 
 
@@ -191,7 +205,7 @@ def held(connection: Connection, reviewer: Reviewer) -> Claim | None:
     """What somebody has open."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT audio_file_id, round FROM review_claims WHERE reviewer_id = %s", [reviewer.id]
+            f"SELECT {_COLUMNS} FROM review_claims WHERE reviewer_id = %s", [reviewer.id]
         )
         found = cursor.fetchone()
     return Claim(*found) if found else None

@@ -9,9 +9,12 @@ import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from earmark import database
+from earmark.errors import UnavailableError
 
-#: How long a request waits for a server that restarts, in seconds.
+#: How long a request waits for a server that restarts, or for others to end, in seconds.
 PATIENCE_SECONDS = 5.0
+#: Whatever holds a row for longer, such as a load of its archive, is not waited for.
+_LIMITS = "SET lock_timeout = '5s'; SET statement_timeout = '60s'"
 
 
 class Connections:
@@ -39,16 +42,18 @@ class Connections:
             UnavailableError: the database can't be reached, or the connection broke.
             SetupError: the schema is not there, or the role may not do this.
         """
-        with self._slots:
+        if not self._slots.acquire(timeout=2 * PATIENCE_SECONDS):
+            raise UnavailableError("all connections to the database are busy; try again")
+        try:
             connection = self._alive()
             try:
                 with database.explained(self._conninfo), connection:
                     yield connection
             finally:
-                if connection.closed:
-                    connection.close()
-                else:
+                if not connection.closed:
                     self._idle.put(connection)
+        finally:
+            self._slots.release()
 
     def close(self) -> None:
         """Close those that nobody uses."""
@@ -60,7 +65,10 @@ class Connections:
             try:
                 connection = self._idle.get_nowait()
             except queue.Empty:
-                return database.open_connection(self._conninfo, PATIENCE_SECONDS)
+                connection = database.open_connection(self._conninfo, PATIENCE_SECONDS)
+                with connection, connection.cursor() as cursor:
+                    cursor.execute(_LIMITS)
+                return connection
             try:
                 with connection, connection.cursor() as cursor:
                     cursor.execute("SELECT 1")

@@ -7,16 +7,15 @@ two differ, or somebody is unsure, a lead who is neither of them settles it (the
 """
 
 import datetime
-import json
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
-from earmark.desk import claims
+from earmark.desk import claims, items
 from earmark.desk.accounts import Reviewer
-from earmark.desk.claims import Claim, NotYours
+from earmark.desk.claims import Claim, Mode, NotYours
 from earmark.errors import EarmarkError
 from earmark.selection import uniform
 
@@ -67,6 +66,8 @@ class Judgement:
             raise EarmarkError(f"the reason is none of {', '.join(SKIP_REASONS)}")
         if self.verdict == "reportable" and not self.categories:
             raise EarmarkError("a reportable item falls under a category; choose at least one")
+        if self.verdict != "reportable" and self.categories:
+            raise EarmarkError("only a reportable item falls under categories")
         if self.note is not None and len(self.note) > MOST_NOTE:
             raise EarmarkError(f"a note has at most {MOST_NOTE:,} characters")
 
@@ -93,11 +94,6 @@ class LastDecision:
     flag_categories: list[str] | None
     decided_at: datetime.datetime
 
-    @property
-    def flag_category(self) -> str | None:
-        """The category of the highest score."""
-        return self.flag_categories[0] if self.flag_categories else None
-
 
 def decide(
     connection: Connection,
@@ -105,7 +101,7 @@ def decide(
     audio_file_id: int,
     judgement: Judgement,
     second_review_fraction: float,
-) -> None:
+) -> Claim:
     """Keep a decision, and take the clip out of the queue unless it is skipped.
 
     Said twice, as by a page that is sent again, it is kept once.
@@ -117,65 +113,54 @@ def decide(
         judgement: What they say.
         second_review_fraction: Share of clips that go to a second person.
 
+    Returns:
+        The claim that the item was theirs by.
+
     Raises:
         NotYours: the item went to somebody else, or back to the queue.
         EarmarkError: a category is none of the policies that were shown.
     """
     with connection.cursor() as cursor:
         claims.one_at_a_time(cursor)
-        cursor.execute(
-            "DELETE FROM review_claims WHERE audio_file_id = %s AND reviewer_id = %s "
-            "RETURNING round, chosen_by, claimed_at",
-            [audio_file_id, reviewer.id],
-        )
-        claim = cursor.fetchone()
-        if claim is None:
-            if _said_already(cursor, reviewer, audio_file_id, judgement):
-                return
+        claim = claims.held(connection, reviewer)
+        if claim is None or claim.audio_file_id != audio_file_id:
+            if said := _said_already(cursor, reviewer, audio_file_id, judgement):
+                return said
             raise NotYours(
                 "this item is no longer yours: it went to somebody else, or back to the queue. "
                 "Nothing was kept of this decision"
             )
-        if unknown := judgement.categories - set(categories_of(cursor, audio_file_id)):
+        known = items.categories(cursor, audio_file_id, claim.policy)
+        if unknown := judgement.categories - {*known}:
             raise EarmarkError(f"there is no category {', '.join(sorted(unknown))} in its policies")
-        round_, chosen_by, claimed_at = claim
-        cursor.execute(
-            _INSERT,
-            {
-                "clip": audio_file_id,
-                "reviewer": reviewer.id,
-                "round": round_,
-                "chosen_by": chosen_by,
-                "verdict": judgement.verdict,
-                "categories": _kept_categories(judgement),
-                "transcript_wrong": judgement.transcript_wrong,
-                "not_speech": judgement.not_speech,
-                "wrong_language": judgement.wrong_language,
-                "reason": judgement.reason,
-                "note": judgement.note.replace("\0", "\ufffd") if judgement.note else None,
-                "claimed_at": claimed_at,
-            },
-        )
-        if judgement.verdict == "skipped":
-            return
-        if round_ == "first":
-            cursor.execute("SELECT mark_reviewed(%s)", [audio_file_id])
-            _draw_second(cursor, audio_file_id, second_review_fraction)
-        _keep_waiting(cursor, audio_file_id)
+        cursor.execute(_INSERT, {"reviewer": reviewer.id, **_columns(judgement)})
+        claims.release(connection, reviewer)
+        if judgement.verdict != "skipped":
+            if claim.round == "first":
+                cursor.execute("SELECT mark_reviewed(%s)", [audio_file_id])
+                _draw_second(cursor, audio_file_id, second_review_fraction)
+            _keep_waiting(cursor, audio_file_id)
+        return claim
 
 
 _INSERT = """
     INSERT INTO review_decisions (
         audio_file_id, reviewer_id, round, chosen_by, verdict, categories, transcript_wrong,
-        not_speech, wrong_language, reason, note, asr, policy, flag_score, flag_categories,
-        claimed_at
+        not_speech, wrong_language, reason, note, asr, policy, claimed_at, flag_score,
+        flag_categories
     )
     SELECT
-        af.id, %(reviewer)s, %(round)s, %(chosen_by)s, %(verdict)s, %(categories)s,
-        %(transcript_wrong)s, %(not_speech)s, %(wrong_language)s, %(reason)s, %(note)s,
-        a.asr, a.policy, af.queue_score, af.queue_categories, %(claimed_at)s
-    FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id
-    WHERE af.id = %(clip)s
+        audio_file_id, reviewer_id, round, chosen_by, %(verdict)s, %(categories)s,
+        %(transcript_wrong)s, %(not_speech)s, %(wrong_language)s, %(reason)s, %(note)s, asr,
+        policy, claimed_at, flagged.*
+    FROM review_claims claim
+    CROSS JOIN LATERAL (
+        SELECT max(c.flag_score),
+            array_agg(c.flag_category ORDER BY c.flag_score DESC NULLS LAST, c.flag_category)
+        FROM classifications c
+        WHERE c.audio_file_id = claim.audio_file_id AND c.policy = claim.policy AND c.flagged
+    ) flagged
+    WHERE reviewer_id = %(reviewer)s
 """
 
 
@@ -190,22 +175,24 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
         lease_seconds: How long the item is theirs without a sign of life.
 
     Raises:
-        NothingToUndo: there is none of today's, it was settled since, or somebody else has the
-            item open now.
+        NothingToUndo: there is none of the last day, or somebody else has decided about the
+            item since, or has it open now.
     """
     with connection.cursor() as cursor:
         claims.one_at_a_time(cursor)
         last = last_decision(connection, reviewer)
         if last is None:
             raise NothingToUndo("there is no decision of the last day to take back")
-        cursor.execute("SELECT round FROM review_decisions WHERE id = %s", [last.id])
-        round_ = cursor.fetchall()[0][0]
         cursor.execute(
-            "SELECT EXISTS (SELECT FROM review_claims WHERE audio_file_id = %(clip)s "
-            "AND reviewer_id <> %(me)s AND expires_at > now()), "
-            "EXISTS (SELECT FROM review_standing WHERE audio_file_id = %(clip)s "
+            "SELECT round, chosen_by, asr, policy FROM review_decisions WHERE id = %s", [last.id]
+        )
+        round_, chosen_by, asr, policy = cursor.fetchall()[0]
+        cursor.execute(
+            "SELECT FROM review_claims WHERE audio_file_id = %(clip)s "
+            "AND reviewer_id <> %(me)s AND expires_at > now() UNION ALL "
+            "SELECT FROM review_standing WHERE audio_file_id = %(clip)s "
             "AND reviewer_id <> %(me)s AND array_position(%(rounds)s, round) "
-            ">= array_position(%(rounds)s, %(round)s))",
+            ">= array_position(%(rounds)s, %(round)s)",
             {
                 "clip": last.audio_file_id,
                 "me": reviewer.id,
@@ -213,11 +200,16 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
                 "rounds": ["first", "second", "adjudication"],
             },
         )
-        is_taken, is_settled = cursor.fetchall()[0]
-        if is_taken:
-            raise NothingToUndo("somebody else has that item open now; try again later")
-        if is_settled:
-            raise NothingToUndo("somebody else has decided about that item since")
+        if cursor.fetchone() is not None:
+            # Why not, would tell whether it went to a second person.
+            raise NothingToUndo("the last decision can't be taken back any more")
+        held = claims.held(connection, reviewer)
+        mode: Mode = "adjudication" if round_ == "adjudication" else "score"
+        if chosen_by in ("category", "control"):
+            mode = chosen_by
+        again = Claim(last.audio_file_id, round_, mode, None, chosen_by, asr, policy)
+        if held is not None:
+            again = replace(again, mode=held.mode, category=held.category)
         claims.release(connection, reviewer)
         cursor.execute(
             "INSERT INTO review_decisions (audio_file_id, reviewer_id, round, chosen_by, verdict, "
@@ -228,8 +220,8 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
         )
         cursor.execute("SELECT return_to_review(%s)", [last.audio_file_id])
         _keep_waiting(cursor, last.audio_file_id)
-        claims.insert(cursor, last.audio_file_id, round_, "undo", reviewer.id, lease_seconds)
-    return Claim(last.audio_file_id, round_)
+        claims.insert(cursor, reviewer, again, lease_seconds)
+    return again
 
 
 def last_decision(connection: Connection, reviewer: Reviewer) -> LastDecision | None:
@@ -242,7 +234,10 @@ def decisions_of(connection: Connection, reviewer: Reviewer, most: int) -> list[
     """What somebody decided in the last 24 hours, the newest first; undone ones too."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id, audio_file_id, verdict, categories, flag_score, flag_categories, "
+            "SELECT id, audio_file_id, verdict, categories, "
+            # Who only skipped a clip may be given it again if they undo it.
+            "CASE WHEN verdict IN ('skipped', 'undone') THEN NULL ELSE flag_score END, "
+            "CASE WHEN verdict IN ('skipped', 'undone') THEN NULL ELSE flag_categories END, "
             "decided_at FROM review_decisions "
             "WHERE reviewer_id = %s AND decided_at > now() - INTERVAL '24 hours' "
             "ORDER BY id DESC LIMIT %s",
@@ -251,32 +246,27 @@ def decisions_of(connection: Connection, reviewer: Reviewer, most: int) -> list[
         return [LastDecision(*row) for row in cursor.fetchall()]
 
 
-def categories_of(cursor: Cursor, audio_file_id: int) -> list[str]:
-    """Categories of the policies by which a clip was judged, in order of their names."""
-    cursor.execute(
-        "SELECT p.facts ->> 'policy_sha256', af.queue_categories "
-        "FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id "
-        "LEFT JOIN provenance p ON p.archive_id = a.id AND p.kind = 'classifications' "
-        "AND p.name = a.policy WHERE af.id = %s",
-        [audio_file_id],
-    )
-    hashes, flagged = cursor.fetchone() or (None, None)
-    return sorted({*json.loads(hashes or "{}"), *(flagged or [])})
-
-
-def _kept_categories(judgement: Judgement) -> list[str]:
-    return sorted(judgement.categories) if judgement.verdict == "reportable" else []
+def _columns(judgement: Judgement) -> dict[str, Any]:
+    """A judgement as the table has it."""
+    note = judgement.note.replace("\0", "\ufffd") if judgement.note else None
+    return asdict(judgement) | {"categories": sorted(judgement.categories), "note": note}
 
 
 def _said_already(
     cursor: Cursor, reviewer: Reviewer, audio_file_id: int, judgement: Judgement
-) -> bool:
+) -> Claim | None:
+    """The claim of somebody's newest decision about a clip, if it was this one."""
+    said = _columns(judgement)
     cursor.execute(
-        "SELECT verdict, categories FROM review_decisions "
+        f"SELECT round, chosen_by, asr, policy, {', '.join(said)} FROM review_decisions "
         "WHERE audio_file_id = %s AND reviewer_id = %s ORDER BY id DESC LIMIT 1",
         [audio_file_id, reviewer.id],
     )
-    return cursor.fetchone() == (judgement.verdict, _kept_categories(judgement))
+    newest = cursor.fetchone()
+    if newest is None or newest[4:] != tuple(said.values()):
+        return None
+    round_, chosen_by, asr, policy = newest[:4]
+    return Claim(audio_file_id, round_, "score", None, chosen_by, asr, policy)
 
 
 def _draw_second(cursor: Cursor, audio_file_id: int, fraction: float) -> None:

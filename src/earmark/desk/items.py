@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -76,14 +77,15 @@ class Item:
         opus_path: Relative to ``volume.root``; None if there is no audio.
         duration_seconds: Of the audio.
         created_at: When it was first loaded.
-        text: The transcript.
+        text: The transcript; None if there is none: see ``problem``.
+        problem: Why not: transcribing failed, or it is not there any more.
         segments: The same in pieces.
         language: ISO 639-1; None without speech.
         language_probability: Of the language, 0 to 1.
         confidence: Of the transcript, 0 to 1.
         no_speech_probability: That nobody speaks, 0 to 1.
-        asr: Speech recognition set of the transcript.
-        policy: Policy set of the scores.
+        asr: Speech recognition set of the transcript that is shown.
+        policy: Policy set that is shown.
         flag_categories: Under which it was flagged, the highest score first.
         policies: All of the set; flagged ones first, and by their names.
         duplicates: Other uploads of the content, at most :data:`MOST_DUPLICATES`.
@@ -95,14 +97,15 @@ class Item:
     opus_path: str | None
     duration_seconds: float | None
     created_at: datetime.datetime
-    text: str
+    text: str | None
+    problem: str | None
     segments: list[Segment]
     language: str | None
     language_probability: float | None
     confidence: float | None
     no_speech_probability: float | None
-    asr: str | None
-    policy: str | None
+    asr: str
+    policy: str
     flag_categories: list[str]
     policies: list[ShownPolicy]
     duplicates: list[Duplicate]
@@ -137,14 +140,18 @@ class EarlierDecision:
 def may_see(connection: Connection, reviewer: Reviewer, audio_file_id: int) -> bool:
     """Whether somebody may see and hear a clip.
 
-    They may if they have it open or have decided about it; a lead also if anybody has.
+    They may if they have it open, and for a day after they decided about it, unless they only
+    skipped it; a lead may as soon as anybody has it open, and from then on.
     """
+    if not -(2**63) <= audio_file_id < 2**63:
+        return False
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT EXISTS (SELECT FROM review_claims WHERE audio_file_id = %(clip)s "
             "AND (reviewer_id = %(me)s OR %(lead)s)) "
             "OR EXISTS (SELECT FROM review_decisions WHERE audio_file_id = %(clip)s "
-            "AND (reviewer_id = %(me)s OR %(lead)s))",
+            "AND (%(lead)s OR reviewer_id = %(me)s AND verdict NOT IN ('skipped', 'undone') "
+            "AND decided_at > now() - INTERVAL '24 hours'))",
             {"clip": audio_file_id, "me": reviewer.id, "lead": reviewer.is_lead},
         )
         return bool(cursor.fetchall()[0][0])
@@ -184,27 +191,58 @@ def opus_path(connection: Connection, audio_file_id: int, root: Path) -> Path | 
     return path if is_ours and path.is_file() else None
 
 
-def load(connection: Connection, audio_file_id: int) -> Item | None:
-    """Read what is shown of a clip; None if there is none."""
+def sets_of(cursor: Cursor, audio_file_id: int) -> tuple[str, str]:
+    """Speech recognition set and policy set to show of a clip.
+
+    Those of the newest decision about it, so that whoever comes next sees what was decided about;
+    without one, those that were loaded last.
+    """
+    cursor.execute(
+        "SELECT asr, policy FROM review_decisions "
+        "WHERE audio_file_id = %s AND verdict <> 'skipped' ORDER BY id DESC LIMIT 1",
+        [audio_file_id],
+    )
+    if found := cursor.fetchone():
+        return found[0], found[1]
+    cursor.execute(
+        "SELECT COALESCE(a.asr, 'unrecorded'), COALESCE(a.policy, 'unrecorded') "
+        "FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id WHERE af.id = %s",
+        [audio_file_id],
+    )
+    asr, policy = cursor.fetchall()[0]
+    return asr, policy
+
+
+def load(
+    connection: Connection, audio_file_id: int, sets: tuple[str, str] | None = None
+) -> Item | None:
+    """Read what is shown of a clip; None if there is none.
+
+    Args:
+        connection: To the database.
+        audio_file_id: The clip.
+        sets: Speech recognition set and policy set to show; None for :func:`sets_of` it.
+    """
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT af.original_filename, af.archive_source, af.opus_path, af.duration_seconds, "
-            "af.created_at, af.archive_id, af.ordinal, af.queue_categories, a.asr, a.policy "
-            "FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id WHERE af.id = %s",
+            "SELECT original_filename, archive_source, opus_path, duration_seconds, created_at, "
+            "archive_id, ordinal FROM audio_files WHERE id = %s",
             [audio_file_id],
         )
         found = cursor.fetchone()
         if found is None:
             return None
-        name, archive, path, duration, created_at, archive_id, ordinal, flagged, asr, policy = found
+        name, archive, path, duration, created_at, archive_id, ordinal = found
+        asr, policy = sets or sets_of(cursor, audio_file_id)
         cursor.execute(
-            "SELECT COALESCE(transcript_text, ''), segments, language, language_probability, "
-            "confidence, no_speech_probability FROM transcripts "
-            "WHERE audio_file_id = %s AND asr = COALESCE(%s, 'unrecorded')",
+            "SELECT transcript_text, segments, language, language_probability, confidence, "
+            "no_speech_probability, error FROM transcripts WHERE audio_file_id = %s AND asr = %s",
             [audio_file_id, asr],
         )
-        heard = cursor.fetchone() or ("", [], None, None, None, None)
-        text, segments, language, language_probability, confidence, no_speech_probability = heard
+        nothing: tuple[Any, ...] = (None, [], None, None, None, None, "it is not there any more")
+        text, segments, *heard, problem = cursor.fetchone() or nothing
+        language, language_probability, confidence, no_speech_probability = heard
+        policies = _policies(cursor, audio_file_id, policy)
         return Item(
             id=audio_file_id,
             name=name,
@@ -213,6 +251,7 @@ def load(connection: Connection, audio_file_id: int) -> Item | None:
             duration_seconds=duration,
             created_at=created_at,
             text=text,
+            problem=problem,
             segments=[Segment(s["start"], s["end"], s["text"].strip()) for s in segments or []],
             language=language,
             language_probability=language_probability,
@@ -220,8 +259,8 @@ def load(connection: Connection, audio_file_id: int) -> Item | None:
             no_speech_probability=no_speech_probability,
             asr=asr,
             policy=policy,
-            flag_categories=flagged or [],
-            policies=_policies(cursor, audio_file_id, archive_id, policy, flagged or []),
+            flag_categories=[each.category for each in policies if each.flagged],
+            policies=policies,
             duplicates=_duplicates(cursor, archive_id, ordinal, path),
         )
 
@@ -239,42 +278,52 @@ def decisions_about(connection: Connection, audio_file_id: int) -> list[EarlierD
         return [EarlierDecision(*row) for row in cursor.fetchall()]
 
 
-def _policies(
-    cursor: Cursor,
-    audio_file_id: int,
-    archive_id: int | None,
-    policy: str | None,
-    flagged: list[str],
-) -> list[ShownPolicy]:
+def categories(cursor: Cursor, audio_file_id: int, policy: str) -> dict[str, str | None]:
+    """Categories by which a clip was judged under a policy set, with their texts' hashes.
+
+    A hash is None where nothing recorded it.
+    """
     cursor.execute(
-        "SELECT facts ->> 'policy_sha256' FROM provenance "
-        "WHERE archive_id = %s AND kind = 'classifications' AND name = %s",
-        [archive_id, policy],
-    )
-    found = cursor.fetchone()
-    hashes: dict[str, str] = json.loads(found[0] or "{}") if found else {}
-    cursor.execute(
-        "SELECT sha256, text FROM policies WHERE sha256 = ANY (%s)", [list(hashes.values())]
-    )
-    texts: dict[str, str] = dict(cursor.fetchall())
-    cursor.execute(
-        "SELECT flag_category, flag_score FROM classifications "
-        "WHERE audio_file_id = %s AND policy = COALESCE(%s, 'unrecorded') "
-        "AND flag_category IS NOT NULL",
+        "SELECT p.facts ->> 'policy_sha256' FROM audio_files af "
+        "JOIN provenance p ON p.archive_id = af.archive_id AND p.kind = 'classifications' "
+        "WHERE af.id = %s AND p.name = %s",
         [audio_file_id, policy],
     )
-    scores: dict[str, float | None] = dict(cursor.fetchall())
-    others = sorted({*hashes, *scores} - set(flagged))
-    return [
-        ShownPolicy(
-            category,
-            texts.get(hashes.get(category, "")),
-            hashes.get(category),
-            category in flagged,
-            scores.get(category),
+    found = cursor.fetchone()
+    if found is None:  # not recorded, or the clip has lost its archive: a set is the same for all
+        cursor.execute(
+            "SELECT facts ->> 'policy_sha256' FROM provenance "
+            "WHERE kind = 'classifications' AND name = %s ORDER BY archive_id DESC LIMIT 1",
+            [policy],
         )
-        for category in (*flagged, *others)
+        found = cursor.fetchone()
+    hashes: dict[str, str | None] = json.loads(found[0] or "{}") if found else {}
+    cursor.execute(
+        "SELECT flag_category FROM classifications "
+        "WHERE audio_file_id = %s AND policy = %s AND flag_category IS NOT NULL",
+        [audio_file_id, policy],
+    )
+    return {category: None for (category,) in cursor.fetchall()} | hashes
+
+
+def _policies(cursor: Cursor, audio_file_id: int, policy: str) -> list[ShownPolicy]:
+    hashes = categories(cursor, audio_file_id, policy)
+    cursor.execute(
+        "SELECT sha256, text FROM policies WHERE sha256 = ANY (%s)",
+        [[sha256 for sha256 in hashes.values() if sha256]],
+    )
+    texts: dict[str | None, str] = dict(cursor.fetchall())
+    cursor.execute(
+        "SELECT flag_category, flagged, flag_score FROM classifications "
+        "WHERE audio_file_id = %s AND policy = %s",
+        [audio_file_id, policy],
+    )
+    judged = {category: (flagged, score) for category, flagged, score in cursor.fetchall()}
+    shown = [
+        ShownPolicy(category, texts.get(sha256), sha256, *judged.get(category, (False, None)))
+        for category, sha256 in hashes.items()
     ]
+    return sorted(shown, key=lambda p: (not p.flagged, -(p.score or 0) * p.flagged, p.category))
 
 
 def _duplicates(

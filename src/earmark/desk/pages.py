@@ -1,5 +1,6 @@
 """The pages of everybody who reviews: signing in, the queue, an item, settings."""
 
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -23,6 +24,7 @@ from earmark.desk.web import (
     Submitted,
     TheDesk,
     Visitor,
+    end_cookie,
     new_secret,
     require_same_origin,
     session_cookie,
@@ -87,7 +89,7 @@ def sign_in(
         accounts.sign_out(connection, request.cookies.get(session_cookie(request), ""))
     response = _go("/")
     set_cookie(response, request, session_cookie(request), token)
-    response.delete_cookie(_VISIT)
+    end_cookie(response, request, _VISIT)
     return response
 
 
@@ -98,7 +100,7 @@ def sign_out(request: Request, visitor: SignedIn) -> Response:
         claims.release(connection, visitor.reviewer)
         accounts.sign_out(connection, visitor.token)
     response = _go("/sign-in")
-    response.delete_cookie(session_cookie(request))
+    end_cookie(response, request, session_cookie(request))
     return response
 
 
@@ -153,63 +155,56 @@ def _next(visitor: Visitor, mode: Mode, category: str | None) -> Response:
         )
     if found is None:
         return _go("/", empty="1")
-    return _go(f"/items/{found.audio_file_id}", mode=mode, category=category)
+    return _go(f"/items/{found.audio_file_id}")
 
 
 @router.get("/items/{audio_file_id}")
-def item(
-    visitor: SignedIn, audio_file_id: int, mode: Mode = "score", category: str = ""
-) -> HTMLResponse:
+def item(visitor: SignedIn, audio_file_id: int) -> HTMLResponse:
     """A clip: to decide about, or, for who has decided and for leads, to look at."""
+    reviewer, lease_seconds = visitor.reviewer, visitor.desk.lease_seconds
     with visitor.desk.connections.transaction() as connection:
-        shown = _seen(visitor, connection, audio_file_id)
-        held = claims.held(connection, visitor.reviewer)
-        is_open = held is not None and held.audio_file_id == audio_file_id
-        if is_open:
-            claims.heartbeat(
-                connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds
-            )
+        _check_may_see(visitor, connection, audio_file_id)
+        held = claims.held(connection, reviewer)
+        if held is not None and held.audio_file_id != audio_file_id:
+            held = None
+        if held is not None:
+            claims.heartbeat(connection, reviewer, audio_file_id, lease_seconds)
+        shown = items.load(connection, audio_file_id, (held.asr, held.policy) if held else None)
+        if shown is None:
+            raise HTTPException(404, _NO_ITEM)
         # Who is to decide must not be told what others did, unless that is the question.
-        is_blind = is_open and held is not None and held.round != "adjudication"
+        is_blind = held is not None and held.round != "adjudication"
         earlier = [] if is_blind else items.decisions_about(connection, audio_file_id)
-        if not visitor.reviewer.is_lead:
-            earlier = [each for each in earlier if each.reviewer == visitor.reviewer.name]
-        items.note_access(connection, visitor.reviewer, audio_file_id, "page")
+        if not reviewer.is_lead:
+            earlier = [each for each in earlier if each.reviewer == reviewer.name]
+        items.note_access(connection, reviewer, audio_file_id, "page")
         return visitor.page(
             connection,
             "item.html",
             item=shown,
-            round=held.round if is_open and held else None,
-            read_only=not is_open,
+            round=held.round if held else None,
+            read_only=held is None,
             scores_shown=not is_blind,
             earlier=earlier,
-            mode=mode,
-            category=category,
-            lease_seconds=visitor.desk.lease_seconds,
+            lease_seconds=lease_seconds,
             skip_reasons=SKIP_REASONS,
         )
 
 
-def _seen(visitor: Visitor, connection: Connection, audio_file_id: int) -> items.Item:
-    """The clip, if this person may see it; what they may not, is not there."""
-    shown = None
-    if -(2**63) <= audio_file_id < 2**63 and items.may_see(
-        connection, visitor.reviewer, audio_file_id
-    ):
-        shown = items.load(connection, audio_file_id)
-    if shown is None:
-        raise HTTPException(404, "You have no such item open, and decided about none.")
-    return shown
+_NO_ITEM = "You have no such item open, and decided about none today."
+
+
+def _check_may_see(visitor: Visitor, connection: Connection, audio_file_id: int) -> None:
+    """What somebody may not see is not there."""
+    if not items.may_see(connection, visitor.reviewer, audio_file_id):
+        raise HTTPException(404, _NO_ITEM)
 
 
 @router.get("/items/{audio_file_id}/audio")
 def audio(request: Request, visitor: SignedIn, audio_file_id: int) -> Response:
     """The sound, as Ogg Opus; parts of it on request (RFC 9110, "Range Requests")."""
     with visitor.desk.connections.transaction() as connection:
-        _seen(visitor, connection, audio_file_id)
-        path = items.opus_path(connection, audio_file_id, visitor.desk.root)
-        if path is None:
-            raise HTTPException(404, "The audio of this item is not there any more.")
+        path = _sound(visitor, connection, audio_file_id)
         items.note_access(
             connection,
             visitor.reviewer,
@@ -224,14 +219,16 @@ def audio(request: Request, visitor: SignedIn, audio_file_id: int) -> Response:
 def peaks(visitor: SignedIn, audio_file_id: int) -> JSONResponse:
     """How loud it is from moment to moment, for the picture beside the player."""
     with visitor.desk.connections.transaction() as connection:
-        shown = _seen(visitor, connection, audio_file_id)
-        path = items.opus_path(connection, audio_file_id, visitor.desk.root)
+        path = _sound(visitor, connection, audio_file_id)
+    return JSONResponse({"peaks": waveform.peaks(path)}, headers={"Cache-Control": "no-store"})
+
+
+def _sound(visitor: Visitor, connection: Connection, audio_file_id: int) -> Path:
+    _check_may_see(visitor, connection, audio_file_id)
+    path = items.opus_path(connection, audio_file_id, visitor.desk.root)
     if path is None:
         raise HTTPException(404, "The audio of this item is not there any more.")
-    return JSONResponse(
-        {"peaks": waveform.peaks(path), "duration": shown.duration_seconds},
-        headers={"Cache-Control": "no-store"},
-    )
+    return path
 
 
 @router.post("/items/{audio_file_id}/heartbeat")
@@ -262,8 +259,6 @@ def decide(
     wrong_language: Annotated[bool, Form()] = False,
     reason: Annotated[str, Form()] = "",
     note: Annotated[str, Form()] = "",
-    mode: Annotated[Mode, Form()] = "score",
-    category: Annotated[str | None, Form(max_length=200)] = None,
 ) -> Response:
     """Keep a decision, and go on to the next item."""
     judgement = Judgement(
@@ -273,19 +268,17 @@ def decide(
         not_speech,
         wrong_language,
         reason or None if verdict == "skipped" else None,
-        note.strip() or None,
+        note.replace("\r\n", "\n").strip() or None,  # as the field counts its characters
     )
     with visitor.desk.connections.transaction() as connection:
-        decisions.decide(
+        claim = decisions.decide(
             connection,
             visitor.reviewer,
             audio_file_id,
             judgement,
             visitor.desk.settings["second_review_fraction"],
         )
-    if mode == "adjudication" and not visitor.reviewer.is_lead:
-        mode = "score"
-    return _next(visitor, mode, category)
+    return _next(visitor, claim.mode, claim.category)
 
 
 @router.post("/undo")

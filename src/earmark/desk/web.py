@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+import psycopg2
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
@@ -26,7 +27,7 @@ from earmark.desk.accounts import Reviewer, csrf_token
 from earmark.desk.claims import NotYours
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import NothingToUndo
-from earmark.errors import EarmarkError, UnavailableError
+from earmark.errors import EarmarkError, SetupError, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -156,6 +157,8 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
         (NotYours, 409, "This item is no longer yours"),
         (NothingToUndo, 409, "Nothing to undo"),
         (UnavailableError, 503, "The database does not answer"),
+        (SetupError, 503, "The database does not answer"),
+        (psycopg2.Error, 503, "The database does not answer"),
         (EarmarkError, 400, "That did not work"),
     ):
         app.add_exception_handler(kind, partial(_explain, status=status, title=title))
@@ -176,7 +179,10 @@ async def _submitted_csrf(request: Request) -> str:
         return ""
     if header := request.headers.get("x-csrf-token"):
         return header
-    value = (await request.form()).get("csrf")
+    form = await request.form()
+    if any("\0" in value for value in form.values() if isinstance(value, str)):
+        raise HTTPException(400, "A form may not hold NUL characters.")
+    value = form.get("csrf")
     return value if isinstance(value, str) else ""
 
 
@@ -250,6 +256,13 @@ def set_cookie(response: Response, request: Request, name: str, value: str) -> N
         secure=request.url.scheme == "https",
         samesite="strict",
         path="/",
+    )
+
+
+def end_cookie(response: Response, request: Request, name: str) -> None:
+    """Take a cookie back; with other attributes than it was set with, a browser would keep it."""
+    response.delete_cookie(
+        name, httponly=True, secure=request.url.scheme == "https", samesite="strict", path="/"
     )
 
 
