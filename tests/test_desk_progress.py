@@ -227,9 +227,24 @@ def test_each_day_tells_what_became_of_its_clips(review: Review) -> None:
     assert found.queued_in_all["threats"] == Tally(decided=4, reportable=2, waiting=1, disputed=1)
     assert found.found_in_all == {"threats": 1, "scams": 2}
     assert found.precision == {
-        "scams": Precision(settled=1, reportable=1, same=1),  # of them only clip 4 was flagged so
-        "threats": Precision(settled=2, reportable=2, same=1),
+        # Of them only clip 4 was flagged so.
+        "scams": Precision(Tally(decided=1, reportable=1), same=1),
+        "threats": Precision(Tally(decided=4, reportable=2, waiting=1, disputed=1), same=1),
     }
+
+
+def test_a_clip_that_a_lead_settles_as_unsure_is_in_no_share_but_told(review: Review) -> None:
+    review.decide(1, ADA, "reportable", "threats", ago=30)
+    review.decide(2, ADA, "not reportable", ago=29)
+    for clip in (3, 4):
+        review.decide(clip, ADA, "unsure", ago=28)
+    review.decide(3, LEAD, "unsure", ago=10, round="adjudication")
+    found = review.ask(progress.last_days)
+    tally = found.by_day[found.days[0]]
+    assert tally == Tally(decided=4, reportable=1, not_reportable=1, unsure=1, disputed=1)
+    assert tally.judged + tally.unsure + tally.open == tally.decided
+    assert found.precision["threats"] == Precision(tally, same=1)
+    assert (tally.judged, tally.open) == (2, 1)
 
 
 def test_the_load_of_each_person_is_told(review: Review) -> None:

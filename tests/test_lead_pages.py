@@ -94,12 +94,12 @@ def test_the_overview_tells_the_days_categories_agreement_and_people(desk: Desk)
     days = rows_of(page, "days")
     assert len(days) == 14
     assert [each[1:] for each in days[:2]] == [
-        ["3", "", "1", "1", "0", "1"],
-        ["0", "", "0", "0", "0", "0"],
+        ["3", "", "1", "1", "0", "0", "1"],
+        ["0", "", "0", "0", "0", "0", "0"],
     ]
     assert rows_of(page, "categories") == [
-        ["harassment", "0", "0", "1", "0% (0)", "0% (0)"],
-        ["scams", "3", "1", "2", "50% (1)", "50% (1)"],
+        ["harassment", "0", "0", "1", "0% (0)", "0% (0)", "0", "0"],
+        ["scams", "3", "1", "2", "50% (1)", "50% (1)", "0", "1"],
     ]
     verdict, scams = rows_of(page, "agreement")
     assert verdict[0] == "reportable or not"

@@ -6,7 +6,7 @@ by their times, so it costs the same however many there are before.
 
 import datetime
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -123,9 +123,10 @@ class Tally:
     """Reviewed clips by what became of them.
 
     Attributes:
-        decided: All of them: a first decision stands.
+        decided: All of them: a first decision stands. The others add up to it.
         reportable: Settled so.
         not_reportable: Settled so.
+        unsure: Settled so, by a lead.
         waiting: Drawn for a second person, who has not decided yet.
         disputed: Two people differ, or somebody is unsure; a lead has not settled it yet.
     """
@@ -133,6 +134,7 @@ class Tally:
     decided: int = 0
     reportable: int = 0
     not_reportable: int = 0
+    unsure: int = 0
     waiting: int = 0
     disputed: int = 0
 
@@ -141,11 +143,22 @@ class Tally:
         self.decided += 1
         self.reportable += verdict == "reportable"
         self.not_reportable += verdict == "not reportable"
+        self.unsure += verdict == "unsure"
         self.waiting += state == "waits for second review"
         self.disputed += state == "disputed"
 
+    @property
+    def judged(self) -> int:
+        """Settled as reportable or not reportable: what shares are shares of."""
+        return self.reportable + self.not_reportable
 
-@dataclass(frozen=True)
+    @property
+    def open(self) -> int:
+        """Not settled yet."""
+        return self.waiting + self.disputed
+
+
+@dataclass
 class Precision:
     """How often people agree with the model about a category.
 
@@ -153,14 +166,17 @@ class Precision:
     the share is lower.
 
     Attributes:
-        settled: Reviewed clips that it flagged under it, as far as they are settled.
-        reportable: Of those, reportable under whatever category.
-        same: Of those, reportable under this one.
+        flagged: Reviewed clips that it flagged under it.
+        same: Of those, how many people found reportable under it.
     """
 
-    settled: int
-    reportable: int
-    same: int
+    flagged: Tally = field(default_factory=Tally)
+    same: int = 0
+
+    def add(self, state: State, verdict: str | None, same: bool) -> None:
+        """Count one more."""
+        self.flagged.add(state, verdict)
+        self.same += same
 
 
 @dataclass
@@ -187,7 +203,7 @@ class Progress:
     )
     found: Counter[tuple[datetime.date, str]] = field(default_factory=Counter)
     found_in_all: Counter[str] = field(default_factory=Counter)
-    precision: dict[str, Precision] = field(default_factory=dict)
+    precision: defaultdict[str, Precision] = field(default_factory=lambda: defaultdict(Precision))
 
     @property
     def categories(self) -> list[str]:
@@ -299,7 +315,6 @@ def last_days(connection: Connection, timezone: str, days: int = 14) -> Progress
         cursor.execute(_OUTCOMES, known)
         rows = cursor.fetchall()
     progress = Progress([newest - datetime.timedelta(days=ago) for ago in range(days)])
-    settled: defaultdict[str, list[Sequence[str]]] = defaultdict(list)
     for day, flagged, state, verdict, categories in rows:
         first = flagged[0] if flagged else None
         for tally in (
@@ -310,15 +325,8 @@ def last_days(connection: Connection, timezone: str, days: int = 14) -> Progress
             tally.add(state, verdict)
         progress.found.update((day, category) for category in categories or ())
         progress.found_in_all.update(categories or ())
-        if state == "settled":
-            for category in flagged or ():
-                settled[category].append(categories)
-    for category, found in settled.items():
-        progress.precision[category] = Precision(
-            settled=len(found),
-            reportable=sum(bool(each) for each in found),
-            same=sum(category in each for each in found),
-        )
+        for category in flagged or ():
+            progress.precision[category].add(state, verdict, category in (categories or ()))
     return progress
 
 
