@@ -179,6 +179,8 @@ def test_accounts_are_made_changed_and_listed_by_the_command(desk, configfile):
     assert done.returncode == 2
     assert "12 to 200" in done.stderr
     assert "short" not in done.stderr
+    assert reviewer(configfile, "role", "ada", "lead").returncode == 0
+    assert ask(desk, "SELECT role FROM reviewers WHERE name = 'ada'") == [("lead",)]
     assert reviewer(configfile, "disable", "ada").returncode == 0
     done = reviewer(configfile, "disable", "nobody")
     assert "no reviewer nobody" in done.stderr

@@ -233,10 +233,17 @@ def _parser() -> argparse.ArgumentParser:
         "password", _reviewer_password, "Give an account another password, and sign it out. The "
         "password is asked for, or read as a line of standard input.", to=actions,
     )  # fmt: skip
+    moved = add(
+        "role",
+        _reviewer_role,
+        "Make somebody a lead, or a reviewer, and sign them out.",
+        to=actions,
+    )
     off = add("disable", _reviewer_disable, "Let an account in no longer.", to=actions)
     on = add("enable", _reviewer_enable, "Let an account in again.", to=actions)
-    for action in (joins, renewed, off, on):
+    for action in (joins, renewed, moved, off, on):
         action.add_argument("name", metavar="NAME", help="such as ada")
+    moved.add_argument("role", choices=("reviewer", "lead"), help="what they are from now on")
     add("list", _reviewer_list, "List the accounts.", as_json, to=actions)
     saved = add(
         "backup", _backup,
@@ -529,6 +536,12 @@ def _reviewer_password(config: Config, arguments: argparse.Namespace) -> None:
     with database.connect(_existing(config)) as connection:
         accounts.set_password(connection, arguments.name, _new_password(arguments.name))
     print(f"{arguments.name} has another password, and is signed out")
+
+
+def _reviewer_role(config: Config, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(config)) as connection:
+        accounts.set_role(connection, arguments.name, arguments.role)
+    print(f"{arguments.name} is a {arguments.role}")
 
 
 def _reviewer_disable(config: Config, arguments: argparse.Namespace) -> None:

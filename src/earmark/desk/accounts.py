@@ -125,6 +125,15 @@ def set_password(connection: Connection, name: str, password: str) -> None:
     _change(connection, name, "password_hash = %s", _hashed(password))
 
 
+def set_role(connection: Connection, name: str, role: Role) -> None:
+    """Make somebody a lead, or no longer; they have to sign in again.
+
+    Raises:
+        EarmarkError: there is no such account.
+    """
+    _change(connection, name, "role = %s", role)
+
+
 def set_active(connection: Connection, name: str, active: bool) -> None:
     """Let somebody in again, or no longer: sessions end and an open item goes back at once.
 
