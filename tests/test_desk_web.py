@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from psycopg2.extensions import make_dsn
 
 from earmark.configuration import read
 from earmark.desk.connections import Connections
-from earmark.desk.web import create_app
+from earmark.desk.web import create_app, soon
 from earmark.media import EncodeSettings, encode_opus
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}</textarea>"
@@ -324,6 +326,18 @@ def test_every_answer_carries_the_security_headers(desk: Desk) -> None:
         assert browser.get("/").headers["cache-control"] == "no-store"
 
 
+@pytest.mark.parametrize("file", ["desk.css", "item.js", "claim.js"])
+def test_scripts_and_styles_are_asked_for_again_and_sent_only_if_they_changed(
+    desk: Desk, file: str
+) -> None:
+    with browser_of(desk, None) as browser:
+        first = browser.get(f"/static/{file}")
+        assert first.headers["cache-control"] == "no-cache"
+        again = browser.get(f"/static/{file}", headers={"If-None-Match": first.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["cache-control"] == "no-cache"
+
+
 def test_pages_have_no_inline_script_or_style(desk: Desk) -> None:
     with browser_of(desk, "lea") as browser:
         browser.submit("/claim", mode="score")
@@ -393,6 +407,15 @@ def test_a_database_without_the_desk_s_tables_is_told_to_nobody(desk: Desk) -> N
         ask(desk.record, "ALTER TABLE elsewhere RENAME TO reviewers")
     assert answer.status_code == 503
     assert "reviewers" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("hours", "said"),
+    [(3, "22:30"), (4.4, "23:54"), (5, "Thu 26 Nov, 00:30"), (37, "Fri 27 Nov, 08:30")],
+)
+def test_a_time_that_is_not_today_s_is_told_with_its_day(hours: float, said: str) -> None:
+    now = datetime(2026, 11, 25, 19, 30, tzinfo=ZoneInfo("Europe/Zurich"))
+    assert soon(now.astimezone(UTC) + timedelta(hours=hours), now) == said
 
 
 # --- audio ------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The review desk on the web: how a request becomes a visitor, and what every answer carries."""
 
+import datetime
 import hmac
 import logging
 import secrets
@@ -137,6 +138,7 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
     templates.filters["number"] = lambda value: f"{value:,.0f}"
     templates.filters["percent"] = lambda value: f"{value:.0%}"
     templates.filters["time"] = lambda moment: f"{moment.astimezone(zone):%H:%M}"
+    templates.filters["soon"] = lambda moment: soon(moment, datetime.datetime.now(zone))
     templates.filters["day_time"] = lambda moment: f"{moment.astimezone(zone):%Y-%m-%d %H:%M}"
     desk = Desk(
         connections=Connections(conninfo, MOST_CONNECTIONS),
@@ -150,7 +152,7 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
     app = FastAPI(openapi_url=None, max_body_size=MOST_BODY)
     app.state.desk = desk
     app.add_middleware(_Armour)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
     app.include_router(pages.router)
     app.include_router(lead_pages.router)
     for kind, status, title in (
@@ -166,6 +168,12 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
     app.add_exception_handler(StarletteHTTPException, _explain_http)
     app.add_exception_handler(RequestValidationError, _explain_form)
     return app
+
+
+def soon(moment: datetime.datetime, now: datetime.datetime) -> str:
+    """A coming moment in the zone of ``now``, with its day unless that is today."""
+    moment = moment.astimezone(now.tzinfo)
+    return f"{moment:%H:%M}" if moment.date() == now.date() else f"{moment:%a %-d %b, %H:%M}"
 
 
 def the_desk(request: Request) -> Desk:
@@ -309,6 +317,18 @@ def _to_sign_in(request: Request, error: Exception) -> Response:
     if request.method in ("GET", "HEAD") and _wants_page(request):
         return RedirectResponse("/sign-in", 303)
     return _problem(request, 401, "You are signed out", "Sign in again, then repeat this.")
+
+
+class _Static(StaticFiles):
+    """Scripts and styles; a browser asks each time whether they changed (RFC 9111, "no-cache").
+
+    Otherwise a page of a new version would run the old one's scripts for days.
+    """
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
 
 class _Armour:
