@@ -23,7 +23,7 @@ from earmark.desk.connections import Connections
 from earmark.policy import load_policies
 
 CHROMIUM = "/usr/bin/chromium"  # Debian's
-LEASE = 3.0  # seconds
+LEASE = 5.0  # seconds
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 #: Numbered like this on the keyboard.
 CATEGORIES = ["harassment", "scams", "violent-threats"]
