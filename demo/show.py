@@ -24,6 +24,9 @@ Where things are (below demo/volume)
 
 What to try next
   .venv/bin/earmark queue --configfile demo/config.yaml --category scams
+  .venv/bin/earmark reviewer add ada --configfile demo/config.yaml
+  .venv/bin/earmark review --configfile demo/config.yaml
+                    listen and decide, at http://127.0.0.1:8400
   .venv/bin/earmark analyse --configfile demo/config.yaml flag_rate
   .venv/bin/snakemake --profile profiles/local --configfile demo/config.yaml
                     finds nothing to do; touch an archive in demo/archives, and it is done again

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,23 +51,33 @@ class Server:
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         assert self.process.stderr is not None
-        said = []
+        self.said: list[str] = []
         for line in self.process.stderr:
-            said.append(line)
+            self.said.append(line)
             if found := _ADDRESS.search(line):
                 self.url = found[1]
+                # What nobody reads would fill the pipe, and the desk would wait.
+                self._listener = threading.Thread(
+                    target=self.said.extend, args=(self.process.stderr,), daemon=True
+                )
+                self._listener.start()
                 return
-        raise AssertionError("".join(said))
+        raise AssertionError("".join(self.said))
 
     def kill(self) -> None:
         """End it as a power cut would."""
         self.process.kill()
-        self.process.communicate()
+        self._ended()
 
     def stop(self) -> str:
-        """End it as systemd would; returns what it said since its start."""
+        """End it as systemd would; returns what it said."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.communicate(timeout=30)[1]
+        return self._ended()
+
+    def _ended(self) -> str:
+        self.process.wait(timeout=30)
+        self._listener.join()
+        return "".join(self.said)
 
 
 @contextmanager

@@ -392,6 +392,21 @@ def test_a_note_may_be_as_long_as_its_field_says(desk: Desk) -> None:
     assert ask(desk.record, "SELECT length(note) FROM review_decisions") == [(4000,)]
 
 
+def test_what_is_undone_is_there_to_begin_from(desk: Desk) -> None:
+    with browser_of(desk, "ada") as browser:
+        browser.submit("/claim", mode="score")
+        ticked = r'name="(\w+)" value="([\w-]+)" checked'
+        assert re.findall(ticked, browser.visit("/items/1").text) == [("categories", "scams")]
+        said = {"categories": "violent-threats", "note": "</textarea>half", "not_speech": "true"}
+        browser.submit("/items/1/decide", verdict="reportable", **said)
+        assert browser.submit("/undo").headers["location"] == "/items/1"
+        page = browser.visit("/items/1").text
+        assert re.findall(ticked, page) == [
+            ("categories", "violent-threats"), ("not_speech", "true")
+        ]  # fmt: skip
+        assert ">&lt;/textarea&gt;half</textarea>" in page
+
+
 def test_no_form_holds_what_the_database_cannot(desk: Desk) -> None:
     with browser_of(desk, "ada") as browser:
         assert browser.submit("/claim", mode="category", category="a\0b").status_code == 400

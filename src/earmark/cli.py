@@ -303,7 +303,10 @@ def _existing(config: Config) -> str:
     """The connection, for commands that only read: they make no database."""
     root = _volume(config).root
     if database.is_embedded(config["database"]["url"]) and not database.embedded_exists(root):
-        raise EarmarkError(f"no run has left results in {root} yet; run the workflow first")
+        raise EarmarkError(
+            f"no run has left results in {root} yet; run the workflow first, or give the "
+            "--configfile that it ran with"
+        )
     return _connection(config)
 
 
@@ -528,6 +531,7 @@ def _reviewer_add(config: Config, arguments: argparse.Namespace) -> None:
     role: accounts.Role = "lead" if arguments.lead else "reviewer"
     with database.connect(_existing(config)) as connection:
         database.require_schema(connection)
+        accounts.check_free(connection, arguments.name)
         accounts.add(connection, arguments.name, _new_password(arguments.name), role)
     print(f"{arguments.name} may sign in, as a {role}")
 
@@ -565,7 +569,8 @@ def _reviewer_list(config: Config, arguments: argparse.Namespace) -> None:
 def _new_password(name: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass(f"Password for {name}: ")
+    least = accounts.LEAST_PASSWORD
+    password = getpass.getpass(f"Password for {name}, at least {least} characters: ")
     if password != getpass.getpass("The same again: "):
         raise EarmarkError("the two passwords differ; nothing was changed")
     return password

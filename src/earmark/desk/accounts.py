@@ -88,6 +88,21 @@ class Account:
     decisions: int  # of all time, undone ones too
 
 
+def check_free(connection: Connection, name: str) -> None:
+    """Check that an account can have a name.
+
+    Raises:
+        EarmarkError: it can't be a name, or is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise EarmarkError(
+            f"{name!r} can't be a name; expected up to 64 lower-case letters, digits, '.', '_' "
+            "and '-', the first a letter or digit"
+        )
+    if any(account.name == name for account in accounts(connection)):
+        raise EarmarkError(f"there is a reviewer {name} already")
+
+
 def add(connection: Connection, name: str, password: str, role: Role) -> None:
     """Make an account.
 
@@ -100,11 +115,7 @@ def add(connection: Connection, name: str, password: str, role: Role) -> None:
     Raises:
         EarmarkError: name or password won't do, or the name is taken.
     """
-    if not _NAME.fullmatch(name):
-        raise EarmarkError(
-            f"{name!r} can't be a name; expected up to 64 lower-case letters, digits, '.', '_' "
-            "and '-', the first a letter or digit"
-        )
+    check_free(connection, name)
     hashed = _hashed(password)
     with connection.cursor() as cursor:
         try:

@@ -268,14 +268,28 @@ def load(
 def decisions_about(connection: Connection, audio_file_id: int) -> list[EarlierDecision]:
     """What was decided about a clip so far, the oldest first."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT r.name, d.round, d.verdict, d.categories, d.transcript_wrong, d.not_speech, "
-            "d.wrong_language, d.reason, d.note, d.decided_at "
-            "FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
-            "WHERE d.audio_file_id = %s ORDER BY d.id",
-            [audio_file_id],
-        )
+        cursor.execute(f"{_DECISIONS} ORDER BY d.id", [audio_file_id])
         return [EarlierDecision(*row) for row in cursor.fetchall()]
+
+
+def undone(
+    connection: Connection, reviewer: Reviewer, audio_file_id: int
+) -> EarlierDecision | None:
+    """What somebody decided about a clip and has just undone, to begin from; else None."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"{_DECISIONS} AND d.reviewer_id = %s ORDER BY d.id DESC LIMIT 2",
+            [audio_file_id, reviewer.id],
+        )
+        newest = [EarlierDecision(*row) for row in cursor.fetchall()]
+    return newest[1] if len(newest) == 2 and newest[0].verdict == "undone" else None
+
+
+_DECISIONS = (
+    "SELECT r.name, d.round, d.verdict, d.categories, d.transcript_wrong, d.not_speech, "
+    "d.wrong_language, d.reason, d.note, d.decided_at "
+    "FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id WHERE d.audio_file_id = %s"
+)
 
 
 def categories(cursor: Cursor, audio_file_id: int, policy: str) -> dict[str, str | None]:

@@ -186,6 +186,7 @@ def item(visitor: SignedIn, audio_file_id: int) -> HTMLResponse:
             read_only=held is None,
             scores_shown=not is_blind,
             earlier=earlier,
+            draft=items.undone(connection, reviewer, audio_file_id) if held else None,
             lease_seconds=lease_seconds,
             skip_reasons=SKIP_REASONS,
         )

@@ -1,6 +1,7 @@
 """The process that serves the review desk."""
 
 import logging
+import os
 import socket
 
 import uvicorn
@@ -9,7 +10,7 @@ from earmark import database
 from earmark.configuration import Config
 from earmark.desk.accounts import accounts
 from earmark.desk.web import create_app
-from earmark.errors import EarmarkError, refused_by_system
+from earmark.errors import EarmarkError
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ def serve(config: Config, conninfo: str) -> None:
         listener = socket.create_server((address, port), family=family)
     except OSError as error:
         raise EarmarkError(
-            f"can't listen on {address}, port {port} (desk.address, desk.port): "
-            f"{refused_by_system(error)}"
+            f"can't listen on {address}, port {port}: {os.strerror(error.errno or 0)}; choose "
+            "another desk.port or desk.address, or end what listens there"
         ) from error
     host = f"[{address}]" if ":" in address else address
     logger.info("the review desk is at http://%s:%d", host, listener.getsockname()[1])
