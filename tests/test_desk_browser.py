@@ -229,10 +229,14 @@ def test_a_key_takes_the_last_decision_back_and_opens_its_item_again(desk: Desk)
     ada = desk.seat("ada")
     ada.start()
     first = ada.item
+    ada.press("t")
+    ada.type("Too quick")
+    ada.press("Escape")
     ada.decide("n")
     assert ada.item != first
     ada.decide("z")
     assert ada.item == first
+    expect(ada.page.locator("#note")).to_have_value("Too quick")
     ada.decide("r")
     assert desk.ask("SELECT audio_file_id, verdict FROM review_standing") == [(first, "reportable")]
     assert desk.ask("SELECT verdict FROM review_decisions ORDER BY id") == [
