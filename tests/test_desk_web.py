@@ -462,6 +462,32 @@ def test_audio_is_served_whole_and_in_parts_and_logged(desk: Desk) -> None:
     ]  # fmt: skip
 
 
+def test_who_listens_is_at_work_and_stays_signed_in(desk: Desk) -> None:
+    with browser_of(desk, "ada") as browser:
+        browser.submit("/claim", mode="score")
+        browser.visit("/items/1")
+        ask(desk.record, "UPDATE review_access SET at = now() - INTERVAL '25 minutes'")
+        ask(desk.record, "UPDATE review_sessions SET seen_at = now() - INTERVAL '30 minutes'")
+        seen = "SELECT seen_at > now() - INTERVAL '1 minute' FROM review_sessions"
+        heard = "SELECT count(*) FROM review_access WHERE what = 'audio' AND detail = 'playing'"
+        assert browser.submit("/items/1/heartbeat").status_code == 200
+        assert (ask(desk.record, heard), ask(desk.record, seen)) == ([(0,)], [(False,)])
+        for minutes in (18, 11, 4):
+            for _ in range(2):  # within a minute, which is noted once
+                assert browser.submit("/items/1/heartbeat?playing=1").status_code == 200
+            ask(
+                desk.record,
+                "UPDATE review_access SET at = now() - %s * INTERVAL '1 minute' "
+                "WHERE at > now() - INTERVAL '1 minute'",
+                minutes,
+            )
+        assert (ask(desk.record, heard), ask(desk.record, seen)) == ([(3,)], [(True,)])
+        assert "25 min at work" in browser.get("/").text
+    with browser_of(desk, "ben") as browser:
+        assert browser.submit("/items/1/heartbeat?playing=1").status_code == 409
+    assert ask(desk.record, heard) == [(3,)]
+
+
 @pytest.mark.parametrize(
     "path",
     ["/items/1%2F..%2F2/audio", "/items/../items/2/audio", "/items/-1/audio", "/items/1e3/audio",

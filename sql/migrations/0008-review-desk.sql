@@ -160,7 +160,7 @@ CREATE TABLE review_access (
 
 COMMENT ON TABLE review_access IS 'Who saw or heard what; outlives the clips';
 
-COMMENT ON COLUMN review_access.detail IS 'Of audio, the range of bytes asked for; of an export, its kind and days';
+COMMENT ON COLUMN review_access.detail IS 'Of audio, the range of bytes asked for, or that it was playing; of an export, its kind and days';
 
 CREATE INDEX idx_review_access_reviewer ON review_access (reviewer_id, at);
 

@@ -1,4 +1,4 @@
-"""What was decided and what was opened, the newest first, a page at a time."""
+"""What was decided and what was opened, the newest first, a page at a time; and what plays."""
 
 import datetime
 from dataclasses import dataclass
@@ -66,7 +66,8 @@ class Opened:
         reviewer: Who.
         what: ``page``, ``audio`` or ``export``.
         audio_file_id: The clip; None for an export.
-        detail: Of audio, the range of bytes asked for; of an export, its kind and days.
+        detail: Of audio, the range of bytes asked for, or that it was playing; of an export, its
+            kind and days.
         at: When.
         is_there: Whether the clip still is.
     """
@@ -106,6 +107,22 @@ def access(connection: Connection, before: int | None = None) -> Page[Opened]:
             [before, PAGE + 1],
         )
         return _page([Opened(*row) for row in cursor.fetchall()])
+
+
+def note_playing(connection: Connection, reviewer_id: int, audio_file_id: int) -> None:
+    """Note that a clip plays to somebody, once a minute at the most.
+
+    Browsers ask for audio far ahead of what is heard, so that only this tells how long.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO review_access (reviewer_id, audio_file_id, what, detail) "
+            "SELECT %(who)s, %(clip)s, 'audio', 'playing' WHERE NOT EXISTS ("
+            "SELECT FROM review_access WHERE reviewer_id = %(who)s "
+            "AND at > now() - INTERVAL '1 minute' "
+            "AND audio_file_id = %(clip)s AND detail = 'playing')",
+            {"who": reviewer_id, "clip": audio_file_id},
+        )
 
 
 def _page(found: list[Entry]) -> Page[Entry]:

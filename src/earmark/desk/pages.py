@@ -15,7 +15,7 @@ from fastapi.responses import (
 )
 from psycopg2.extensions import connection as Connection
 
-from earmark.desk import accounts, claims, decisions, items, waveform
+from earmark.desk import accounts, claims, decisions, items, journal, waveform
 from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
 from earmark.desk.claims import Mode
 from earmark.desk.decisions import SKIP_REASONS, Judgement, Verdict
@@ -25,6 +25,7 @@ from earmark.desk.web import (
     TheDesk,
     Visitor,
     end_cookie,
+    is_playing,
     new_secret,
     require_same_origin,
     session_cookie,
@@ -233,10 +234,12 @@ def _sound(visitor: Visitor, connection: Connection, audio_file_id: int) -> Path
 
 
 @router.post("/items/{audio_file_id}/heartbeat")
-def heartbeat(visitor: SignedIn, audio_file_id: int) -> JSONResponse:
-    """Keep the item."""
+def heartbeat(request: Request, visitor: SignedIn, audio_file_id: int) -> JSONResponse:
+    """Keep the item; ``?playing=1`` says that its audio plays."""
     with visitor.desk.connections.transaction() as connection:
         claims.heartbeat(connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds)
+        if is_playing(request):
+            journal.note_playing(connection, visitor.reviewer.id, audio_file_id)
     return JSONResponse({"expires_in": visitor.desk.lease_seconds})
 
 

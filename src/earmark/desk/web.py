@@ -219,6 +219,11 @@ Submitted = Annotated[str, Depends(_submitted_csrf)]
 TheDesk = Annotated[Desk, Depends(the_desk)]
 
 
+def is_playing(request: Request) -> bool:
+    """Whether a heartbeat says that audio plays, so that somebody listens."""
+    return request.query_params.get("playing") == "1"
+
+
 def _signed_in(request: Request, desk: TheDesk, submitted: Submitted) -> Visitor:
     token = request.cookies.get(session_cookie(request), "")
     with desk.connections.transaction() as connection:
@@ -227,7 +232,7 @@ def _signed_in(request: Request, desk: TheDesk, submitted: Submitted) -> Visitor
             token,
             desk.settings["session_hours"],
             desk.settings["idle_minutes"],
-            attended=not request.url.path.endswith("/heartbeat"),
+            attended=not request.url.path.endswith("/heartbeat") or is_playing(request),
         )
     if reviewer is None:
         raise SignInNeeded

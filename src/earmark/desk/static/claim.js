@@ -1,5 +1,6 @@
 // Keeps an item while its page is open, and says so when it is lost.
 
+const LONGEST = 60000; // between two signs of life, in ms
 const RETRY = 5000; // after a failure, in ms
 const PATIENCE = 10000; // for an answer, in ms
 
@@ -13,13 +14,15 @@ export class Claim {
   /**
    * @param banner says what is wrong.
    * @param onchange called with whether decisions are possible.
+   * @param isPlaying returns whether audio plays: who listens is at work.
    */
-  constructor(item, leaseSeconds, banner, onchange) {
+  constructor(item, leaseSeconds, banner, onchange, isPlaying) {
     this.url = `/items/${item}/heartbeat`;
     this.headers = { "X-CSRF-Token": document.querySelector("meta[name=csrf]").content };
-    this.interval = (leaseSeconds * 1000) / 3;
+    this.interval = Math.min((leaseSeconds * 1000) / 3, LONGEST);
     this.banner = banner;
     this.onchange = onchange;
+    this.isPlaying = isPlaying;
     this.state = "held";
     this.wait();
     // Timers rest in hidden tabs and in sleeping machines.
@@ -46,7 +49,8 @@ export class Claim {
   async ask() {
     try {
       const signal = AbortSignal.timeout(PATIENCE);
-      const answer = await fetch(this.url, { method: "POST", headers: this.headers, signal });
+      const url = this.isPlaying() ? `${this.url}?playing=1` : this.url;
+      const answer = await fetch(url, { method: "POST", headers: this.headers, signal });
       if (answer.ok) return "held";
       if (answer.status === 409) return "lost";
       return [401, 403].includes(answer.status) ? "signed out" : "offline";

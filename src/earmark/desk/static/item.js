@@ -40,10 +40,16 @@ if (at("player")) {
 }
 
 if (at("decide")) {
-  const claim = new Claim(item, Number(lease), at("claim"), (possible) => {
-    decision.enable(possible);
-    if (possible) announce("Connected again.");
-  });
+  const claim = new Claim(
+    item,
+    Number(lease),
+    at("claim"),
+    (possible) => {
+      decision.enable(possible);
+      if (possible) announce("Connected again.");
+    },
+    () => player?.audio.paused === false,
+  );
   const decision = new Decision(at("decide"), at("skip"), () => claim.check());
   const note = at("note");
   Object.assign(commands, {
