@@ -246,7 +246,7 @@ def test_a_key_takes_the_last_decision_back_and_opens_its_item_again(desk: Desk)
 
 def test_reportable_needs_a_category_and_a_held_key_decides_once(desk: Desk) -> None:
     ada = desk.seat("ada")
-    ada.start(f"Start: {desk.ask('SELECT count(*) FROM ra_controls')[0]} waiting")
+    ada.start("Start with a control")
     control = ada.item
     ada.page.wait_for_timeout(350)
     ada.press("r")

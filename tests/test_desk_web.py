@@ -543,3 +543,33 @@ def test_a_second_person_s_page_is_as_a_first_s(migrated_database: str, tmp_path
             assert main is not None
             pages.append(re.sub(r'value="[0-9a-f]{64}"', "", main[0]))
     assert pages[0] == pages[1]
+
+
+def test_what_waits_for_a_second_person_only_can_be_asked_for_as_anything_else(
+    migrated_database: str, tmp_path: Path
+) -> None:
+    fill(migrated_database, flagged=1, controls=1)
+    join(migrated_database, "ada", "ben")
+
+    def ways_to_begin() -> str:
+        found = re.search(r'aria-labelledby="choose-title".*?</section>', ben.visit("/").text, re.S)
+        assert found is not None
+        return found[0].replace(ben.csrf, "")
+
+    configfile = write_config(tmp_path, migrated_database, second_review_fraction=1)
+    with serving(configfile) as server, Browser(server.url) as ada, Browser(server.url) as ben:
+        ada.sign_in("ada")
+        ben.sign_in("ben")
+        before = ways_to_begin()
+        assert "<option>scams</option>" in before
+        assert "disabled" not in before
+        given = {"control": "/items/2", "category": "/items/1"}
+        for mode in given:
+            path = ada.submit("/claim", mode=mode, category="scams").headers["location"]
+            ada.submit(path.partition("?")[0] + "/decide", verdict="not reportable")
+        assert ways_to_begin() == before
+        for mode, path in given.items():
+            found = ben.submit("/claim", mode=mode, category="scams").headers["location"]
+            assert found.startswith(path)
+            ben.submit(f"{path}/decide", verdict="not reportable")
+        assert ways_to_begin() == before  # nothing waits any more, which only a click tells

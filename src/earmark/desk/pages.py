@@ -110,20 +110,19 @@ def queue(visitor: SignedIn, empty: str = "", notice: str = "") -> HTMLResponse:
     """How today goes, and where to begin."""
     with visitor.desk.connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
-            "SELECT DISTINCT unnest(queue_categories) AS category "
-            "FROM (SELECT queue_categories FROM ra_waiting LIMIT 10000) shown ORDER BY category"
+            "SELECT DISTINCT unnest(queue_categories) "
+            "FROM (SELECT queue_categories FROM ra_waiting LIMIT 10000) shown"
         )
-        categories = [category for (category,) in cursor.fetchall()]
-        cursor.execute("SELECT count(*) FROM (SELECT FROM ra_controls LIMIT 1000) first")
-        controls = cursor.fetchall()[0][0]
+        # Those of the policies too: what waits only for a second person can be asked for likewise,
+        # and nothing tells it from what nobody has heard.
+        categories = {category for (category,) in cursor.fetchall()} | set(_known(connection))
         cursor.execute("SELECT count(*) FROM review_waiting WHERE round = 'adjudication'")
         disputed = cursor.fetchall()[0][0]
         return visitor.page(
             connection,
             "queue.html",
             held=claims.held(connection, visitor.reviewer),
-            categories=categories,
-            controls=controls,
+            categories=sorted(categories),
             disputed=disputed if visitor.reviewer.is_lead else None,
             empty=bool(empty),
             notices=[_NOTICES[notice]] if notice in _NOTICES else [],
