@@ -600,6 +600,42 @@ def test_an_item_with_six_categories_fits_a_laptop_s_screen_without_scrolling(de
     assert small == []
 
 
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (820, 1180)])
+def test_whatever_a_clip_brings_along_its_player_can_be_reached(
+    desk: Desk, width: int, height: int
+) -> None:
+    (clip,) = desk.ask("SELECT id FROM ra_queue LIMIT 1")
+    (name,) = desk.ask("SELECT original_filename FROM audio_files WHERE id = %s", clip)
+    long = "a folder/" * 100 + "speech.mp3"
+    desk.ask("UPDATE audio_files SET original_filename = %s WHERE id = %s", long, clip)
+    desk.ask(
+        "INSERT INTO audio_files (original_filename, archive_source, copied_from) "
+        "SELECT format('%%s of %%s', n, %s), 'another.tar', opus_path "
+        "FROM audio_files, generate_series(1, 20) n WHERE id = %s",
+        long[-200:],
+        clip,
+    )
+    ada = desk.seat("ada", viewport={"width": width, "height": height})
+    ada.start()
+    assert ada.item == clip
+    play = ada.page.get_by_role("button", name="Play", exact=True)
+    box = play.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] <= height
+    ada.page.get_by_text("Uploaded 20 more times").click()
+    ada.page.get_by_text(f"{long[:60]}…{long[-20:]}").click()
+    expect(ada.page.get_by_text(long, exact=True)).to_be_visible()
+    ada.page.mouse.move(200, height / 2)
+    ada.page.mouse.wheel(0, 20_000)
+    ada.page.wait_for_timeout(300)
+    box = play.bounding_box()
+    assert box is not None
+    assert 0 <= box["y"] <= box["y"] + box["height"] <= height
+    play.click()
+    desk.ask("DELETE FROM audio_files WHERE archive_source = 'another.tar'")
+    desk.ask("UPDATE audio_files SET original_filename = %s WHERE id = %s", name, clip)
+
+
 def test_styles_and_scripts_are_small() -> None:
     scripts = sum(file.stat().st_size for file in STATIC.glob("*.js"))
     styles = sum(file.stat().st_size for file in STATIC.glob("*.css"))
