@@ -244,6 +244,28 @@ def test_a_key_takes_the_last_decision_back_and_opens_its_item_again(desk: Desk)
     ]  # fmt: skip
 
 
+def test_undoing_asks_first_where_a_note_would_be_lost(desk: Desk) -> None:
+    ada = desk.seat("ada", reduced_motion="reduce")
+    ada.start()
+    ada.decide("n")
+    ada.page.wait_for_timeout(350)
+    ada.press("t")
+    ada.type("half a thought")
+    ada.press("Escape", "z")
+    dialog = ada.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("what you wrote about it is lost")
+    assert violations(ada.page) == []
+    ada.press("z", "Enter")  # the dialog's first button goes back
+    expect(dialog).to_be_hidden()
+    expect(ada.page.locator("#note")).to_have_value("half a thought")
+    ada.page.get_by_role("button", name="Undo").click()
+    expect(dialog).to_be_visible()
+    assert desk.ask("SELECT count(*) FROM review_decisions WHERE verdict = 'undone'") == [0]
+    with ada.page.expect_navigation():
+        dialog.get_by_role("button", name="drop the note").click()
+    assert desk.ask("SELECT count(*) FROM review_decisions WHERE verdict = 'undone'") == [1]
+
+
 def test_reportable_needs_a_category_and_a_held_key_decides_once(desk: Desk) -> None:
     ada = desk.seat("ada")
     ada.start("Start with a control")
@@ -322,6 +344,34 @@ def test_the_audio_is_not_asked_for_before_somebody_plays_it_and_starts_at_half_
     expect(ada.page.locator(".segment[aria-current]")).to_have_count(1)
     ada.press("Space")
     expect(ada.page.get_by_role("button", name="Play", exact=True)).to_be_visible()
+
+
+def test_thousands_of_parts_of_a_text_are_skipped_by_keyboard(desk: Desk) -> None:
+    (clip,) = desk.ask("SELECT id FROM ra_queue LIMIT 1")
+    (former,) = desk.ask("SELECT segments::text FROM transcripts WHERE audio_file_id = %s", clip)
+    parts = [{"start": n / 500, "end": (n + 1) / 500, "text": f" {n}."} for n in range(2000)]
+    change = "UPDATE transcripts SET segments = %s WHERE audio_file_id = %s"
+    desk.ask(change, json.dumps(parts), clip)
+    ada = desk.seat("ada")
+    ada.start()
+    assert (ada.item, ada.page.locator(".segment").count()) == (clip, 2000)
+
+    def tabs_to(name: str) -> int:
+        for count in range(1, 60):
+            ada.press("Tab")
+            if ada.focused().startswith(name):
+                return count
+        raise AssertionError(f"{name} is too far away")
+
+    assert tabs_to("Skip to the decision") == 2
+    ada.press("Enter")
+    ada.press("Tab")
+    assert ada.page.evaluate("document.activeElement.name") == "categories"
+    ada.page.reload()
+    tabs_to("Skip the text")
+    ada.press("Enter")
+    assert tabs_to("Play") <= 2  # past the picture
+    desk.ask(change, former, clip)
 
 
 def test_a_click_on_the_text_or_the_picture_leads_there(desk: Desk) -> None:

@@ -65,6 +65,13 @@ if (at("decide")) {
   for (let number = 1; number < 10; number += 1)
     commands[number] = () => decision.category(number);
   note.addEventListener("keydown", ({ key }) => key === "Escape" && note.blur());
+  // Undoing leaves this item, and what was written about it.
+  at("undo")?.addEventListener("submit", (event) => {
+    const written = note.value.trim() && note.value !== note.defaultValue;
+    if (!written || event.submitter === at("drop-note")) return;
+    event.preventDefault();
+    open("drop");
+  });
   at("copy-note").addEventListener("click", async () => {
     note.select();
     try {
