@@ -198,7 +198,10 @@ def heartbeat(
             [lease_seconds, audio_file_id, reviewer.id],
         )
         if not cursor.rowcount:
-            raise NotYours("this item is no longer yours: it went back to the queue")
+            raise NotYours(
+                "this item is not open for you any more: it was decided, put back, or went to "
+                "somebody else"
+            )
 
 
 def held(connection: Connection, reviewer: Reviewer) -> Claim | None:

@@ -127,8 +127,8 @@ def decide(
             if said := _said_already(cursor, reviewer, audio_file_id, judgement):
                 return said
             raise NotYours(
-                "this item is no longer yours: it went to somebody else, or back to the queue. "
-                "Nothing was kept of this decision"
+                "this item is not open for you any more: it was decided, put back, or went to "
+                "somebody else. Nothing was kept of this decision"
             )
         known = items.categories(cursor, audio_file_id, claim.policy)
         if unknown := judgement.categories - {*known}:

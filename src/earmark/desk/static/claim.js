@@ -5,8 +5,8 @@ const RETRY = 5000; // after a failure, in ms
 const PATIENCE = 10000; // for an answer, in ms
 
 const TEXTS = {
-  lost: "This item went back to the queue or to somebody else: you can no longer decide about it.",
-  "signed out": "You are signed out. Copy your note, sign in again in another tab, then reload this page.",
+  lost: "This item is not open for you any more: it was decided, put back, or went to somebody else.",
+  "signed out": "You are signed out. Copy your note if there is one, sign in again in another tab, then reload this page.",
   offline: "There is no connection to the review desk. Trying again; your note is still here.",
 };
 
@@ -64,6 +64,7 @@ export class Claim {
     this.state = state;
     this.banner.hidden = state === "held";
     this.banner.querySelector("p").textContent = TEXTS[state] ?? "";
+    this.banner.querySelector("a").hidden = state !== "lost"; // before, the page is worth keeping
     this.onchange(state === "held");
   }
 }

@@ -1,4 +1,4 @@
-// What is decided about an item, sent once and only while the item is ours.
+// What is decided about an item, or done instead, sent once and only while the item is ours.
 
 export class Decision {
   /**
@@ -13,23 +13,30 @@ export class Decision {
     this.problem = document.getElementById("decide-problem");
     this.busy = false;
     const skipForm = skip.querySelector(".choices");
-    for (const each of [form, skipForm])
+    this.buttons = [...document.querySelectorAll("[data-acts]")];
+    for (const each of new Set(this.buttons.flatMap(({ form }) => form ?? [])))
       each.addEventListener("submit", (event) => this.submit(event));
     skipForm.addEventListener("formdata", ({ formData }) => {
       for (const [name, value] of new FormData(form))
         if (["note", "transcript_wrong", "not_speech", "wrong_language"].includes(name))
           formData.set(name, value);
     });
+    form.addEventListener("change", () => {
+      if (this.hasCategory) this.problem.hidden = true;
+    });
     skip.addEventListener("keydown", (event) => this.choose(event));
   }
 
-  get buttons() {
-    return [...this.form.querySelectorAll("[name=verdict]"), ...this.skip.querySelectorAll("[name=reason]")];
+  get hasCategory() {
+    return this.form.querySelector("[name=categories]:checked") !== null;
   }
 
-  /** Make decisions possible or not. */
+  /** Make decisions, and what else acts on the item, possible or not. */
   enable(possible) {
-    for (const button of this.buttons) button.disabled = !possible;
+    for (const button of this.buttons) {
+      button.disabled = !possible;
+      if (!possible) button.closest("dialog")?.close();
+    }
   }
 
   /** Press a verdict's button, as a key does. */
@@ -41,7 +48,7 @@ export class Decision {
   /** Turn a box on or off, as a key does. */
   flip(box) {
     if (!box) return undefined;
-    box.checked = !box.checked;
+    box.click();
     return `${box.nextSibling.textContent}: ${box.checked ? "on" : "off"}`;
   }
 
@@ -66,7 +73,7 @@ export class Decision {
     const { target, submitter } = event;
     if (this.busy || !submitter) return;
     this.problem.hidden = true;
-    if (submitter.value === "reportable" && !this.form.querySelector("[name=categories]:checked")) {
+    if (submitter.value === "reportable" && !this.hasCategory) {
       this.problem.textContent = "Choose at least one category that it falls under.";
       this.problem.hidden = false;
       this.form.querySelector("[name=categories]")?.focus();
@@ -79,7 +86,6 @@ export class Decision {
       target.requestSubmit(submitter);
       this.sure = false;
     } else {
-      this.skip.close();
       this.busy = false;
     }
   }

@@ -50,13 +50,21 @@ if (at("decide")) {
     },
     () => player?.audio.paused === false,
   );
-  const decision = new Decision(at("decide"), at("skip"), () => claim.check());
   const note = at("note");
+  // Undoing leaves this item, and what was written about it.
+  at("undo")?.addEventListener("submit", (event) => {
+    const written = note.value.trim() && note.value !== note.defaultValue;
+    if (!written || event.submitter === at("drop-note")) return;
+    event.preventDefault();
+    event.stopImmediatePropagation(); // it is no decision yet
+    open("drop");
+  });
+  const decision = new Decision(at("decide"), at("skip"), () => claim.check());
   Object.assign(commands, {
     r: () => decision.press("reportable"),
     n: () => decision.press("not reportable"),
     u: () => decision.press("unsure"),
-    s: () => open("skip"),
+    s: () => document.querySelector("[data-open=skip]").click(),
     w: () => decision.flag("transcript_wrong"),
     a: () => decision.flag("not_speech"),
     l: () => decision.flag("wrong_language"),
@@ -64,14 +72,10 @@ if (at("decide")) {
   });
   for (let number = 1; number < 10; number += 1)
     commands[number] = () => decision.category(number);
+  const showCopy = () => (at("copy-note").hidden = !note.value);
+  showCopy();
+  note.addEventListener("input", showCopy);
   note.addEventListener("keydown", ({ key }) => key === "Escape" && note.blur());
-  // Undoing leaves this item, and what was written about it.
-  at("undo")?.addEventListener("submit", (event) => {
-    const written = note.value.trim() && note.value !== note.defaultValue;
-    if (!written || event.submitter === at("drop-note")) return;
-    event.preventDefault();
-    open("drop");
-  });
   at("copy-note").addEventListener("click", async () => {
     note.select();
     try {

@@ -22,8 +22,8 @@ if (reminder && Date.now() - Number(sessionStorage.getItem("earmark.break") ?? 0
   });
 }
 
-const undo = document.getElementById("undo");
-if (undo) listen({ z: () => undo.requestSubmit() }, announce);
+const undo = document.querySelector("#undo button");
+if (undo) listen({ z: () => undo.click() }, announce);
 
 const names = new Intl.DisplayNames(["en"], { type: "language" });
 for (const element of document.querySelectorAll("[data-language]")) {

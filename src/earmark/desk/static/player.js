@@ -19,6 +19,7 @@ export class Player {
     this.button = find(".play");
     this.speed = find("select");
     this.muteButton = find(".mute");
+    this.silence = find(".silence");
     this.time = find("output");
     this.problem = find("[role=alert]");
     this.duration = Number(root.dataset.duration);
@@ -45,15 +46,16 @@ export class Player {
       if (Number.isFinite(this.audio.duration)) this.duration = this.audio.duration;
       this.show();
     });
-    for (const event of ["play", "pause"])
+    for (const event of ["play", "pause", "volumechange"])
       this.audio.addEventListener(event, () => this.showState());
     this.audio.addEventListener("error", () => this.fail());
     this.show();
   }
 
   toggle() {
-    if (this.audio.paused) this.play();
-    else this.audio.pause();
+    if (!this.audio.paused) return this.audio.pause();
+    this.play();
+    return this.audio.muted ? "It plays, but it is muted" : undefined;
   }
 
   play() {
@@ -94,7 +96,6 @@ export class Player {
 
   mute() {
     this.audio.muted = !this.audio.muted;
-    this.muteButton.setAttribute("aria-pressed", this.audio.muted);
     return this.audio.muted ? "Muted" : "Not muted";
   }
 
@@ -114,6 +115,10 @@ export class Player {
   showState() {
     const playing = !this.audio.paused;
     this.button.querySelector("span").textContent = playing ? "Pause" : "Play";
+    const { muted } = this.audio;
+    this.muteButton.setAttribute("aria-pressed", muted);
+    this.muteButton.querySelector("span").textContent = muted ? "Muted" : "Mute";
+    this.silence.hidden = !(playing && muted);
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     if (playing && !still && !this.moving) this.move();
   }
