@@ -292,6 +292,8 @@ def test_two_people_differ_blindly_and_a_lead_settles_it_and_takes_the_decisions
     ada = desk.seat("ada")
     ada.start()
     clip, page = ada.item, ada.page.locator("main").inner_text()
+    ada.decide("u")
+    ada.decide("z")
     ada.press("t")
     ada.type("It sounds staged")
     ada.press("Escape")
@@ -308,8 +310,14 @@ def test_two_people_differ_blindly_and_a_lead_settles_it_and_takes_the_decisions
     lea.start("Settle disputed items: 1")
     assert lea.item == clip
     for known in ("It sounds staged", "ada, first review", "ben, second review", "0.9"):
-        expect(lea.page.locator(".decision")).to_contain_text(known)
+        expect(lea.page.locator("main")).to_contain_text(known)
+    unsure = lea.page.get_by_role("button", name="Unsure").bounding_box()
+    assert unsure is not None
+    assert unsure["y"] + unsure["height"] <= 800
+    expect(lea.page.locator(".earlier s")).to_have_text(["unsure", "undone"])
     lea.decide("r")
+    lea.page.goto(f"/items/{clip}")
+    expect(lea.page.locator(".earlier")).to_contain_text("lea, settled it")
     assert desk.ask("SELECT state, verdict FROM review_outcomes") == [("settled", "reportable")]
 
     lea.page.goto("/lead")
@@ -319,6 +327,8 @@ def test_two_people_differ_blindly_and_a_lead_settles_it_and_takes_the_decisions
     with (tmp_path / "decisions.csv").open(newline="", encoding="utf-8") as file:
         rows = [(row["reviewer"], row["round"], row["verdict"]) for row in csv.DictReader(file)]
     assert rows == [
+        ("ada", "first", "unsure"),
+        ("ada", "first", "undone"),
         ("ada", "first", "reportable"),
         ("ben", "second", "not reportable"),
         ("lea", "adjudication", "reportable"),
@@ -420,7 +430,7 @@ def test_an_item_tells_what_is_known_of_its_clip(desk: Desk) -> None:
     )
     ada = desk.seat("ada")
     ada.start()
-    expect(ada.page.locator(".warning")).to_have_text("May contain: Fraud and Scams")
+    expect(ada.page.locator(".warning")).to_have_text("May contain: Fraud and Scams (scams)")
     for fact in ("sound_2026-11-01_02.tar", "English (", "Confidence"):
         expect(ada.page.locator(".facts")).to_contain_text(fact)
     ada.page.get_by_text("Uploaded 1 more time").click()
@@ -652,6 +662,9 @@ def test_no_page_has_barriers_that_axe_knows_and_none_scrolls_sideways(desk: Des
             seat.page.set_viewport_size({"width": 320, "height": 640})
             if seat.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
                 found.append(f"{path} scrolls sideways")
+            cells = "[...document.querySelectorAll('.scroll :is(td:not(.free), tbody th)')]"
+            if seat.page.evaluate(f"{cells}.some(({{offsetHeight}}) => offsetHeight > 50)"):
+                found.append(f"{path} breaks a table's words")
     assert found == []
 
 

@@ -135,6 +135,7 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
     templates = Environment(
         loader=PackageLoader("earmark.desk"), autoescape=True, undefined=StrictUndefined
     )
+    templates.globals["zone"] = config["review"]["timezone"]
     templates.filters["number"] = lambda value: f"{value:,.0f}"
     templates.filters["percent"] = lambda value: f"{value:.0%}"
     templates.filters["time"] = lambda moment: f"{moment.astimezone(zone):%H:%M}"
