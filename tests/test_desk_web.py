@@ -407,6 +407,48 @@ def test_what_is_undone_is_there_to_begin_from(desk: Desk) -> None:
         assert ">&lt;/textarea&gt;half</textarea>" in page
 
 
+def test_who_goes_wrong_is_told_where_and_keeps_the_menu(desk: Desk) -> None:
+    with browser_of(desk, "lea") as browser:
+        export = "/lead/export?format=csv&since=2026-11-09&until="
+        for path, said in (
+            (
+                export + "2026-11-02",
+                "“Last day”, 2026-11-02, is before the “First day”, 2026-11-09",
+            ),
+            (export + "soon", "“Last day”"),
+            ("/items/one", "audio_file_id"),
+        ):
+            answer = browser.get(path)
+            assert answer.status_code == 400
+            for text in (said, "Go back and correct it", "Sign out"):
+                assert text in answer.text
+            assert "whoever runs the review desk" not in answer.text
+        missing = browser.get("/items/77")
+        assert missing.status_code == 404
+        for text in ("whoever runs the review desk", "Sign out"):
+            assert text in missing.text
+        assert "correct it" not in missing.text
+
+
+def test_the_first_page_says_what_there_is_to_begin_with(desk: Desk) -> None:
+    ask(desk.record, "UPDATE audio_files SET status = 'reviewed' WHERE id BETWEEN 2 AND 8")
+    primary = r'<button class="primary start">([^<]*)</button>'
+    with browser_of(desk, "lea") as browser:
+        page = browser.visit("/").text
+        assert "Only 1 wait now" in page
+        assert "no more are drawn, as <code>queue.control_fraction</code> is 0" in page
+        assert "Times are Europe/Zurich." in page
+        assert re.findall(primary, page) == ["Start with the highest score"]
+        browser.submit("/claim", mode="score")
+        with browser_of(desk, "ada") as ada:
+            browser.submit("/items/1/release")
+            ada.submit("/claim", mode="score")
+            ada.submit("/items/1/decide", verdict="unsure")
+        page = browser.get("/").text
+        assert re.findall(primary, page) == ["Settle disputed items: 1"]
+        assert page.index("Settle disputed") < page.index("Start with the highest score")
+
+
 def test_no_form_holds_what_the_database_cannot(desk: Desk) -> None:
     with browser_of(desk, "ada") as browser:
         assert browser.submit("/claim", mode="category", category="a\0b").status_code == 400

@@ -81,7 +81,7 @@ def download(
     until = until or datetime.datetime.now(ZoneInfo(visitor.desk.timezone)).date()
     since = since or until - datetime.timedelta(days=6)
     if until < since:
-        raise EarmarkError(f"the last day, {until}, is before the first, {since}")
+        raise EarmarkError(f"the “Last day”, {until}, is before the “First day”, {since}")
     desk = visitor.desk
     name = f"decisions-{since}-{until}.{format}"
     with (

@@ -124,6 +124,7 @@ def queue(visitor: SignedIn, empty: str = "", notice: str = "") -> HTMLResponse:
             held=claims.held(connection, visitor.reviewer),
             categories=sorted(categories),
             disputed=disputed if visitor.reviewer.is_lead else None,
+            draws_controls=visitor.desk.draws_controls,
             empty=bool(empty),
             notices=[_NOTICES[notice]] if notice in _NOTICES else [],
         )

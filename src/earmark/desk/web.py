@@ -62,6 +62,7 @@ class Desk:
         root: ``volume.root``.
         settings: Section ``desk`` of the configuration.
         target: Clips to be reviewed a day.
+        draws_controls: Whether clips that nothing flagged are drawn for review.
         timezone: Whose days those are.
         templates: Of the pages.
     """
@@ -70,6 +71,7 @@ class Desk:
     root: Path
     settings: dict[str, Any]
     target: int
+    draws_controls: bool
     timezone: str
     templates: Environment
 
@@ -146,6 +148,7 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
         root=Path(config["volume"]["root"]),
         settings=config["desk"],
         target=config["review"]["target"],
+        draws_controls=config["queue"]["control_fraction"] > 0,
         timezone=config["review"]["timezone"],
         templates=templates,
     )
@@ -238,7 +241,9 @@ def _signed_in(request: Request, desk: TheDesk, submitted: Submitted) -> Visitor
     if reviewer is None:
         raise SignInNeeded
     require_same_origin(request, token, submitted)
-    return Visitor(reviewer, token, desk)
+    visitor = Visitor(reviewer, token, desk)
+    request.state.visitor = visitor  # for a page about what goes wrong
+    return visitor
 
 
 SignedIn = Annotated[Visitor, Depends(_signed_in)]
@@ -292,7 +297,12 @@ def _wants_page(request: Request) -> bool:
 def _problem(request: Request, status: int, title: str, text: str) -> Response:
     if not _wants_page(request):
         return PlainTextResponse(text, status)
-    return the_desk(request).page("problem.html", status, title=title, text=text)
+    said = {"code": status, "title": title, "text": text}
+    visitor: Visitor | None = getattr(request.state, "visitor", None)
+    if visitor is None or status >= 500:
+        return the_desk(request).page("problem.html", status, **said)
+    with visitor.desk.connections.transaction() as connection:
+        return visitor.page(connection, "problem.html", status, **said)
 
 
 def _explain(request: Request, error: Exception, *, status: int, title: str) -> Response:
@@ -311,11 +321,20 @@ def _explain_http(request: Request, error: Exception) -> Response:
     return response
 
 
+#: What pages call a field, where it isn't its name.
+_LABELS = {
+    "since": "“First day”",
+    "until": "“Last day”",
+    "break_minutes": "“Suggest a break after so many minutes”",
+}
+
+
 def _explain_form(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    fields = ", ".join(sorted({str(each["loc"][-1]) for each in error.errors()}))
+    wrong = {str(each["loc"][-1]) for each in error.errors()}
+    fields = ", ".join(sorted(_LABELS.get(field, field) for field in wrong))
     return _problem(
-        request, 400, "That did not work", f"The form lacks or has a wrong value in: {fields}."
+        request, 400, "That did not work", f"A value is missing or can't be right in: {fields}."
     )
 
 
