@@ -30,8 +30,8 @@ class Held:
     Attributes:
         clip: Which.
         since: When the answer came that gave it to them.
-        until: When the last request was sent that keeps it, or the decision.
-        ended: Whether that was the decision; without one it stays theirs for the lease's time.
+        until: When the last request was sent that is known to have kept it, or decided.
+        ended: Whether a decision was sent; without one it stays theirs for the lease's time.
         decided: Whether they were told that the decision is kept.
     """
 
@@ -70,30 +70,34 @@ class Person:
                 time.sleep(0.2)
 
     def _session(self, browser: Browser, chance: random.Random) -> None:
+        sent = time.monotonic()
         answer = browser.submit("/claim", mode="score")
         while not self.stop.is_set():
-            found = re.fullmatch(r"/items/(\d+)(\?.*)?", answer.headers.get("location", ""))
+            found = re.fullmatch(r"/items/(\d+)", answer.headers.get("location", ""))
             if found is None:
                 return  # signed out or refused; begin again
             clip = int(found[1])
-            mine = Held(clip, time.monotonic(), time.monotonic())
+            mine = Held(clip, time.monotonic(), sent)
             self.held.append(mine)
-            browser.visit(f"/items/{clip}")
-            alive = mine.until
+            sent = time.monotonic()
+            if browser.visit(f"/items/{clip}").status_code == 200:
+                mine.until = sent
             if chance.random() < 0.1:  # the laptop was closed, and is opened again later
                 time.sleep(chance.uniform(0, 2 * LEASE))
                 if chance.random() < 0.5:
                     return
-            mine.until, mine.ended = time.monotonic(), True
             verdict = "not reportable" if chance.random() < 0.9 else "skipped"
             reason = "other" if verdict == "skipped" else ""
+            sent = time.monotonic()
+            mine.ended = True  # whether or not the answer comes
             answer = browser.submit(f"/items/{clip}/decide", verdict=verdict, reason=reason)
             if answer.status_code == 409:  # it went to somebody else meanwhile
-                mine.until, mine.ended = alive, False
+                mine.ended = False
                 self.refused += 1
+                sent = time.monotonic()
                 answer = browser.submit("/claim", mode="score")
             elif answer.status_code == 303:
-                mine.decided = True
+                mine.until, mine.decided = sent, True
 
 
 def test_no_item_goes_to_two_people_and_none_is_lost(

@@ -51,23 +51,25 @@ class Claim:
 _COLUMNS = "audio_file_id, round, mode, category, chosen_by, asr, policy"
 
 
-# Neither with somebody else now, nor decided or skipped by this person.
+# Neither with somebody else now, nor decided or skipped by this person; and heard by nobody.  In
+# subqueries that can't become joins: beside one, the planner would read the whole queue, and for
+# the second condition all decisions that stand, instead of taking the first that fits.
 _FREE = """
-    NOT EXISTS (
-        SELECT FROM review_claims c
+    (
+        SELECT count(*) FROM review_claims c
         WHERE c.audio_file_id = q.id AND c.reviewer_id <> %(me)s AND c.expires_at > now()
-    )
+    ) = 0
     AND COALESCE((
         SELECT d.verdict FROM review_decisions d
         WHERE d.audio_file_id = q.id AND d.reviewer_id = %(me)s
         ORDER BY d.id DESC LIMIT 1
     ), 'undone') = 'undone'
 """
+_UNHEARD = """
+    (SELECT count(*) FROM review_standing s WHERE s.audio_file_id = q.id AND s.round = 'first') = 0
+"""
 
 # In the views' own order: asked to sort, the planner would expect to read them whole.
-_UNHEARD = """
-    NOT EXISTS (SELECT FROM review_standing s WHERE s.audio_file_id = q.id AND s.round = 'first')
-"""
 _FIRST = {
     "score": f"""
         SELECT q.id FROM ra_queue q
@@ -146,7 +148,7 @@ def claim_next(
     with connection.cursor() as cursor:
         one_at_a_time(cursor)
         cursor.execute(
-            "UPDATE review_claims SET expires_at = now() + %s * INTERVAL '1 second' "
+            "UPDATE review_claims SET expires_at = clock_timestamp() + %s * INTERVAL '1 second' "
             f"WHERE reviewer_id = %s RETURNING {_COLUMNS}",
             [lease_seconds, reviewer.id],
         )
@@ -168,7 +170,11 @@ def claim_next(
 
 
 def one_at_a_time(cursor: Cursor) -> None:
-    """Wait until nobody else changes claims; until the end of the transaction, nobody will."""
+    """Wait until nobody else changes claims; until the end of the transaction, nobody will.
+
+    ``now()`` is the transaction's beginning, before that wait: what is told by it to have expired
+    has, and what is given a time from now on is given it by ``clock_timestamp()``.
+    """
     cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark claim'))")
 
 
@@ -177,7 +183,7 @@ def insert(cursor: Cursor, reviewer: Reviewer, claim: Claim, lease_seconds: floa
     cursor.execute("DELETE FROM review_claims WHERE audio_file_id = %s", [claim.audio_file_id])
     cursor.execute(
         f"INSERT INTO review_claims (reviewer_id, expires_at, {_COLUMNS}) "
-        "VALUES (%s, now() + %s * INTERVAL '1 second', %s, %s, %s, %s, %s, %s, %s)",
+        "VALUES (%s, clock_timestamp() + %s * INTERVAL '1 second', %s, %s, %s, %s, %s, %s, %s)",
         [reviewer.id, lease_seconds, *astuple(claim)],
     )
 
@@ -193,7 +199,7 @@ def heartbeat(
     with connection.cursor() as cursor:
         one_at_a_time(cursor)
         cursor.execute(
-            "UPDATE review_claims SET expires_at = now() + %s * INTERVAL '1 second' "
+            "UPDATE review_claims SET expires_at = clock_timestamp() + %s * INTERVAL '1 second' "
             "WHERE audio_file_id = %s AND reviewer_id = %s",
             [lease_seconds, audio_file_id, reviewer.id],
         )
