@@ -27,6 +27,7 @@ from earmark.volume import Volume
 DOCS = Path(__file__).resolve().parent
 CHROMIUM = "/usr/bin/chromium"  # Debian's
 PASSWORD = "only for the pictures"
+CONTROLS = 0.2  # of what nothing flagged
 LAPTOP, TABLET = (1280, 800), (820, 1180)
 
 
@@ -49,7 +50,7 @@ def load(config: dict[str, Any], conninfo: str, receipt: Path) -> None:
             date,
             asr,
             policy,
-            control_fraction=0.2,
+            control_fraction=CONTROLS,
             policy_texts=policy_texts(volume, policy),
         )
 
@@ -156,6 +157,7 @@ def main() -> None:
                     accounts.add(connection, person, PASSWORD, role)
             shown = config | {
                 "database": config["database"] | {"url": server},
+                "queue": config["queue"] | {"control_fraction": CONTROLS},
                 "desk": config["desk"] | {"port": 0, "second_review_fraction": 1},
             }
             configfile = folder / "config.yaml"
