@@ -36,6 +36,12 @@ def gpu_urgency(archive):
     return work.gpu_urgency(archive) if work else 0
 
 
+def to_reclassify(wildcards):
+    wanted, again = explained(work.to_reclassify)
+    workflow.dag.forcefiles.update(again)
+    return wanted
+
+
 def failed_archives():
     jobs = workflow.scheduler.failed if workflow.scheduler else ()
     return {job.wildcards.archive for job in tuple(jobs)}

@@ -4,12 +4,6 @@
 #           the database; nothing is transcribed again
 
 
-def to_reclassify(wildcards):
-    wanted, again = explained(work.to_reclassify)
-    workflow.dag.forcefiles.update(again)
-    return wanted
-
-
 rule reclassify:
     input:
         to_reclassify,
