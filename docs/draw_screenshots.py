@@ -111,8 +111,16 @@ def draw(page: Page, name: str, size: tuple[int, int] = LAPTOP, scheme: str = "l
         )
 
 
+def draw_sign_in(browser: Browser, url: str) -> None:
+    """Keep a picture of the page that everybody meets first."""
+    page = browser.new_context(base_url=url).new_page()
+    page.goto("/sign-in")
+    draw(page, "sign-in")
+
+
 def draw_all(browser: Browser, url: str) -> None:
     """Let three people work for a while, and keep pictures of their pages."""
+    draw_sign_in(browser, url)
     ada = enter(browser, url, "ada")
     start(ada, "Start with the highest score")
     decide(ada, "Reportable", "Reportable", "Not reportable", "Reportable")
