@@ -34,7 +34,8 @@ FROM generate_series(1, %(flagged)s + %(controls)s) n;
 
 INSERT INTO transcripts (audio_file_id, asr, transcript_text, language, confidence, segments)
 SELECT id, 'whisper', 'First words. Then more.', 'en', 0.9,
-    '[{"start": 0, "end": 2, "text": " First words."}, {"start": 2, "end": 4, "text": " Then more."}]'
+    '[{"start": 0, "end": 2, "text": " First words."},
+      {"start": 2, "end": 4, "text": " Then more."}]'
 FROM audio_files;
 
 -- The first clip has the highest score; every third is also flagged under another category.
@@ -48,7 +49,7 @@ SELECT n, '2026-11', TRUE, 0.5, 'harassment', 0.5, 'logits'
 FROM generate_series(3, %(flagged)s, 3) n;
 
 INSERT INTO provenance VALUES (1, 'classifications', '2026-11', %(facts)s);
-"""  # noqa: E501
+"""
 
 
 def fill(conninfo: str, flagged: int, controls: int = 0) -> None:

@@ -1,11 +1,13 @@
 """How far people who hear the same clip agree: Krippendorff's alpha, and who is compared."""
 
+from pathlib import Path
+
 import krippendorff
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_loading import Archive, archive, query  # noqa: F401
+from test_loading import Archive, query
 
 from earmark.database import connect
 from earmark.desk.agreement import Agreement, agreement, alpha, of_second_reviews
@@ -105,10 +107,10 @@ def decide(
 
 
 @pytest.fixture
-def reviewed(archive: Archive) -> str:  # noqa: F811
+def reviewed(tmp_path: Path, migrated_database: str) -> str:
     """Two clips that two people heard, one that only one did, and one that was not drawn."""
-    archive.load()
-    conninfo = archive.conninfo
+    conninfo = migrated_database
+    Archive(tmp_path, conninfo).load()
     query(
         conninfo,
         "INSERT INTO reviewers (name, role, password_hash) "

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_loading import Archive, archive, member, query  # noqa: F401
+from test_loading import Archive, member, query
 
 from earmark import REPOSITORY
 from earmark.database import connect
@@ -20,14 +20,15 @@ HASHES = {"threats": "7" * 64, "harassment": "8" * 64}
 
 
 @pytest.fixture
-def decided(archive: Archive) -> str:  # noqa: F811
+def decided(tmp_path: Path, migrated_database: str) -> str:
     """A clip, of a name that is hostile, that two people heard; and one that was left."""
+    conninfo = migrated_database
+    archive = Archive(tmp_path, conninfo)
     archive.members = [
         member(0, member="=cmd|' /C calc'!A0", inclusion_probability=0.25),
         *archive.members[1:],
     ]
     archive.load()
-    conninfo = archive.conninfo
     query(
         conninfo,
         "INSERT INTO reviewers (name, role, password_hash) VALUES "

@@ -2,10 +2,11 @@
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from test_loading import Archive, archive, judgement, member, query, transcript  # noqa: F401
+from test_loading import Archive, judgement, member, query, transcript
 
 from earmark.database import connect
 from earmark.desk import progress
@@ -20,7 +21,7 @@ ZONE = f"Etc/GMT{datetime.datetime.now(datetime.UTC).hour - 12:+d}"
 class Review:
     """A database with clips that a day's queue shows, and people who decide about them."""
 
-    def __init__(self, archive: Archive) -> None:  # noqa: F811
+    def __init__(self, archive: Archive) -> None:
         archive.members = [member(n) for n in range(CLIPS)]
         archive.heard = [transcript(n) for n in range(CLIPS)]
         archive.judged = [
@@ -85,8 +86,8 @@ class Review:
 
 
 @pytest.fixture
-def review(archive: Archive) -> Review:  # noqa: F811
-    return Review(archive)
+def review(tmp_path: Path, migrated_database: str) -> Review:
+    return Review(Archive(tmp_path, migrated_database))
 
 
 DAY = 24 * 60

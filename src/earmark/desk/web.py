@@ -189,12 +189,10 @@ def the_desk(request: Request) -> Desk:
 async def _submitted_csrf(request: Request) -> str:
     if request.method in ("GET", "HEAD"):
         return ""
-    if header := request.headers.get("x-csrf-token"):
-        return header
     form = await request.form()
     if any("\0" in value for value in form.values() if isinstance(value, str)):
         raise HTTPException(400, "A form may not hold NUL characters.")
-    value = form.get("csrf")
+    value = request.headers.get("x-csrf-token") or form.get("csrf")
     return value if isinstance(value, str) else ""
 
 
