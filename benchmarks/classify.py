@@ -5,7 +5,7 @@
 Transcripts as long as clips of 60 s have them are judged by one written policy, cut to 600
 tokens, with the demo's model and as many threads on each side, in turns:
 
-- ours: `earmark.classifier.Classifier`: the policy once per job, transcripts in batches;
+- ours: `earmark.policy.classifier.Classifier`: the policy once per job, transcripts in batches;
 - whole prompts: the reference use of CoPE-A, one whole prompt after the other through the
   model's own attention, and the two logits of its last position;
 - JSON: the first design's worker: its prompt, one transcript at a time, 100 tokens of answer
@@ -43,11 +43,11 @@ from benchmarks.report import Result, finish, progress
 from benchmarks.transcribe import MOST_GROWTH, device_name, resident_bytes, timed
 from demo.training.classifier_data import MIXED, draw_post, pools
 from earmark import REPOSITORY
-from earmark.classifier import Classifier, ClassifySettings
-from earmark.classify import classify_archive
-from earmark.language_model import LanguageModel, quantization_config
-from earmark.models import find
-from earmark.policy import Policy, load_policies, render_prompt
+from earmark.models.inventory import find
+from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.policy.classify import classify_archive
+from earmark.policy.language_model import LanguageModel, quantization_config
+from earmark.policy.policies import Policy, load_policies, render_prompt
 from earmark.tables import TRANSCRIPTS, write_table
 
 LEAST_OVER_JSON = 20
@@ -205,7 +205,7 @@ def compare(
 
 def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
     """Tell how long each step of ours takes; returns the exit status."""
-    from earmark import language_model, prefix_attention
+    from earmark.policy import language_model, prefix_attention
 
     ours = Ours(settings)
     policy = cut_policy(ours.classifier.model.tokenizer, policy_tokens)

@@ -23,8 +23,9 @@ import yaml
 
 from benchmarks.report import progress
 from benchmarks.slurm import Use, cluster, gpu_uses
-from earmark import REPOSITORY, configuration, slurm
-from earmark.database import connect, connection_string
+from earmark import REPOSITORY, configuration
+from earmark.driver import slurm
+from earmark.record.database import connect, connection_string
 from earmark.volume import Volume
 
 DEMO = REPOSITORY / "demo"

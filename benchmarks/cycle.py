@@ -29,8 +29,9 @@ from pathlib import Path
 import yaml
 
 from benchmarks.report import Result, finish, progress
-from earmark import REPOSITORY, catalogue, configuration
-from earmark.source import source_of
+from earmark import REPOSITORY, configuration
+from earmark.ingest import catalogue
+from earmark.ingest.source import source_of
 from earmark.volume import Volume
 
 MOST_RATIO = 1.3

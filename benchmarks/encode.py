@@ -5,7 +5,7 @@
 The same clips, half speech and half music, a minute of stereo MP3 each, go through both
 sides with the same number of workers:
 
-- ours: `earmark.encoding.encode_archive` on an unpacked archive with the default settings,
+- ours: `earmark.ingest.encode.encode_archive` on an unpacked archive with the default settings,
   its worker processes' start included;
 - baseline: ``ffmpeg -y -i in.mp3 -c:a libopus -b:a 48k out.opus``, a process per file.
 
@@ -44,9 +44,9 @@ import pyarrow.parquet as pq
 
 from benchmarks import clips, fidelity
 from benchmarks.report import Result, finish, progress
-from earmark.archive import unpack_archive
-from earmark.encoding import encode_archive
-from earmark.media import EncodeSettings
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.ingest.unpack import unpack_archive
 
 LEAST_RATIO = 4.0
 MOST_BYTES_OFF = 0.05

@@ -40,7 +40,8 @@ import yaml
 
 from benchmarks.report import Result, finish, progress
 from benchmarks.slurm import Use, cluster, gpu_uses
-from earmark import REPOSITORY, slurm
+from earmark import REPOSITORY
+from earmark.driver import slurm
 
 MOST_IDLE = 0.05
 GPUS = 3

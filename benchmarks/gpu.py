@@ -60,15 +60,15 @@ from benchmarks.random_models import (
 from benchmarks.report import Result, finish, progress
 from benchmarks.roofline import L4, Device, Step
 from earmark import REPOSITORY, __version__, logs
-from earmark.classifier import ClassifySettings, batches
 from earmark.errors import EarmarkError, SetupError
 from earmark.gpu import GpuWatch
-from earmark.media import EncodeSettings, decode_audio, encode_opus
-from earmark.policy import one_line, prompt_around
-from earmark.preparation import FRAMES, Clip
-from earmark.recognition import AsrSettings, Recogniser
-from earmark.speech import Transcriber
-from earmark.vad import SAMPLE_RATE, load_detector
+from earmark.ingest.media import EncodeSettings, decode_audio, encode_opus
+from earmark.policy.classifier import ClassifySettings, batches
+from earmark.policy.policies import one_line, prompt_around
+from earmark.speech.preparation import FRAMES, Clip
+from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.transcribe import Transcriber
+from earmark.speech.vad import SAMPLE_RATE, load_detector
 
 LEAST_RATIOS = {"transcription": 5.0, "classification": 50.0, "together": 8.0}
 LEAST_SHARE = 0.3  # of the limit, by transcription

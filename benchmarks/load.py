@@ -4,7 +4,7 @@
 
 The same clips are brought into three databases of one server:
 
-- ours: :func:`earmark.loading.load_archive`, from the Parquet files to the receipt;
+- ours: :func:`earmark.record.load.load_archive`, from the Parquet files to the receipt;
 - rows: as in the first design, into its own tables and indexes: an INSERT per file and table,
   each with a commit of its own, since each function of its ``db.py`` takes a connection.  It is
   timed on a sample of the clips (``--sample``), as all of them would take a quarter of an hour;
@@ -34,8 +34,8 @@ from psycopg2.extensions import make_dsn
 
 from benchmarks.postgres import connection_to, execute, server
 from benchmarks.report import Result, finish, progress
-from earmark import database, staging
-from earmark.loading import load_archive
+from earmark.record import database, staging
+from earmark.record.load import load_archive
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, write_table
 
 LEAST_OF_ROWS = 20.0

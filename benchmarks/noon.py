@@ -4,8 +4,8 @@
 
 Weeks in which 1 TB arrives a day, 200 archives of 2 million clips, are simulated under
 ``source.order: oldest`` (first in, first out) and ``deadline``. The same archives arrive under
-both, and the order is the product's own (earmark.deadline, earmark.catalogue). In each week a
-node is lost on Wednesday from 05:00 to 11:00, and nothing of Friday comes before 09:00.
+both, and the order is the product's own (earmark.driver.urgency, earmark.ingest.catalogue). In
+each week a node is lost on Wednesday from 05:00 to 11:00, and nothing of Friday comes before 09:00.
 
 What is assumed, each with an option: sizes are lognormal (sigma 1.2); of all clips so many are
 drawn that they need 80 % of the GPUs' time, at 3,000 clips an hour; a job on a GPU takes 3 minutes
@@ -38,8 +38,8 @@ from statistics import fmean, stdev
 import numpy as np
 
 from benchmarks.report import Result, finish, progress
-from earmark.catalogue import Archive, Intake
-from earmark.deadline import Deadline
+from earmark.driver.urgency import Deadline
+from earmark.ingest.catalogue import Archive, Intake
 
 HOUR = 3600.0
 DAY = 24 * HOUR

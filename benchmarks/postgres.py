@@ -9,7 +9,8 @@ from pathlib import Path
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from earmark import REPOSITORY, embedded_server
+from earmark import REPOSITORY
+from earmark.record import embedded_server
 
 #: Those that matter to speed.
 _SETTINGS = re.compile(

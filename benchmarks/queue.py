@@ -29,8 +29,8 @@ from psycopg2.extensions import make_dsn
 
 from benchmarks.postgres import connection_to, execute, server
 from benchmarks.report import Result, finish, progress
-from earmark import database
-from earmark.review_queue import first_items
+from earmark.record import database
+from earmark.record.review_queue import first_items
 
 MOST_MEDIAN_MS, MOST_P99_MS = 10.0, 50.0
 PAGE = 20

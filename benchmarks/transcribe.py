@@ -5,7 +5,7 @@
 The clips of the demo's archives, as the workflow encodes them to Opus, go through both
 sides with the same model, options and number of threads, in turns:
 
-- ours: `earmark.speech.Transcriber`: processes decode, look for speech and make
+- ours: `earmark.speech.transcribe.Transcriber`: processes decode, look for speech and make
   spectrograms ahead; batches hold windows of many clips;
 - baseline: the first design's worker. For each file ``whisperx.load_audio(path)``, which
   starts the program ffmpeg (where there is none, files are decoded as ours are), then
@@ -41,14 +41,14 @@ from typing import Any
 
 from benchmarks.report import Result, finish, progress
 from earmark import REPOSITORY
-from earmark.archive import unpack_archive
-from earmark.encoding import encode_archive
-from earmark.media import EncodeSettings, decode_audio
-from earmark.preparation import Clip
-from earmark.recognition import AsrSettings
-from earmark.speech import Transcriber, clips_of
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings, decode_audio
+from earmark.ingest.unpack import unpack_archive
+from earmark.speech.preparation import Clip
+from earmark.speech.recognition import AsrSettings
+from earmark.speech.transcribe import Transcriber, clips_of
+from earmark.speech.vad import NO_REPORTS
 from earmark.tables import MANIFEST, read_table
-from earmark.vad import NO_REPORTS
 
 LEAST_RATIO = 1.5
 LEAST_SAME = 0.99
@@ -190,8 +190,8 @@ def device_name(device: str) -> str:
 
 def profile(clips: Sequence[Clip], settings: AsrSettings) -> int:
     """Tell how long each step takes; returns the exit status."""
-    from earmark import preparation, vad
-    from earmark.recognition import Recogniser
+    from earmark.speech import preparation, vad
+    from earmark.speech.recognition import Recogniser
 
     spent: dict[str, float] = {}
     # On one thread of a busy machine the processor's own time is what a step takes.

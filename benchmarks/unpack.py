@@ -5,7 +5,7 @@
 One archive of 2,000 members, 1 GB of noise, is unpacked by both sides in turns, each time
 into a new folder on the same file system:
 
-- ours: a call of `earmark.archive.unpack_archive`, the start of its reading process, the
+- ours: a call of `earmark.ingest.unpack.unpack_archive`, the start of its reading process, the
   SHA-256 of each member, the list of members and the final rename included;
 - baseline: ``tar -xf`` (``tar -xzf`` with ``--gzip``), its start included.
 
@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.report import Result, finish, progress
-from earmark.archive import unpack_archive
+from earmark.ingest.unpack import unpack_archive
 
 LEAST_RATIO = 0.8
 MOST_GROWTH = 8e6  # bytes
@@ -109,7 +109,7 @@ def by_tar(archive: Path, folder: Path, gzipped: bool) -> float:
 def peaks(archive: Path, folder: Path) -> Peaks:
     """Unpack an archive by a new process and watch its memory and its reader's."""
     program = (
-        "import sys; from pathlib import Path; from earmark.archive import unpack_archive; "
+        "import sys; from pathlib import Path; from earmark.ingest.unpack import unpack_archive; "
         "unpack_archive(Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     reader = caller = 0
@@ -119,7 +119,7 @@ def peaks(archive: Path, folder: Path) -> Peaks:
             caller = max(caller, _peak(own))
             for child in _read(own / f"task/{process.pid}/children").split():
                 # A child that has not begun its own program yet has its parent's memory.
-                if "earmark.tarstream" in _read(Path(f"/proc/{child}/cmdline")):
+                if "earmark.ingest.tarstream" in _read(Path(f"/proc/{child}/cmdline")):
                     reader = max(reader, _peak(Path(f"/proc/{child}")))
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     if process.returncode or not reader:

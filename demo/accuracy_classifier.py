@@ -1,6 +1,6 @@
 """How often the demo's classifier is right, on sentences it was never trained on.
 
-The texts go through `earmark.classifier.Classifier`, as in the workflow.
+The texts go through `earmark.policy.classifier.Classifier`, as in the workflow.
 """
 
 import random
@@ -9,8 +9,8 @@ from pathlib import Path
 from demo.training import sentences
 from demo.training.classifier_data import HARMLESS, MIXED, draw_post, pools
 from earmark import REPOSITORY
-from earmark.classifier import Classifier, ClassifySettings
-from earmark.policy import load_policies
+from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.policy.policies import load_policies
 
 MODEL = REPOSITORY / "demo" / "models" / "gemma-demo"
 ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from demo.training import sentences, speech
-from earmark.tarstream import readable
+from earmark.ingest.tarstream import readable
 
 HERE = Path(__file__).resolve().parent
 SEED = 20261101

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from earmark import cli, configuration
-from earmark.database import connect, connection_string
+from earmark.record.database import connect, connection_string
 
 STATUSES = ("flagged", "transcribed", "pending", "failed", "skipped", "duplicates")
 

@@ -18,10 +18,11 @@ import yaml
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from earmark import configuration, database, embedded_server
+from earmark import configuration
 from earmark.desk import accounts
-from earmark.loading import load_archive
 from earmark.names import policy_texts
+from earmark.record import database, embedded_server
+from earmark.record.load import load_archive
 from earmark.volume import Volume
 
 DOCS = Path(__file__).resolve().parent

@@ -13,7 +13,8 @@ import pytest
 from psycopg2.extensions import make_dsn
 from workflow_run import ROWS, Run, write_small_archive
 
-from earmark import database, embedded_server, locks
+from earmark import locks
+from earmark.record import database, embedded_server
 
 # Benchmarks are not installed; a test runs them as `python -m` would, from here.
 sys.path.append(str(Path(__file__).parent.parent))

@@ -9,14 +9,14 @@ from pathlib import Path
 from demo_clips import DEMO, EXPECTED, QUICK
 
 from earmark import REPOSITORY
-from earmark.archive import unpack_archive
-from earmark.classifier import ClassifySettings
-from earmark.classify import classify_archive
-from earmark.encoding import encode_archive
-from earmark.loading import load_archive
-from earmark.media import EncodeSettings
-from earmark.policy import load_policies
-from earmark.speech import transcribe_archive
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.ingest.unpack import unpack_archive
+from earmark.policy.classifier import ClassifySettings
+from earmark.policy.classify import classify_archive
+from earmark.policy.policies import load_policies
+from earmark.record.load import load_archive
+from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 
 DATE = "2026-11-02"
@@ -40,11 +40,11 @@ def make(root: Path) -> None:
         )  # fmt: skip
         transcripts = volume.transcripts("demo", DATE, archive)
         transcribe_archive(
-            manifest, transcripts, root, QUICK, volume.parts_of(archive, "transcribe_audio")
+            manifest, transcripts, root, QUICK, volume.checkpoint(archive, "transcribe_audio")
         )
         classify_archive(
             transcripts, volume.classes("demo", DATE, archive), POLICIES, CLASSIFIER, "demo",
-            volume.parts_of(archive, "classify_transcripts"),
+            volume.checkpoint(archive, "classify_transcripts"),
         )  # fmt: skip
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_loading import Archive, query
+from test_load import Archive, query
 
-from earmark.database import connect
 from earmark.desk.agreement import Agreement, agreement, alpha, of_second_reviews
+from earmark.record.database import connect
 
 #: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): the data of his sections A
 #: (two observers, two values) and C (four observers, five values, some missing), by observer.

@@ -7,10 +7,10 @@ from dataclasses import fields
 import duckdb
 import pytest
 
-from earmark.analysis import queries, run
-from earmark.database import SQL
+from earmark import SQL
 from earmark.errors import EarmarkError
-from earmark.loading import Receipt
+from earmark.record.analysis import queries, run
+from earmark.record.load import Receipt
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 

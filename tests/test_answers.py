@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from earmark.answers import Answer, UnreadableError, read_answer
+from earmark.policy.json_answers import Answer, UnreadableError, read_answer
 
 CATEGORIES = ("scams", "self-harm")
 YES = Answer(True, 0.9, "scams")

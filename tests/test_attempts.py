@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from earmark import attempts, catalogue, quarantine
-from earmark.attempts import failures
-from earmark.catalogue import Archive
-from earmark.database import connect
+from earmark.driver import attempts, quarantine
+from earmark.driver.attempts import failures
+from earmark.driver.stages import stage
 from earmark.errors import EarmarkError, SetupError, UnavailableError
-from earmark.source import FolderSource
-from earmark.stages import stage
+from earmark.ingest import catalogue
+from earmark.ingest.catalogue import Archive
+from earmark.ingest.source import FolderSource
+from earmark.record.database import connect
 from earmark.volume import Volume
 
 ARCHIVE = Archive("a.tar", 1000, 1_700_000_000 * 10**9, confirmed=True)
@@ -26,8 +27,8 @@ NAME = ARCHIVE.name
 STAGE = """
 import sys, time
 from pathlib import Path
-from earmark.source import FolderSource
-from earmark.stages import stage
+from earmark.ingest.source import FolderSource
+from earmark.driver.stages import stage
 from earmark.volume import Volume
 volume = Volume(Path(sys.argv[1]))
 with stage("encode_opus", "a.tar", volume, volume.log("encode_opus", "a.tar")) as lock:

@@ -13,10 +13,10 @@ from psycopg2.extensions import make_dsn
 from test_status import Place
 
 from earmark import cli
-from earmark.backup import backup, backups, restore
-from earmark.database import connect, display
 from earmark.errors import EarmarkError
-from earmark.review_queue import review_queue
+from earmark.record.backup import backup, backups, restore
+from earmark.record.database import connect, display
+from earmark.record.review_queue import review_queue
 
 TABLES = ("archives", "audio_files", "transcripts", "classifications")
 

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earmark.batches import BATCHES_TOGETHER, Batcher, Transcribed
-from earmark.preparation import Clip, Features, Prepared, Window
-from earmark.recognition import Heard, Language
-from earmark.transcript import compression_ratio
+from earmark.speech.batches import BATCHES_TOGETHER, Batcher, Transcribed
+from earmark.speech.preparation import Clip, Features, Prepared, Window
+from earmark.speech.recognition import Hypothesis, Language
+from earmark.speech.transcript import compression_ratio
 
 LANGUAGES = ("en", "es", "de")
 
@@ -39,11 +39,11 @@ class Echo:
     def detect_languages(self, encoded: np.ndarray) -> list[Language]:
         return [Language(LANGUAGES[int(each[1])], 0.9) for each in encoded]
 
-    def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Heard]:
+    def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Hypothesis]:
         numbers = [int(each[0]) for each in encoded]
         self.batches.append(list(zip(numbers, languages, strict=True)))
         self.speech.append([int(each[2]) for each in encoded])
-        return [Heard(f"w{number}", -1.0, 2, 0.1) for number in numbers]
+        return [Hypothesis(f"w{number}", -1.0, 2, 0.1) for number in numbers]
 
 
 def clip(ordinal: int, speech: Sequence[float], language: int = 0, first: int = 0) -> Prepared:
@@ -167,9 +167,9 @@ def test_however_many_clips_there_are_only_some_are_in_memory() -> None:
 @pytest.mark.parametrize("words", ["good morning to you all", "you " * 60])
 def test_a_loop_of_the_decoder_shows_in_the_compression_ratio(words: str) -> None:
     class Looping(Echo):
-        def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Heard]:
+        def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Hypothesis]:
             texts = [words if int(each[0]) == 1 else "a dog" for each in encoded]
-            return [Heard(text.strip(), -1.0, 2, 0.1) for text in texts]
+            return [Hypothesis(text.strip(), -1.0, 2, 0.1) for text in texts]
 
     (found,) = transcribe(Looping(), [clip(0, [5, 5, 5])], 4)
     assert found.transcript is not None

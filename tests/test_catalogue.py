@@ -10,10 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from earmark import catalogue, locks
-from earmark.catalogue import Archive, Intake, plan_run, poll
+from earmark import locks
 from earmark.errors import EarmarkError
-from earmark.source import FolderSource, Listed, SourceUnreachableError
+from earmark.ingest import catalogue
+from earmark.ingest.catalogue import Archive, Intake, plan_run, poll
+from earmark.ingest.source import FolderSource, Listed, SourceUnreachableError
 from earmark.volume import Volume
 
 NOON = 1_793_534_400  # 2026-11-01 12:00 UTC

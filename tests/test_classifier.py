@@ -15,16 +15,16 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from earmark import REPOSITORY
-from earmark.classifier import Classifier, ClassifySettings, Judgement, batches
 from earmark.errors import EarmarkError, SetupError
-from earmark.language_model import LanguageModel
-from earmark.policy import (
+from earmark.policy.classifier import Classification, Classifier, ClassifySettings, batches
+from earmark.policy.language_model import LanguageModel
+from earmark.policy.policies import (
     Policy,
     load_policies,
     prompt_around,
     render_prompt,
 )
-from earmark.prefix_attention import SCORES_TOGETHER, Prefix
+from earmark.policy.prefix_attention import SCORES_TOGETHER, Prefix
 
 BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
 ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
@@ -59,7 +59,7 @@ def classifier() -> Classifier:
     return Classifier(SETTINGS)
 
 
-def judged(classifier: Classifier, policy: Policy, contents: list[str]) -> list[Judgement]:
+def judged(classifier: Classifier, policy: Policy, contents: list[str]) -> list[Classification]:
     """The judgements in the order of the contents."""
     return [judgement for _, judgement in sorted(classifier.judge(policy, contents))]
 

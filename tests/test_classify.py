@@ -15,9 +15,9 @@ import pytest
 from test_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from earmark.classifier import ClassifySettings
-from earmark.classify import classify_archive
-from earmark.policy import PROMPT_SHA256, set_sha256
+from earmark.policy.classifier import ClassifySettings
+from earmark.policy.classify import classify_archive
+from earmark.policy.policies import PROMPT_SHA256, set_sha256
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 
@@ -187,6 +187,6 @@ def test_a_job_that_died_after_its_last_row_asks_nothing_again(
     classify_archive(*arguments)
     rows = read_table(output, CLASSES)
     output.unlink()
-    monkeypatch.setattr("earmark.classify.Classifier", None)  # nobody may load a model
+    monkeypatch.setattr("earmark.policy.classify.Classifier", None)  # nobody may load a model
     classify_archive(*arguments)
     assert read_table(output, CLASSES) == rows

@@ -13,7 +13,8 @@ import pytest
 import yaml
 from workflow_run import ROWS, Run, wait_for
 
-from earmark import REPOSITORY, locks, slurm
+from earmark import REPOSITORY, locks
+from earmark.driver import slurm
 from earmark.volume import Volume
 
 EARMARK = [sys.executable, "-m", "earmark"]

@@ -21,8 +21,10 @@ from conftest import open_volume
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from benchmarks.queue import fill
-from earmark import REPOSITORY, embedded_server
-from earmark.database import (
+from earmark import REPOSITORY
+from earmark.errors import EarmarkError
+from earmark.record import embedded_server
+from earmark.record.database import (
     connect,
     connection_string,
     display,
@@ -30,8 +32,7 @@ from earmark.database import (
     pending_migrations,
     stop_embedded,
 )
-from earmark.errors import EarmarkError
-from earmark.review_queue import health, review_queue
+from earmark.record.review_queue import health, review_queue
 
 SECRET = "s3cr:t/@?"
 
@@ -244,7 +245,7 @@ def test_many_may_migrate_at_once(empty_database):
 
 MIGRATE = """
 import pathlib, sys
-from earmark.database import migrate
+from earmark.record.database import migrate
 migrate(sys.argv[1], pathlib.Path(sys.argv[2]))
 """
 
@@ -553,7 +554,7 @@ def test_a_cluster_cut_short_while_it_was_made_is_made_anew(volume):
 
 USER_OF_THE_SERVER = """
 import pathlib, sys
-from earmark import database
+from earmark.record import database
 conninfo = database.connection_string(None, pathlib.Path(sys.argv[1]))
 with database.connect(conninfo) as connection:
     connection.cursor().execute("SELECT 1")

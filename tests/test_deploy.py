@@ -21,8 +21,9 @@ import yaml
 from desk_server import Browser, free_port, serving, write_config
 from psycopg2.extensions import make_dsn
 
-from earmark import REPOSITORY, database, embedded_server
+from earmark import REPOSITORY
 from earmark.errors import SetupError
+from earmark.record import database, embedded_server
 
 CLUSTER = REPOSITORY / "deploy/cluster"
 MACHINES = ("coordinator", "transfer", "worker")

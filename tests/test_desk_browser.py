@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, Playwright, Response, expect, syn
 from psycopg2.extensions import make_dsn
 
 from earmark.desk.connections import Connections
-from earmark.policy import load_policies
+from earmark.policy.policies import load_policies
 
 CHROMIUM = "/usr/bin/chromium"  # Debian's
 LEASE = 5.0  # seconds

@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_loading import Archive, member, query
+from test_load import Archive, member, query
 
 from earmark import REPOSITORY
-from earmark.database import connect
 from earmark.desk.export import COLUMNS, Format, export
+from earmark.record.database import connect
 
 TODAY = datetime.date(2026, 11, 20)
 HASHES = {"threats": "7" * 64, "harassment": "8" * 64}

@@ -15,9 +15,9 @@ from desk_server import Browser, Server, serving, write_config
 from psycopg2.extensions import make_dsn
 
 from earmark.configuration import read
+from earmark.desk.app import create_app, soon
 from earmark.desk.connections import Connections
-from earmark.desk.web import create_app, soon
-from earmark.media import EncodeSettings, encode_opus
+from earmark.ingest.media import EncodeSettings, encode_opus
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}</textarea>"
 

@@ -10,10 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from test_status import Place, judgement, member
 
-from earmark import cli, configuration, erasure
-from earmark.database import connect
-from earmark.encoding import encode_archive
-from earmark.erasure import (
+from earmark import cli, configuration
+from earmark.checkpoints import Checkpoint
+from earmark.errors import EarmarkError
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.record import erasure
+from earmark.record.database import connect
+from earmark.record.erasure import (
     Erased,
     Upload,
     clip_in_archive,
@@ -22,11 +26,7 @@ from earmark.erasure import (
     find,
     withhold,
 )
-from earmark.errors import EarmarkError
-from earmark.loading import load_archive
-from earmark.media import EncodeSettings
-from earmark.parts import Parts
-from earmark.report import gather, write_report
+from earmark.record.load import load_archive
 from earmark.tables import (
     CLASSES,
     MANIFEST,
@@ -36,6 +36,7 @@ from earmark.tables import (
     read_table,
     write_table,
 )
+from earmark.watch.report import gather, write_report
 
 DATE = "2026-11-02"
 #: The content of clip 1 of a.tar, of clip 4 of a.tar and of clip 0 of b.tar.
@@ -208,8 +209,8 @@ def test_an_upload_that_comes_later_is_left_out(erasing: Erasing, tmp_path: Path
 
 
 def test_what_a_killed_stage_kept_is_gone_too(erasing: Erasing) -> None:
-    folder = erasing.volume.parts_of("a.tar", "transcribe_audio")
-    parts = Parts(folder, TRANSCRIPTS, "0" * 32, 0)
+    folder = erasing.volume.checkpoint("a.tar", "transcribe_audio")
+    parts = Checkpoint(folder, TRANSCRIPTS, "0" * 32, 0)
     parts.add([{"archive": "a.tar", "ordinal": 1, "text": WORDS, "status": "ok"}])
     assert any("state/parts" in each for each in erasing.traces(WORDS))
     erasing.erase()
@@ -349,8 +350,8 @@ def test_what_people_decided_goes_too_and_who_opened_it_stays(erasing: Erasing) 
 
 
 def test_the_parts_of_an_archive_with_a_longer_name_stay(erasing: Erasing) -> None:
-    other = erasing.volume.parts_of("a.tar.gz", "transcribe_audio")
-    parts = Parts(other, TRANSCRIPTS, "0" * 32, 0)
+    other = erasing.volume.checkpoint("a.tar.gz", "transcribe_audio")
+    parts = Checkpoint(other, TRANSCRIPTS, "0" * 32, 0)
     parts.add([{"archive": "a.tar.gz", "ordinal": 1, "text": "other", "status": "ok"}])
     erasing.erase()
     assert list(other.rglob("*.parquet"))

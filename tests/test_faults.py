@@ -20,7 +20,9 @@ import yaml
 from slurm_cluster import SlurmCluster, slurm_cluster
 from workflow_run import ROWS, Run, wait_for
 
-from earmark import attempts, database, embedded_server, locks, quarantine, slurm
+from earmark import locks
+from earmark.driver import attempts, quarantine, slurm
+from earmark.record import database, embedded_server
 
 __all__ = ["slurm_cluster"]
 

@@ -32,13 +32,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sounds import ENCODERS, chirp, write_audio
-from test_archive import BLOCK, END, entry
+from test_unpack import BLOCK, END, entry
 
-from earmark.archive import MEMBERS_FILE, UnpackLimits, detect_archive_type, unpack_archive
-from earmark.encoding import encode_archive
-from earmark.media import EncodeSettings
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.ingest.tarstream import read_members
+from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, detect_archive_type, unpack_archive
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
-from earmark.tarstream import read_members
 
 ARCHIVES = Path(__file__).parents[1] / "demo" / "archives"
 SHARES = {"clips": 0.6, "unpacked": 0.1, "read": 0.2, "built": 0.1}

@@ -16,8 +16,8 @@ from benchmarks import gpu, random_models, roofline
 from benchmarks.gpu import Figures
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError
-from earmark.preparation import FRAMES
-from earmark.recognition import AsrSettings, Recogniser
+from earmark.speech.preparation import FRAMES
+from earmark.speech.recognition import AsrSettings, Recogniser
 
 README = (REPOSITORY / "benchmarks/README.md").read_text(encoding="utf-8")
 H100 = roofline.DEVICES["NVIDIA H100 80GB HBM3"]

@@ -1,6 +1,6 @@
 """Archives made to do harm: to other files, to memory and to time.
 
-Beside `test_archive`, which has most headers, cuts and limits one by one: here they meet a
+Beside `test_unpack`, which has most headers, cuts and limits one by one: here they meet a
 file that they point at, and bounds on what they may cost.
 """
 
@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 from sounds import chirp, write_audio
-from test_archive import BLOCK, END, HUGE, NO_LIMITS, entry, forged, read_all, statuses
-from test_archive import unpack as unpack  # the fixture
+from test_unpack import BLOCK, END, HUGE, NO_LIMITS, entry, forged, read_all, statuses
+from test_unpack import unpack as unpack  # the fixture
 
-from earmark.archive import MEMBERS_FILE, UnpackLimits, unpack_archive
-from earmark.encoding import encode_archive
-from earmark.media import EncodeSettings
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, unpack_archive
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
 
 MIB = 1 << 20
@@ -377,7 +377,7 @@ def test_a_member_that_declares_more_than_there_is_takes_no_room(unpack):
 STAGE = """
 import resource, sys
 from pathlib import Path
-from earmark.archive import UnpackLimits, unpack_archive
+from earmark.ingest.unpack import UnpackLimits, unpack_archive
 unpack_archive(Path(sys.argv[1]), Path(sys.argv[2]), UnpackLimits(max_member_bytes=1 << 40))
 (own,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(own.split()[1], resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

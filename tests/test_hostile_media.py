@@ -16,12 +16,12 @@ import av
 import numpy as np
 import pytest
 from sounds import ENCODERS, chirp, write_audio
-from test_archive import END, entry
 from test_hostile_archives import pack_zip
+from test_unpack import END, entry
 
-from earmark.archive import unpack_archive
-from earmark.encoding import encode_archive
-from earmark.media import EncodeSettings
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.ingest.unpack import unpack_archive
 from earmark.tables import MANIFEST, read_table
 
 
@@ -355,7 +355,7 @@ class Memory(threading.Thread):
                 pids = (task / "children").read_text().split()
                 for pid in pids:
                     # Not one of another test, nor one that has not begun its own program yet.
-                    if "earmark.media" in Path(f"/proc/{pid}/cmdline").read_text():
+                    if "earmark.ingest.media" in Path(f"/proc/{pid}/cmdline").read_text():
                         yield Path(f"/proc/{pid}/status").read_text()
             except (FileNotFoundError, ProcessLookupError):
                 continue  # ended meanwhile

@@ -15,7 +15,7 @@ from ssh_host import ALIAS, SshHost
 from workflow_run import ROWS, Run
 
 from earmark import locks
-from earmark.database import connect
+from earmark.record.database import connect
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from earmark import REPOSITORY
-from earmark.classifier import Classifier, ClassifySettings
-from earmark.classify import classify_archive
 from earmark.errors import SetupError
-from earmark.policy import JSON_PROMPT_SHA256, load_policies
+from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.policy.classify import classify_archive
+from earmark.policy.policies import JSON_PROMPT_SHA256, load_policies
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 POLICIES = load_policies(REPOSITORY / "config" / "policies", ["harassment", "scams"])

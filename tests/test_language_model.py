@@ -10,9 +10,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from earmark import REPOSITORY
 from earmark.errors import SetupError
-from earmark.language_model import LanguageModel
-from earmark.models import Found
-from earmark.prefix_attention import MODEL_TYPES, Prefix
+from earmark.models.inventory import Found
+from earmark.policy.language_model import LanguageModel
+from earmark.policy.prefix_attention import MODEL_TYPES, Prefix
 
 DEMO = REPOSITORY / "demo" / "models" / "gemma-demo"
 #: Shorter than the texts below, so that what lies further back must be forgotten.

@@ -15,8 +15,8 @@ from desk_record import fill, join
 from desk_server import Browser, serving, write_config
 from psycopg2.extensions import make_dsn
 
-from earmark import database
 from earmark.desk import journal
+from earmark.record import database
 
 HOSTILE = "<script>alert(1)</script>"
 _DECISIONS = """

@@ -9,7 +9,7 @@ from refusals import largest_file
 from sounds import ENCODERS, chirp, write_audio
 
 from earmark.errors import EarmarkError
-from earmark.media import (
+from earmark.ingest.media import (
     EncodeSettings,
     MediaError,
     NotAudioError,

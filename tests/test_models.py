@@ -20,7 +20,7 @@ from model_hub import COMMIT, TOKEN, Hub, files_of, serve
 
 from earmark import REPOSITORY, cli
 from earmark.configuration import resolve
-from earmark.models import named_in
+from earmark.models.inventory import named_in
 
 DEMO = REPOSITORY / "demo/models"
 WHISPER, GEMMA, COPE = "lab/whisper-demo", "lab/gemma-demo", "lab/cope-demo"
@@ -122,11 +122,11 @@ def test_models_are_fetched_whole_and_jobs_load_them_without_asking_the_hub(
 import sys
 import tarfile
 from pathlib import Path
-from earmark.classifier import ClassifySettings
-from earmark.classify import classify_archive
+from earmark.policy.classifier import ClassifySettings
+from earmark.policy.classify import classify_archive
 from earmark.configuration import read
-from earmark.policy import load_policies
-from earmark.speech import AsrSettings, transcribe_archive
+from earmark.policy.policies import load_policies
+from earmark.speech.transcribe import AsrSettings, transcribe_archive
 from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, write_table
 config, folder = read(Path(sys.argv[1])), Path(sys.argv[2])
 with tarfile.open(next(Path("demo/archives").glob("*_03.tar.gz"))) as archive:

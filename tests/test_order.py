@@ -32,12 +32,14 @@ from benchmarks.noon import (
     simulate,
     week,
 )
-from earmark import REPOSITORY, pace
-from earmark.catalogue import Archive, Intake, plan_run
+from earmark import REPOSITORY
 from earmark.configuration import resolve
-from earmark.deadline import MOST_HOURS_GIVEN_WAY, Deadline
-from earmark.driver import Work, check_inputs
+from earmark.driver.checks import check_inputs
+from earmark.driver.urgency import MOST_HOURS_GIVEN_WAY, Deadline
+from earmark.driver.work import Work
 from earmark.errors import EarmarkError
+from earmark.ingest.catalogue import Archive, Intake, plan_run
+from earmark.record import throughput
 from earmark.volume import Volume
 
 NOON = datetime(2026, 11, 4, 12, tzinfo=UTC)
@@ -145,7 +147,7 @@ def worked(size: int | None, transcribe: float | None, classify: float | None) -
 
 
 def test_how_long_gpus_work_is_measured_on_the_archives_of_a_day(volume: Volume) -> None:
-    assert pace.gpu_seconds_per_byte(volume, time.time()) == 0
+    assert throughput.gpu_seconds_per_byte(volume, time.time()) == 0
     receive(volume, "a.tar", worked(1000, 200.0, 50.0))
     receive(volume, "b.tar", worked(3000, 500.0, 50.0), hours_ago=23)
     receive(volume, "yesterday.tar", worked(10, 9e9, 9e9), hours_ago=25)
@@ -153,7 +155,7 @@ def test_how_long_gpus_work_is_measured_on_the_archives_of_a_day(volume: Volume)
     receive(volume, "unsized.tar", worked(None, 100.0, 100.0))
     receive(volume, "empty.tar", {})
     receive(volume, "damaged.tar", "{")
-    assert pace.gpu_seconds_per_byte(volume, time.time()) == pytest.approx(800 / 4000)
+    assert throughput.gpu_seconds_per_byte(volume, time.time()) == pytest.approx(800 / 4000)
 
 
 @pytest.mark.parametrize("order", ["oldest", "newest", "deadline"])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError
-from earmark.policy import (
+from earmark.policy.policies import (
     PROMPT,
     Policy,
     load_policies,

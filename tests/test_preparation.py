@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from demo_clips import MEMBERS, extract_clips, spoken
 
-from earmark import preparation
 from earmark.errors import EarmarkError
-from earmark.preparation import Clip, Preparation, Prepared
+from earmark.speech import preparation
+from earmark.speech.preparation import Clip, Preparation, Prepared
 
 AHEAD = 1000.0
 MELS = 80
@@ -176,7 +176,7 @@ def test_a_clip_that_hangs_is_given_up(
 PARENT = """
 import sys
 from pathlib import Path
-from earmark.preparation import Clip, Preparation
+from earmark.speech.preparation import Clip, Preparation
 with Preparation("silero", "cpu", processes=2) as processes:
     list(processes.prepare([Clip(n, Path(sys.argv[1]), 1.0) for n in range(2)], 80, 1000.0))
 """

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from earmark.analysis import run
-from earmark.selection import Selection, SelectionSettings
+from earmark.ingest.selection import Selection, SelectionSettings
+from earmark.record.analysis import run
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 

@@ -7,8 +7,8 @@ import pytest
 from demo_clips import MEMBERS, QUICK, extract_clips, spoken
 
 from earmark.errors import EarmarkError
-from earmark.preparation import Clip, Preparation, Window
-from earmark.recognition import AsrSettings, Recogniser
+from earmark.speech.preparation import Clip, Preparation, Window
+from earmark.speech.recognition import AsrSettings, Recogniser
 
 
 @pytest.fixture(scope="module")

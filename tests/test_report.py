@@ -20,13 +20,13 @@ from hypothesis import strategies as st
 from test_status import Place
 
 from earmark import REPOSITORY, cli, configuration, locks
-from earmark.database import connect
 from earmark.errors import EarmarkError
-from earmark.noon import review
-from earmark.queue_files import read_queue, write_queue
-from earmark.report import gather, render, tell, warning_of, write_report
-from earmark.review_queue import QueueItem, review_queue
+from earmark.record.database import connect
+from earmark.record.queue_files import read_queue, write_queue
+from earmark.record.review_queue import QueueItem, review_queue
 from earmark.tables import MANIFEST, read_table, write_table
+from earmark.watch.forecast import forecast
+from earmark.watch.report import gather, render, tell, warning_of, write_report
 
 
 @pytest.fixture
@@ -302,14 +302,14 @@ SEVEN, NOON = datetime(2026, 11, 2, 7, tzinfo=UTC), datetime(2026, 11, 2, 12, tz
 
 
 def test_it_warns_exactly_if_the_target_will_be_missed_or_nobody_knows() -> None:
-    on_course = review(WANTED, SEVEN, NOON, (180, 150, 150, 60))
-    missed = review(WANTED, SEVEN, NOON, (180, 150, 150, 6))
+    on_course = forecast(WANTED, SEVEN, NOON, (180, 150, 150, 60))
+    missed = forecast(WANTED, SEVEN, NOON, (180, 150, 150, 6))
     assert warning_of(on_course) is None
     warning = warning_of(missed)
     assert warning is not None
     assert "will be missed: 150 flagged clips wait now, and 155 of 200" in warning
     assert "as fast as in the last 6 hours" in warning
-    assert "can't be told" in str(warning_of(review(WANTED, SEVEN, NOON, None)))
+    assert "can't be told" in str(warning_of(forecast(WANTED, SEVEN, NOON, None)))
 
 
 def hook(folder: Path, code: str) -> str:

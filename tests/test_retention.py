@@ -10,9 +10,7 @@ from ssh_host import ALIAS, SshHost
 from test_status import Place
 
 from earmark import locks
-from earmark.catalogue import Archive, poll
-from earmark.database import connect
-from earmark.retention import (
+from earmark.driver.retention import (
     Retention,
     delete_at_source,
     expire_rows,
@@ -20,7 +18,9 @@ from earmark.retention import (
     remove,
     sweep,
 )
-from earmark.source import FolderSource, SshSource
+from earmark.ingest.catalogue import Archive, poll
+from earmark.ingest.source import FolderSource, SshSource
+from earmark.record.database import connect
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
@@ -119,8 +119,8 @@ def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
         put(volume.unpacked(".pending.tar.partial") / "000000").parent,
         put(volume.transfer("done.tar", "abc")),
         put(volume.transfer("vanished.tar", "abc")),
-        put(volume.parts_of("done.tar", "transcribe_audio") / "abc/000000.parquet"),
-        put(volume.parts_of("vanished.tar", "transcribe_audio") / "abc/000000.parquet"),
+        put(volume.checkpoint("done.tar", "transcribe_audio") / "abc/000000.parquet"),
+        put(volume.checkpoint("vanished.tar", "transcribe_audio") / "abc/000000.parquet"),
         put(volume.manifest(DATE, "pending.tar").with_name(".pending.tar.parquet.12.partial")),
         put(volume.incoming(".pending.tar.77.partial")),
         put(volume.archive_lock("done.tar")),
@@ -128,7 +128,7 @@ def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
     kept = [
         put(volume.unpacked("pending.tar") / "000000"),
         put(volume.transfer("pending.tar", "abc")),
-        put(volume.parts_of("pending.tar", "transcribe_audio") / "abc/000000.parquet"),
+        put(volume.checkpoint("pending.tar", "transcribe_audio") / "abc/000000.parquet"),
         put(volume.incoming("pending.tar")),
         put(volume.manifest(DATE, "pending.tar")),
         put(volume.archive_lock("pending.tar")),
@@ -145,7 +145,7 @@ def test_nothing_that_somebody_works_on_is_touched(volume: Volume, source: Folde
         put(volume.incoming("a.tar")),
         put(volume.unpacked("a.tar") / "000000"),
         put(volume.transfer("a.tar", "abc")),
-        put(volume.parts_of("a.tar", "transcribe_audio") / "abc/000000.parquet"),
+        put(volume.checkpoint("a.tar", "transcribe_audio") / "abc/000000.parquet"),
     ]
     with locks.exclusive(volume.archive_lock("a.tar")):
         sweep(volume, archives, Retention())

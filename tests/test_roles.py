@@ -8,12 +8,14 @@ import pytest
 from desk_record import join
 from desk_server import Browser, serving, write_config
 from psycopg2.extensions import make_dsn
-from test_loading import Archive, query
+from test_load import Archive, query
 
-from earmark import cli, database, quarantine, roles
-from earmark.backup import backup, restore
+from earmark import cli
+from earmark.driver import quarantine
 from earmark.errors import EarmarkError, SetupError
-from earmark.review_queue import health, review_queue
+from earmark.record import database, roles
+from earmark.record.backup import backup, restore
+from earmark.record.review_queue import health, review_queue
 from earmark.volume import Volume
 
 TABLES = ("archives", "audio_files", "transcripts", "classifications")

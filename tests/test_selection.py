@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sounds import chirp, write_audio
 
-from earmark.archive import MEMBERS_FILE
-from earmark.encoding import encode_archive
 from earmark.errors import SetupError
-from earmark.media import EncodeSettings
-from earmark.selection import Drawn, Selection, SelectionSettings, uniform
+from earmark.ingest.encode import encode_archive
+from earmark.ingest.media import EncodeSettings
+from earmark.ingest.selection import Drawn, Selection, SelectionSettings, uniform
+from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
 from earmark.volume import Volume
 

@@ -10,7 +10,7 @@ import pytest
 from slurm_cluster import COMMAND, SlurmCluster, slurm_cluster
 from workflow_run import ROWS, STAGES, Run
 
-from earmark import cycle, slurm
+from earmark.driver import cycle, slurm
 from earmark.volume import Volume
 
 __all__ = ["slurm_cluster"]
@@ -54,7 +54,7 @@ def test_a_driver_that_ends_waits_for_no_job_that_has_not_begun_or_waits_itself(
     stage = f"""exec {sys.executable} - <<'END'
 import time
 from pathlib import Path
-from earmark.stages import stage
+from earmark.driver.stages import stage
 from earmark.volume import Volume
 volume = Volume(Path({str(tmp_path)!r}))
 with stage("encode_opus", ARCHIVE, volume, Path("log")) as lock:
@@ -78,7 +78,7 @@ END"""
         while not (said.exists() and "at work" in said.read_text()):
             assert slurm_cluster.state(jobs[waits_for]) == "RUNNING", said.read_text()
             time.sleep(0.1)
-    cycle.let_go(volume, prefix)
+    cycle.cancel_waiting(volume, prefix)
     assert slurm_cluster.wait(jobs["room"], jobs["a GPU"]) == ["CANCELLED"] * 2
     assert slurm_cluster.state(jobs[""]) == "RUNNING"
     slurm.cancel([jobs[""]])

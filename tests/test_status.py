@@ -17,18 +17,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slurm_cluster import SlurmCluster, slurm_cluster
 
-from earmark import catalogue, cli, configuration, database, locks, metrics, noon, pace, slurm
-from earmark import status as status_module
-from earmark.database import connect, display
+from earmark import cli, configuration, locks
+from earmark.clock import next_deadline
+from earmark.driver import slurm
+from earmark.driver.stages import stage
 from earmark.errors import EarmarkError
-from earmark.loading import load_archive
-from earmark.noon import next_noon
-from earmark.review_queue import health, review_queue
-from earmark.source import source_of
-from earmark.stages import stage
-from earmark.status import Jobs, Status, status
+from earmark.ingest import catalogue
+from earmark.ingest.source import source_of
+from earmark.record import database, throughput
+from earmark.record.database import connect, display
+from earmark.record.load import load_archive
+from earmark.record.review_queue import health, review_queue
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
+from earmark.watch import forecast, metrics
+from earmark.watch import status as status_module
+from earmark.watch.status import Jobs, Status, status
 
 __all__ = ["slurm_cluster"]
 
@@ -311,7 +315,7 @@ def test_a_damaged_receipt_or_manifest_is_counted_and_the_rest_stands(
 def test_only_the_newest_receipts_are_read_and_rates_go_over_just_their_time(
     place: Place, migrated_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "_MOST_RECEIPTS", 2)
+    monkeypatch.setattr(throughput, "_MOST_RECEIPTS", 2)
     for number, name in enumerate(("a.tar", "b.tar", "c.tar"), 1):
         place.finish(migrated_database, name, clean=6, hours_ago=number)
     told = place.status()
@@ -349,7 +353,7 @@ def at(text: str) -> datetime:
     ],
 )
 def test_noon_is_the_next_one_on_the_clocks_of_its_zone(now: str, zone: str, noon: str) -> None:
-    assert next_noon(at(now), "12:00", zone).isoformat() == noon
+    assert next_deadline(at(now), "12:00", zone).isoformat() == noon
 
 
 @given(
@@ -358,7 +362,7 @@ def test_noon_is_the_next_one_on_the_clocks_of_its_zone(now: str, zone: str, noo
     st.sampled_from(["Europe/Zurich", "America/New_York", "Australia/Lord_Howe", "UTC"]),
 )
 def test_noon_is_ahead_and_at_most_about_a_day_away(now: datetime, time: Any, zone: str) -> None:
-    noon = next_noon(now, f"{time:%H:%M}", zone)
+    noon = next_deadline(now, f"{time:%H:%M}", zone)
     assert timedelta(0) < noon.astimezone(UTC) - now <= timedelta(hours=25)
 
 
@@ -686,14 +690,14 @@ EMPTY = Status(
     oldest_waiting_seconds=0.0,
     quarantined_count=0,
     given_up=None,
-    finished=pace.Finished(24.0, 0, 0, 0, 0, 0),
-    rate=pace.Rate(6.0, 0.0, 0.0, 0.0, 0),
+    finished=throughput.Finished(24.0, 0, 0, 0, 0, 0),
+    rate=throughput.Rate(6.0, 0.0, 0.0, 0.0, 0),
     driver=None,
     jobs=[],
     running=[],
     slurm=status_module.Slurm(False, None, None),
     database=status_module.Database(False, "down"),
-    review=noon.Review(
+    review=forecast.Forecast(
         *(200, "2026-11-24T12:00:00+01:00", "Europe/Zurich", 1.0, None, None, None),
         *(6.0, None, None, "unknown", "nothing"),
     ),

@@ -11,8 +11,8 @@ from demo_clips import extract_clips, spoken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from earmark.media import decode_audio
-from earmark.vad import Detector, load_detector, merge
+from earmark.ingest.media import decode_audio
+from earmark.speech.vad import Detector, load_detector, merge
 
 
 @pytest.fixture(scope="session")
@@ -91,7 +91,7 @@ OFFLINE = """
 import socket, sys, time
 def refuse(*arguments): raise OSError("no network")
 socket.socket.connect = socket.getaddrinfo = refuse
-from earmark.vad import load_detector
+from earmark.speech.vad import load_detector
 import numpy as np
 print(load_detector("silero", "cpu")(np.zeros(16000, np.float32)))
 print("pyannote" in str(sorted(sys.modules)))

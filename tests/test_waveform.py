@@ -14,7 +14,7 @@ from sounds import chirp, write_audio
 
 from earmark.desk import waveform
 from earmark.desk.waveform import peaks
-from earmark.media import decoded
+from earmark.ingest.media import decoded
 
 
 @pytest.mark.parametrize("kind", ["opus", "mp3", "wav"])

@@ -10,9 +10,9 @@ from pathlib import Path
 import yaml
 
 from earmark import REPOSITORY, configuration
-from earmark.catalogue import Archive
-from earmark.database import connect, connection_string
-from earmark.source import source_of
+from earmark.ingest.catalogue import Archive
+from earmark.ingest.source import source_of
+from earmark.record.database import connect, connection_string
 from earmark.volume import Volume
 
 DEMO = REPOSITORY / "demo"

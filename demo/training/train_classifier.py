@@ -53,7 +53,7 @@ from demo.training.classifier_data import (
     write_down,
 )
 from earmark import REPOSITORY
-from earmark.policy import load_policies, prompt_around, render_prompt
+from earmark.policy.policies import load_policies, prompt_around, render_prompt
 
 POLICIES = REPOSITORY / "config" / "policies"
 MODELS = REPOSITORY / "demo" / "models"

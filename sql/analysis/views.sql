@@ -4,7 +4,7 @@
 --     .read sql/analysis/views.sql
 --     .read sql/analysis/flag_rate.sql
 --
--- A view without files can't be made; earmark.analysis makes an empty one instead.
+-- A view without files can't be made; earmark.record.analysis makes an empty one instead.
 -- Folder names are given types, or a policy set named 2026-11-01 would become a date.
 -- Times are UTC.
 --

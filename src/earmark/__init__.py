@@ -8,6 +8,8 @@ from pathlib import Path
 
 #: Root of the checkout; the schema of the config and the SQL files are read from there.
 REPOSITORY = Path(__file__).resolve().parents[2]
+#: Migrations, and queries that are kept as files.
+SQL = REPOSITORY / "sql"
 
 __version__: str
 

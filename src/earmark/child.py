@@ -1,6 +1,6 @@
 """A process that must not outlive the one that started it.
 
-Knows one system call of Linux; :mod:`earmark.tarstream` and :mod:`earmark.worker` make it.
+Knows one system call of Linux; :mod:`earmark.ingest.tarstream` and :mod:`earmark.worker` make it.
 It deliberately uses the standard library alone, like the former.  A program that isn't
 ours is started through it: ``python -m earmark.child PARENT PROGRAM ARGUMENT ...``.
 

@@ -15,34 +15,25 @@ from zoneinfo import ZoneInfo
 
 from rich.filesize import decimal
 
-from earmark import (
-    REPOSITORY,
-    __version__,
-    analysis,
-    backup,
-    catalogue,
-    configuration,
-    database,
-    erasure,
-    logs,
-    metrics,
-    models,
-    quarantine,
-    retention,
-)
+from earmark import REPOSITORY, __version__, configuration, logs
+from earmark.clock import age
 from earmark.configuration import Config
-from earmark.cycle import cycle
 from earmark.desk import accounts
-from earmark.display import show, show_status
-from earmark.driver import age
+from earmark.driver import quarantine, retention
+from earmark.driver.cycle import cycle
+from earmark.driver.retention import Retention, delete_at_source, done_archives
 from earmark.errors import EarmarkError, refused_by_system
-from earmark.policy import load_policies
+from earmark.ingest import catalogue
+from earmark.ingest.source import source_of
+from earmark.models import inventory
+from earmark.policy.policies import load_policies
 from earmark.progress import track
-from earmark.retention import Retention, delete_at_source, done_archives
-from earmark.review_queue import controls, health, review_queue
-from earmark.source import source_of
-from earmark.status import state_of_each, status
+from earmark.record import analysis, backup, database, erasure
+from earmark.record.review_queue import controls, health, review_queue
 from earmark.volume import Volume
+from earmark.watch import metrics
+from earmark.watch.display import show, show_status
+from earmark.watch.status import state_of_each, status
 
 #: Exit status after an error that a person can put right; argparse has the same for usage.
 ERROR = 2
@@ -340,7 +331,7 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _report(config: Config, arguments: argparse.Namespace) -> int:
-    from earmark.report import gather, tell, warning_of, write_report  # matplotlib is slow
+    from earmark.watch.report import gather, tell, warning_of, write_report  # matplotlib is slow
 
     wanted = config["review"]
     report = gather(config)
@@ -436,12 +427,12 @@ def _erase(config: Config, arguments: argparse.Namespace) -> None:
 
 
 def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
-    from earmark import hub  # slow
+    from earmark.models import hub  # slow
 
-    named = models.named_in(config)
+    named = inventory.named_in(config)
     for model in named:
         if model.is_folder:
-            models.check_folder(model)
+            inventory.check_folder(model)
     wanted = [model for model in named if not model.is_folder]
     fetched = list(zip(wanted, hub.fetch(wanted), strict=True))
     rows = [
@@ -469,12 +460,12 @@ def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
 def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
     rows = [
         dataclasses.asdict(condition)
-        for model in models.named_in(config)
-        for condition in models.inspect(model, by_size=arguments.quick)
+        for model in inventory.named_in(config)
+        for condition in inventory.inspect(model, by_size=arguments.quick)
     ]
     problems = sum(row["problem"] is not None for row in rows)
     title = f"Problems: {problems}" if problems else "All models are whole"
-    if any(model.is_folder for model in models.named_in(config)):
+    if any(model.is_folder for model in inventory.named_in(config)):
         title += " (of folders, only that their files are there is known)"
     show(rows, arguments.json, title)
     return DAMAGED if problems else 0

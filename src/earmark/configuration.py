@@ -57,7 +57,7 @@ def resolve(config: Mapping[str, Any]) -> Config:
 
     Defaults are filled in, ``VOLUME_ROOT`` overrides ``volume.root``, and relative paths are
     taken from the root of the checkout, so that a run does not depend on the current folder.
-    (``POSTGRES_*`` never enter the configuration: see :mod:`earmark.database`.)
+    (``POSTGRES_*`` never enter the configuration: see :mod:`earmark.record.database`.)
 
     Args:
         config: The mapping as read; it is not changed.

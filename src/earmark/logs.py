@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from earmark.room import ran_out
+from earmark.disk_space import ran_out
 
 #: Libraries whose information and warnings are about themselves, not about our data.
 _TALKATIVE = ("whisperx", "lightning", "pytorch_lightning", "bitsandbytes")

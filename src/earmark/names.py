@@ -5,7 +5,7 @@ comparable, so the first result made under a name records what the name stands f
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 from earmark.configuration import Config
 from earmark.errors import SetupError
 from earmark.files import whole
-from earmark.policy import Policy
 from earmark.volume import Volume
 
 #: Keys of `asr` that change what is heard.
@@ -88,8 +87,14 @@ def asr_name(config: Config, volume: Volume) -> Name:
     )
 
 
-def policy_name(config: Config, volume: Volume, policies: Sequence[Policy]) -> Name:
-    """The name of the policy set, which stands for all that a score depends on."""
+def policy_set_name(config: Config, volume: Volume, texts: Mapping[str, str]) -> Name:
+    """The name of the policy set, which stands for all that a score depends on.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        volume: The shared volume.
+        texts: The set's policies by category, in full.
+    """
     classify = config["classify"]
     keys = (
         "model",
@@ -112,7 +117,7 @@ def policy_name(config: Config, volume: Volume, policies: Sequence[Policy]) -> N
                 if classify["answer"] == "json"
                 else {}
             ),
-            **{f"{policy.category}.md": policy.text for policy in policies},
+            **{f"{category}.md": text for category, text in texts.items()},
         },
         _policy_record(volume, classify["policy"]),
     )

@@ -4,8 +4,12 @@ The rules of the workflow take their patterns from here too: ``{archive}`` and `
 as good as names.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+#: What an archive's name may be: it becomes part of paths, of a wildcard and of log lines.
+ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,13 @@ class Volume:
         return self.transfers / f"{archive}.{token}"
 
     @property
-    def parts(self) -> Path:
+    def checkpoints(self) -> Path:
         """Folder of the rows that long stages have made and not finished with."""
         return self.state / "parts"
 
-    def parts_of(self, archive: str, stage: str) -> Path:
+    def checkpoint(self, archive: str, stage: str) -> Path:
         """Folder of what one stage of an archive has made so far."""
-        return self.parts / f"{archive}.{stage}"
+        return self.checkpoints / f"{archive}.{stage}"
 
     def selection(self, date: str) -> Path:
         """JSON file that says with what probability clips of a date's archives were drawn."""
@@ -103,12 +107,12 @@ class Volume:
         """Held while such a probability is fixed."""
         return self.state / "selection.lock"
 
-    def contents(self, asr: str) -> Path:
+    def deduplication(self, asr: str) -> Path:
         """Folder that says where contents have been transcribed."""
         return self.state / "contents" / f"asr={asr}"
 
     @property
-    def contents_lock(self) -> Path:
+    def deduplication_lock(self) -> Path:
         """Held while something is added there."""
         return self.state / "contents.lock"
 

@@ -7,11 +7,9 @@
 import sys
 from pathlib import Path
 
-from earmark.driver import Work
 from earmark.errors import EarmarkError, refused_by_system
-from earmark.catalogue import ARCHIVE_NAME
 from earmark.configuration import resolve
-from earmark.volume import Volume
+from earmark.volume import ARCHIVE_NAME, Volume
 
 
 def explained(step, *arguments):
@@ -37,7 +35,9 @@ def gpu_urgency(archive):
 
 
 def to_reclassify(wildcards):
-    wanted, again = explained(work.to_reclassify)
+    from earmark.driver.reclassify import to_reclassify as plan
+
+    wanted, again = explained(plan, config)
     workflow.dag.forcefiles.update(again)
     return wanted
 
@@ -54,8 +54,12 @@ def drives():
 
 config.update(explained(resolve, config))
 volume = Volume(Path(config["volume"]["root"]))
-#: What to work on; None in a job, which knows what it is of.
-work = Work(config, failed_archives) if workflow.is_main_process else None
+#: What to work on; None in a job, which knows what it is of and need not load all that drives.
+work = None
+if workflow.is_main_process:
+    from earmark.driver.work import Work
+
+    work = Work(config, failed_archives)
 
 
 wildcard_constraints:

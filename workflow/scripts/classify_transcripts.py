@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from earmark.classifier import ClassifySettings
-from earmark.classify import classify_archive
-from earmark.stages import stage
-from earmark.names import policy_name
-from earmark.policy import load_policies
+from earmark.policy.classifier import ClassifySettings
+from earmark.policy.classify import classify_archive
+from earmark.driver.stages import stage
+from earmark.names import policy_set_name
+from earmark.policy.policies import load_policies, texts_of
 from earmark.volume import Volume
 
 archive = snakemake.wildcards.archive
@@ -17,7 +17,7 @@ folder, categories = Path(settings.pop("policies")), settings.pop("categories")
 
 with stage("classify_transcripts", archive, volume, Path(snakemake.log[0])):
     policies = load_policies(folder, categories)
-    name = policy_name(snakemake.config, volume, policies)
+    name = policy_set_name(snakemake.config, volume, texts_of(policies))
     name.check()
     classify_archive(
         Path(snakemake.input.transcripts),
@@ -25,6 +25,6 @@ with stage("classify_transcripts", archive, volume, Path(snakemake.log[0])):
         policies=policies,
         settings=ClassifySettings(**settings),
         policy_name=policy,
-        parts=volume.parts_of(archive, "classify_transcripts"),
+        checkpoint=volume.checkpoint(archive, "classify_transcripts"),
     )
     name.bind()

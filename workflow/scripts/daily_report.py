@@ -5,7 +5,7 @@ from pathlib import Path
 
 from earmark import logs
 from earmark.errors import EarmarkError
-from earmark.report import gather, write_report
+from earmark.watch.report import gather, write_report
 
 logs.configure("daily_report", Path(snakemake.log[0]))
 try:

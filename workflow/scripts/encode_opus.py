@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from earmark.encoding import encode_archive
-from earmark.erasure import Erased
-from earmark.stages import stage
-from earmark.media import EncodeSettings
-from earmark.room import RoomLimits, encode_when_there_is_room
-from earmark.selection import Selection, SelectionSettings
+from earmark.ingest.encode import encode_archive
+from earmark.record.erasure import Erased
+from earmark.driver.stages import stage
+from earmark.ingest.media import EncodeSettings
+from earmark.disk_space import DiskSpaceLimits, work_when_there_is_space_to_encode
+from earmark.ingest.selection import Selection, SelectionSettings
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
 volume = Volume(Path(snakemake.config["volume"]["root"]))
 selection = SelectionSettings(**snakemake.config["selection"])
-room = RoomLimits(**snakemake.config["room"])
+room = DiskSpaceLimits(**snakemake.config["room"])
 
 
 def encode():
@@ -30,4 +30,4 @@ def encode():
 
 
 with stage("encode_opus", archive, volume, Path(snakemake.log[0])) as lock:
-    encode_when_there_is_room(encode, volume.root, room, lock.renew)
+    work_when_there_is_space_to_encode(encode, volume.root, room, lock.renew)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from earmark.stages import stage
-from earmark.room import RoomLimits
-from earmark.source import source_of
-from earmark.transfer import TransferSettings, fetch_archive
+from earmark.driver.stages import stage
+from earmark.disk_space import DiskSpaceLimits
+from earmark.ingest.source import source_of
+from earmark.ingest.fetch import TransferSettings, fetch_archive
 from earmark.volume import Volume
 
 config = snakemake.config
@@ -20,6 +20,6 @@ with stage("fetch_archive", archive, volume, Path(snakemake.log[0]), lease_secon
         source=source_of(config),
         volume=volume,
         settings=settings,
-        limits=RoomLimits(**config["room"]),
+        limits=DiskSpaceLimits(**config["room"]),
         lock=lock,
     )

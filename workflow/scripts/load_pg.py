@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from earmark import parts
-from earmark.database import connection_string
-from earmark.erasure import withhold
-from earmark.loading import load_archive
+from earmark import checkpoints
+from earmark.record.database import connection_string
+from earmark.record.erasure import withhold
+from earmark.record.load import load_archive
 from earmark.names import policy_texts
-from earmark.stages import stage
+from earmark.driver.stages import stage
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
@@ -31,6 +31,6 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
         waiting=lock.renew,
         order=snakemake.config["source"]["order"],
     )
-    parts.remove(volume, archive)
+    checkpoints.remove(volume, archive)
     if snakemake.config["retention"]["archives"] == "delete":
         volume.incoming(archive).unlink(missing_ok=True)

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from earmark.contents import Contents
-from earmark.erasure import withhold
-from earmark.stages import stage
+from earmark.speech.deduplication import DeduplicationIndex
+from earmark.record.erasure import withhold
+from earmark.driver.stages import stage
 from earmark.names import asr_name
-from earmark.recognition import AsrSettings
-from earmark.speech import transcribe_archive
+from earmark.speech.recognition import AsrSettings
+from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
@@ -22,7 +22,7 @@ with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
         output=Path(snakemake.output.transcripts),
         volume_root=volume.root,
         settings=AsrSettings(**snakemake.config["asr"] | {"threads": snakemake.threads}),
-        parts=volume.parts_of(archive, "transcribe_audio"),
-        contents=Contents(volume, name.name, date),
+        checkpoint=volume.checkpoint(archive, "transcribe_audio"),
+        index=DeduplicationIndex(volume, name.name, date),
     )
     name.bind()

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from earmark.archive import UnpackLimits, unpack_archive
-from earmark.stages import stage
-from earmark.room import RoomLimits, encode_when_there_is_room
+from earmark.ingest.unpack import UnpackLimits, unpack_archive
+from earmark.driver.stages import stage
+from earmark.disk_space import DiskSpaceLimits, work_when_there_is_space_to_encode
 from earmark.volume import Volume
 
 volume = Volume(Path(snakemake.config["volume"]["root"]))
-room = RoomLimits(**snakemake.config["room"])
+room = DiskSpaceLimits(**snakemake.config["room"])
 
 
 def unpack():
@@ -21,4 +21,4 @@ def unpack():
 
 with stage("unpack_archive", snakemake.wildcards.archive, volume, Path(snakemake.log[0])) as lock:
     needed = Path(snakemake.input.archive).stat().st_size
-    encode_when_there_is_room(unpack, volume.root, room, lock.renew, needed)
+    work_when_there_is_space_to_encode(unpack, volume.root, room, lock.renew, needed)

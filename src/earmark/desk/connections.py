@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from earmark import database
 from earmark.errors import UnavailableError
+from earmark.record import database
 
 #: How long a request waits for a server that restarts, or for others to end, in seconds.
 PATIENCE_SECONDS = 5.0
@@ -27,7 +27,7 @@ class Connections:
         """Nothing is opened yet.
 
         Args:
-            conninfo: As :func:`earmark.database.connection_string` returns it.
+            conninfo: As :func:`earmark.record.database.connection_string` returns it.
             most: So many at a time; who comes then waits.
         """
         self._conninfo = conninfo

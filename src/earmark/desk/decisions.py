@@ -17,7 +17,7 @@ from earmark.desk import claims, items
 from earmark.desk.accounts import Reviewer
 from earmark.desk.claims import Claim, Mode, NotYours
 from earmark.errors import EarmarkError
-from earmark.selection import uniform
+from earmark.ingest.selection import uniform
 
 Verdict = Literal["reportable", "not reportable", "unsure", "skipped"]
 VERDICTS: tuple[Verdict, ...] = ("reportable", "not reportable", "unsure", "skipped")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from psycopg2.extensions import connection as Connection
 
 from earmark.files import whole
-from earmark.queue_files import cell
+from earmark.record.queue_files import cell
 
 Format = Literal["csv", "jsonl", "parquet"]
 

@@ -19,7 +19,7 @@ MOST_DUPLICATES = 20
 
 
 @dataclass(frozen=True)
-class Segment:
+class ShownSegment:
     """A piece of the transcript; times in seconds."""
 
     start: float
@@ -99,7 +99,7 @@ class Item:
     created_at: datetime.datetime
     text: str | None
     problem: str | None
-    segments: list[Segment]
+    segments: list[ShownSegment]
     language: str | None
     language_probability: float | None
     confidence: float | None
@@ -252,7 +252,9 @@ def load(
             created_at=created_at,
             text=text,
             problem=problem,
-            segments=[Segment(s["start"], s["end"], s["text"].strip()) for s in segments or []],
+            segments=[
+                ShownSegment(s["start"], s["end"], s["text"].strip()) for s in segments or []
+            ],
             language=language,
             language_probability=language_probability,
             confidence=confidence,

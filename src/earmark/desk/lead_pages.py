@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from fastapi import APIRouter, Query
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from earmark.desk import agreement, items, journal, progress
+from earmark.desk import agreement, items, journal, workload
 from earmark.desk.export import Format, export
 from earmark.desk.web import Lead
 from earmark.errors import EarmarkError
@@ -33,7 +33,7 @@ def lead(visitor: Lead) -> HTMLResponse:
     desk = visitor.desk
     with desk.connections.transaction() as connection:
         agreements = agreement.of_second_reviews(connection, desk.timezone)
-        last_days = progress.last_days(connection, desk.timezone)
+        last_days = workload.last_days(connection, desk.timezone)
         return visitor.page(
             connection,
             "lead.html",
@@ -41,7 +41,7 @@ def lead(visitor: Lead) -> HTMLResponse:
             agreements=agreements,
             weeks=sorted({week for _, week in agreements if week}, reverse=True),
             agreed_categories=sorted({name for name, _ in agreements if name}),
-            loads=progress.load(connection, desk.timezone),
+            loads=workload.load(connection, desk.timezone),
             week_ago=last_days.days[6],
         )
 

@@ -6,11 +6,11 @@ import socket
 
 import uvicorn
 
-from earmark import database
 from earmark.configuration import Config
 from earmark.desk.accounts import accounts
-from earmark.desk.web import create_app
+from earmark.desk.app import create_app
 from earmark.errors import EarmarkError
+from earmark.record import database
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ def serve(config: Config, conninfo: str) -> None:
 
     Args:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
-        conninfo: As :func:`earmark.database.connection_string` returns it.
+        conninfo: As :func:`earmark.record.database.connection_string` returns it.
 
     Raises:
         EarmarkError: the database can't be reached or lacks the schema, or the address is taken.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from earmark.media import MediaError, decoded
+from earmark.ingest.media import MediaError, decoded
 
 #: A picture needs no more: speech is loud below 4 kHz.
 _SAMPLE_RATE = 8_000

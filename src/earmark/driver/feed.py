@@ -1,0 +1,128 @@
+"""What a driver that stays up works on: archives as they appear, never too many at a time."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from earmark.driver import quarantine
+from earmark.errors import EarmarkError
+from earmark.ingest import catalogue
+from earmark.ingest.catalogue import Archive, Catalogue
+from earmark.ingest.source import source_of
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: How often it looks what has been finished, in s.
+_LOOK_SECONDS = 5.0
+
+
+class Feed(Queue[Any]):
+    """The receipts to be made, for Snakemake's ``from_queue``.
+
+    It fills itself from its first reading on, by a thread that lists the source every
+    ``source.poll_seconds``, and keeps at most ``source.batch`` archives in work.  When for
+    ``cycle.idle_minutes`` nothing was left to do, ``end`` is the last thing in it.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        failed: Tells the names of archives that the driver has given up; they wait for the
+            next one.
+
+    Attributes:
+        end: The ``finish_sentinel``.
+        taken: The archives handed out so far, by name.
+    """
+
+    def __init__(self, config: dict[str, Any], failed: Callable[[], Collection[str]]) -> None:
+        super().__init__()
+        self.end = object()
+        self.taken: dict[str, Archive] = {}
+        self._config = config
+        self._failed = failed
+        self._volume = Volume(Path(config["volume"]["root"]))
+        self._intake = catalogue.intake_of(config)
+        self._source = source_of(config)
+        self._known: Catalogue | None = None  # what the source is known to have
+        self._plan: list[Archive] = []  # what of it is to be done, in its order
+        self._polled_at = self._busy_at = 0.0
+        self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
+        self._started = threading.Event()
+
+    def get_nowait(self) -> Any:
+        """The next receipt; starts the filling. Raises :class:`queue.Empty`."""
+        if not self._started.is_set():
+            self._started.set()
+            self._busy_at = time.monotonic()
+            self._look()  # so that there is something at once
+            self._thread.start()
+        return super().get_nowait()
+
+    def _fill(self) -> None:
+        try:
+            while time.monotonic() - self._busy_at < self._config["cycle"]["idle_minutes"] * 60:
+                time.sleep(min(_LOOK_SECONDS, max(self._intake.poll_seconds, 1.0)))
+                try:
+                    self._look()
+                except (EarmarkError, OSError) as error:
+                    logger.warning("%s; looking again soon", error)
+            logger.info("nothing is left to do; no more archives are taken")
+        except Exception:
+            logger.exception("no more archives are taken")
+        finally:
+            self.put(self.end)
+
+    def _look(self) -> None:
+        """List the source if it is time, and take in what there is room for."""
+        try:
+            self._poll()
+        except EarmarkError as error:
+            logger.warning("%s; going on with what is known", error)
+        volume = self._volume
+        archives = self._known.archives if self._known else []
+        quarantine.update(volume, archives, self._config)
+        failed = self._failed()
+        in_work = [
+            archive
+            for archive in self.taken.values()
+            if archive.name not in failed and catalogue.is_pending(archive, volume)
+        ]
+        waiting = [
+            archive
+            for archive in self._plan
+            if archive.name not in self.taken and catalogue.is_pending(archive, volume)
+        ]
+        fresh = waiting[: max(0, self._intake.batch - len(in_work))]
+        for archive in fresh:
+            self.taken[archive.name] = archive
+            self.put(str(volume.receipt(archive.date, archive.name)))
+        if fresh:
+            logger.info(
+                "taken in: %d archives; %d in work, %d wait",
+                len(fresh), len(in_work) + len(fresh), len(waiting) - len(fresh)
+            )  # fmt: skip
+        if in_work or fresh:
+            self._busy_at = time.monotonic()
+
+    def _poll(self) -> None:
+        """List the source if it is time, and plan: that reads folders that grow for ever."""
+        first = self._known is None
+        if not first and time.monotonic() - self._polled_at < self._intake.poll_seconds:
+            return
+        self._polled_at = time.monotonic()
+        try:
+            if first:  # the cycle has just polled
+                self._known = catalogue.read(self._volume)
+            else:
+                self._known = catalogue.poll(
+                    self._source, self._volume, self._intake.poll_seconds, self._known, self.taken
+                )
+        finally:
+            archives = self._known.archives if self._known else []
+            everything = replace(self._intake, batch=len(archives) + 1)
+            self._plan = catalogue.plan_run(archives, self._volume, everything).now

@@ -1,0 +1,102 @@
+"""Applying another policy set to archives that are done."""
+
+import datetime
+import json
+import logging
+from pathlib import Path
+
+from earmark.configuration import Config
+from earmark.driver.checks import check_inputs
+from earmark.errors import EarmarkError
+from earmark.ingest import catalogue
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+def to_reclassify(config: Config) -> tuple[list[str], list[str]]:
+    """Check what can be checked from here, and say what another policy set is applied to.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Returns:
+        Classes and receipts of the archives that are done, of the dates of ``reclassify``;
+        one without transcripts under ``asr.name`` is left out, with a warning. And those of
+        the receipts that are to be made again although the classes are older: the archive
+        goes back to a former set. An archive that is another one at the source since is left
+        to the next run.
+
+    Raises:
+        EarmarkError: a date, a model or a policy is missing or wrong.
+        OSError: the volume cannot be read.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    since, until = (_day(config, key) for key in ("since", "until"))
+    check_inputs(config)
+    asr, policy = config["asr"]["name"], config["classify"]["policy"]
+    wanted: list[str] = []
+    again: list[str] = []
+    silent: list[str] = []
+    for date, archive in _classified(volume):
+        if not since <= date <= until:
+            continue
+        if volume.transcripts(asr, date, archive).exists():
+            classes = volume.classes(policy, date, archive)
+            receipt = volume.receipt(date, archive)
+            # Receipts alone are there: Snakemake would not miss what lies before them.
+            wanted += [str(classes), str(receipt)]
+            if classes.exists() and _policy_of(receipt) != policy:
+                again.append(str(receipt))
+        else:
+            silent.append(archive)
+    if silent:
+        logger.warning(
+            "%d archives have no transcripts of %s (asr.name) and are left out, such as %s",
+            len(silent), asr, silent[0]
+        )  # fmt: skip
+    logger.info("%d archives are to have the policy set %s", len(wanted) // 2, policy)
+    return wanted, again
+
+
+def _classified(volume: Volume) -> list[tuple[str, str]]:
+    """Date and name of each archive that some policy set was applied to.
+
+    Its receipt may be gone: Snakemake removes it before the job that makes it again, which may
+    fail.
+    """
+    known = {archive.name: archive for archive in catalogue.read(volume).archives}
+    found = {
+        (path.parent.name.removeprefix("date="), path.stem)
+        for pattern in ("processed/date=*/*.json", "classes/policy=*/date=*/*.parquet")
+        for path in volume.root.glob(pattern)
+    }
+
+    def is_replaced(date: str, name: str) -> bool:
+        archive = known.get(name)
+        if archive is None or archive.date != date:
+            return False
+        manifest = volume.manifest(date, name)
+        return not manifest.exists() or manifest.stat().st_mtime < archive.noted_at
+
+    return [each for each in sorted(found) if not is_replaced(*each)]
+
+
+def _day(config: Config, key: str) -> str:
+    """A day of ``reclassify``, ISO 8601."""
+    text = config["reclassify"][key]
+    try:
+        return datetime.date.fromisoformat(str(text)).isoformat()
+    except ValueError as error:
+        raise EarmarkError(
+            f"the config's 'reclassify.{key}' is {text!r}, which is no date; name the days of the "
+            "archives: --config reclassify='{since: 2026-11-01, until: 2026-11-30}'"
+        ) from error
+
+
+def _policy_of(receipt: Path) -> str | None:
+    """The policy set that an archive was loaded with last; None if nobody knows."""
+    try:
+        return str(json.loads(receipt.read_text(encoding="utf-8"))["policy"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,352 @@
+"""What is removed, when, and why.
+
+Fetched archives go once their receipt exists, half-done work of runs that were killed goes
+when nothing needs it any more, and audio, texts, reports and logs go at set ages.  Nothing
+that a living process works on is touched, and no manifest and no receipt ever is.
+"""
+
+import logging
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from earmark import locks
+from earmark.driver import attempts
+from earmark.errors import EarmarkError
+from earmark.ingest import catalogue
+from earmark.ingest.catalogue import Archive, History
+from earmark.ingest.source import Listed, Source, SourceUnreachableError
+from earmark.record.database import connect, require_schema
+from earmark.record.erasure import ERASURES
+from earmark.tables import CLASSES, MANIFEST, read_table
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+#: What `files.whole` and unpacking call a thing of an archive that is not whole yet.
+_PARTIAL = re.compile(r"\.(?P<archive>.+?)(\.(parquet|json))?(\.\d+)?\.partial")
+_DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Retention:
+    """How long things are kept.
+
+    Attributes:
+        archives: What happens to a fetched archive that is done: ``delete`` or ``keep``.
+        audio_days: Age at which audio that was never flagged goes, counted from the receipt;
+            None keeps all audio.
+        flagged_audio_days: The same for audio that was flagged or left undecided.
+        text_days: Age of transcripts and scores; None keeps them, like those below.
+        reports_days: Age of daily reports, whose queues hold transcripts.
+        logs_days: Age of logs.
+        abandoned_days: Age at which what was fetched or encoded of an archive goes that is
+            neither done nor known to the catalogue any more.
+    """
+
+    archives: str = "delete"
+    audio_days: float | None = None
+    flagged_audio_days: float | None = None
+    text_days: float | None = None
+    reports_days: float | None = None
+    logs_days: float | None = None
+    abandoned_days: float = 7.0
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Something on the volume that nothing needs any more.
+
+    Attributes:
+        path: A file or a folder.
+        archive: The archive that it is of.
+        reason: Why it can go.
+    """
+
+    path: Path
+    archive: str
+    reason: str
+
+    @property
+    def bytes(self) -> int:
+        """How much room it takes, with the files in a folder."""
+        files = self.path.rglob("*") if self.path.is_dir() else [self.path]
+        total = 0
+        for file in files:
+            with suppress(FileNotFoundError):  # gone meanwhile
+                total += file.lstat().st_size
+        return total
+
+
+def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> None:
+    """Remove what runs left that were killed, and archives that are done.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+        retention: Whether archives that are done stay.
+    """
+    history = History(volume)
+    pending = {archive.name: archive for archive in archives if history.is_pending(archive)}
+    dates = {archive.date for archive in pending.values()}
+    for leftover in _leftovers_of_runs(volume, archives, pending, retention, dates):
+        remove(leftover)
+    for path in _children(volume.locks):
+        name = path.name.removesuffix(".lock")
+        if name not in pending and not name.startswith("."):
+            locks.remove(path)
+    for name in attempts.tried(volume):
+        if name not in pending:
+            attempts.forget(volume, name)
+
+
+def leftovers(
+    volume: Volume, archives: Sequence[Archive], retention: Retention
+) -> Iterator[Leftover]:
+    """Find all that nothing needs any more: what `sweep` finds, and what only age tells.
+
+    Args:
+        volume: The shared volume.
+        archives: The catalogue.
+        retention: The ages.
+    """
+    days = (day for kind in ("manifests", "processed") for day in _children(volume.root / kind))
+    dates = {day.name.removeprefix("date=") for day in days}
+    history = History(volume)
+    pending = {archive.name for archive in archives if history.is_pending(archive)}
+    yield from _leftovers_of_runs(volume, archives, pending, retention, dates)
+    yield from _abandoned(volume, archives, retention.abandoned_days)
+    if retention.audio_days is not None or retention.flagged_audio_days is not None:
+        yield from _expired_audio(volume, retention.audio_days, retention.flagged_audio_days)
+    if retention.text_days is not None:
+        yield from _expired_text(volume, retention.text_days)
+    if retention.reports_days is not None:
+        for page in _children(volume.report("").parent):
+            if _is_older(page, retention.reports_days):
+                yield Leftover(page, "", f"a report older than {retention.reports_days:g} days")
+    if retention.logs_days is not None:
+        for log in sorted((volume.root / "logs").rglob("*.log")):
+            if log.name != ERASURES and _is_older(log, retention.logs_days):
+                yield Leftover(log, "", f"a log older than {retention.logs_days:g} days")
+
+
+def remove(leftover: Leftover) -> None:
+    """Delete what a leftover names, and the folder of an archive's audio with its last file."""
+    if leftover.path.is_dir():
+        with suppress(FileNotFoundError):  # a part of it is gone meanwhile
+            shutil.rmtree(leftover.path)
+    else:
+        leftover.path.unlink(missing_ok=True)
+    if leftover.path.suffix == ".opus":
+        with suppress(OSError):  # not empty
+            leftover.path.parent.rmdir()
+
+
+def done_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
+    """The archives of the catalogue that have their receipt."""
+    history = History(volume)
+    return [a for a in archives if a.refused is None and history.is_done(a)]
+
+
+def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
+    """Delete archives from the source that are done, and are there still what they were.
+
+    Args:
+        source: Where they came from.
+        volume: The shared volume, with their receipts.
+        archives: The catalogue.
+
+    Returns:
+        The names of those that were deleted. A source that doesn't answer is a warning.
+
+    Raises:
+        EarmarkError: the source's folder can't be changed.
+    """
+    done = done_archives(volume, archives)
+    if not done:
+        return []
+    try:
+        deleted = source.delete(Listed(a.name, a.bytes, a.modified_ns) for a in done)
+    except SourceUnreachableError as error:
+        logger.warning("%s; %d archives that are done stay there", error, len(done))
+        return []
+    logger.info("deleted %d of %d archives that are done from %s", len(deleted), len(done), source)
+    return deleted
+
+
+def _leftovers_of_runs(
+    volume: Volume,
+    archives: Sequence[Archive],
+    pending: Collection[str],
+    retention: Retention,
+    dates: Iterable[str],
+) -> Iterator[Leftover]:
+    # What is unpacked or half fetched of a pending archive stays: the next run goes on with it.
+    known = {archive.name: archive for archive in archives}
+    for path in _children(volume.incoming("")):
+        archive = known.get(path.name)
+        done = catalogue.is_done(archive, volume) if archive else _has_receipt(path, volume)
+        if done and retention.archives == "delete" and not _is_held(path.name, volume):
+            yield Leftover(path, path.name, "a fetched archive that is done")
+    for path in _children(volume.unpacked("")):
+        needed = path.name in pending or _PARTIAL.fullmatch(path.name)
+        if not needed and not _is_held(path.name, volume):
+            yield Leftover(path, path.name, "unpacked, and not needed any more")
+    for path in _children(volume.transfers):
+        name = path.name.rpartition(".")[0]
+        if name not in pending and not _is_held(name, volume):
+            yield Leftover(path, name, "half fetched, and not needed any more")
+    for path in _children(volume.checkpoints):
+        name = path.name.rpartition(".")[0]
+        if name not in pending and not _is_held(name, volume):
+            yield Leftover(path, name, "half transcribed or classified, and not needed any more")
+    folders = {volume.incoming(""), volume.unpacked("")}
+    for date in dates:
+        folders.update(_table_folders(volume, date))
+    yield from _half_written(volume, folders)
+
+
+def _abandoned(volume: Volume, archives: Sequence[Archive], days: float) -> Iterator[Leftover]:
+    known = {archive.name for archive in archives}
+    reason = "of an archive that is neither done nor at the source any more"
+    for path in _children(volume.incoming("")):
+        abandoned = path.name not in known and not _has_receipt(path, volume)
+        if abandoned and _is_older(path, days) and not _is_held(path.name, volume):
+            yield Leftover(path, path.name, f"fetched, {reason}")
+    for day in _children(volume.root / "audio"):
+        date = day.name.removeprefix("date=")
+        for path in _children(day):
+            abandoned = path.name not in known and not volume.manifest(date, path.name).exists()
+            if abandoned and _is_older(path, days) and not _is_held(path.name, volume):
+                yield Leftover(path, path.name, f"encoded, {reason}")
+
+
+def _half_written(volume: Volume, folders: set[Path]) -> Iterator[Leftover]:
+    for path in (path for folder in sorted(folders) for path in _children(folder)):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and not _is_held(match["archive"], volume):
+            yield Leftover(path, match["archive"], "half written")
+
+
+def _expired_audio(
+    volume: Volume, days: float | None, flagged_days: float | None
+) -> Iterator[Leftover]:
+    """Opus files past their age: of clips that every policy cleared, and of the others."""
+    for folder in (folder for day in _children(volume.root / "audio") for folder in _children(day)):
+        date, archive = folder.parent.name.removeprefix("date="), folder.name
+        receipt = volume.receipt(date, archive)
+        known = [age for age in (days, flagged_days) if age is not None]
+        if not receipt.exists() or not _is_older(receipt, min(known)) or _is_held(archive, volume):
+            continue
+        try:
+            kept = _worth_keeping(volume, date, archive)
+        except EarmarkError as error:
+            logger.warning("the audio of %s stays: %s", archive, error)
+            continue
+        for path in _children(folder):
+            if path.suffix != ".opus" or not path.stem.isdecimal():
+                continue
+            flagged = int(path.stem) in kept
+            age = flagged_days if flagged else days
+            if age is not None and _is_older(receipt, age):
+                what = "flagged audio" if flagged else "audio never flagged"
+                yield Leftover(path, archive, f"{what}, older than {age:g} days")
+
+
+def _expired_text(volume: Volume, days: float) -> Iterator[Leftover]:
+    """Tables of transcripts and scores of archives whose receipts are past an age."""
+    for path in sorted(volume.root.glob("processed/date=*/*.json")):
+        date, archive = path.parent.name.removeprefix("date="), path.stem
+        if not _is_older(path, days) or _is_held(archive, volume):
+            continue
+        name = volume.manifest(date, archive).name
+        for kind in ("transcripts", "classes"):
+            for folder in _children(volume.root / kind):
+                table = folder / f"date={date}" / name
+                if table.exists():
+                    yield Leftover(table, archive, f"{kind} older than {days:g} days")
+
+
+def expire_rows(conninfo: str, days: float, dry_run: bool = False) -> int:
+    """Delete clips, with their transcripts and scores, from the database.
+
+    Clips that a person decided about stay as they are: decisions would mean nothing without them.
+
+    Args:
+        conninfo: As :func:`earmark.record.database.connection_string` returns it.
+        days: Clips go whose archive was loaded before so many days.
+        dry_run: Only count them.
+
+    Returns:
+        How many clips went, or would go.
+
+    Raises:
+        EarmarkError: the database can't be reached or lacks the schema.
+    """
+    gone = 0
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        require_schema(connection)
+        cursor.execute(
+            "SELECT id FROM archives WHERE loaded_at < now() - %s * INTERVAL '1 day'", [days]
+        )
+        verb = "SELECT FROM" if dry_run else "DELETE FROM"
+        for (archive,) in cursor.fetchall():
+            cursor.execute(
+                f"{verb} audio_files af WHERE archive_id = %s AND status <> 'reviewed' "
+                "AND NOT EXISTS (SELECT FROM review_decisions d WHERE d.audio_file_id = af.id)",
+                [archive],
+            )
+            gone += cursor.rowcount
+            connection.commit()  # one archive each: nobody waits long for a lock
+    return gone
+
+
+def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
+    """Ordinals of the clips that some policy flagged, or could not decide about."""
+    manifest = read_table(volume.manifest(date, archive), MANIFEST)
+    kept: set[int] = set()
+    days = volume.root.glob(f"classes/*/date={date}")
+    tables = [path for day in days if (path := day / volume.manifest(date, archive).name).exists()]
+    if not tables:  # they are past their own age, and nobody knows any more
+        return set(manifest["ordinal"].to_pylist())
+    for path in tables:
+        table = read_table(path, CLASSES)
+        cleared = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
+        kept.update(table.filter(pc.invert(pc.fill_null(cleared, False)))["ordinal"].to_pylist())
+    return kept
+
+
+def _table_folders(volume: Volume, date: str) -> set[Path]:
+    """The folders of one day that hold one file per archive."""
+    return {
+        volume.manifest(date, "").parent,
+        volume.receipt(date, "").parent,
+        *volume.root.glob(f"transcripts/*/date={date}"),
+        *volume.root.glob(f"classes/*/date={date}"),
+    }
+
+
+def _has_receipt(fetched: Path, volume: Volume) -> bool:
+    """Whether there is a receipt later than a fetched archive."""
+    days = (day.name.removeprefix("date=") for day in _children(volume.root / "processed"))
+    receipts = (volume.receipt(date, fetched.name) for date in days)
+    then = fetched.stat().st_mtime
+    return any(path.exists() and path.stat().st_mtime >= then for path in receipts)
+
+
+def _is_held(archive: str, volume: Volume) -> bool:
+    return locks.is_held(volume.archive_lock(archive))
+
+
+def _is_older(path: Path, days: float) -> bool:
+    return time.time() - path.stat().st_mtime > days * _DAY
+
+
+def _children(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []

@@ -1,0 +1,483 @@
+"""Which archives exist at the source, and which of them are still to be done.
+
+The catalogue is a file that only the driver (or ``earmark discover``) writes.  Each pending
+archive has an entry of its own beside it, which is what its fetching depends on: an archive
+that is replaced at the source gets a new entry and is done again.
+"""
+
+import gc
+import json
+import logging
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal
+
+from earmark import locks
+from earmark.errors import EarmarkError
+from earmark.files import whole
+from earmark.ingest.source import Listed, Source, SourceUnreachableError
+from earmark.volume import ARCHIVE_NAME, Volume
+
+logger = logging.getLogger(__name__)
+
+#: The last moment that has a date of four digits, in ns since 1970.
+_LAST_MOMENT = 253_402_300_799 * 10**9
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive at the source.
+
+    Attributes:
+        name: Its whole file name.
+        bytes: Its size.
+        modified_ns: When it was last changed, in ns since 1970 (UTC).
+        noted_at: When it was first seen with this size and time, in s since 1970; a receipt
+            from before is of another archive of the same name.
+        confirmed: Whether a later poll saw it with this size and time too.
+        refused: Why it is never fetched; None for a good one.
+        done: Whether a poll saw its receipt. The receipt may have been deleted since.
+    """
+
+    name: str
+    bytes: int
+    modified_ns: int
+    noted_at: float = 0.0
+    confirmed: bool = False
+    refused: str | None = None
+    done: bool = False
+
+    @cached_property
+    def date(self) -> str:
+        """The UTC day of its last change, which never differs between runs."""
+        return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).date().isoformat()
+
+    def urgency(self, order: str) -> float:
+        """Between 0 and 1: the more urgent of two archives in an order of `Intake` has more."""
+        fraction = self.modified_ns / _LAST_MOMENT
+        return fraction if order == "newest" else 1 - fraction
+
+    @property
+    def age_seconds(self) -> float:
+        """Seconds since its last change."""
+        return time.time() - self.modified_ns / 1e9
+
+
+@dataclass(frozen=True)
+class Intake:
+    """Which archives are taken, and when.
+
+    Attributes:
+        latency_minutes: Only archives that have not changed for so long.
+        poll_seconds: Only archives that two polls so far apart saw with one size and time.
+        batch: How many that are not on the volume yet enter one run.
+        order: Which of them come first; ``deadline`` is ``oldest`` here, as it concerns GPUs only
+            (:mod:`earmark.driver.urgency`).
+    """
+
+    latency_minutes: float = 10.0
+    poll_seconds: float = 60.0
+    batch: int = 50
+    order: Literal["oldest", "newest", "deadline"] = "deadline"
+
+
+def intake_of(config: Mapping[str, Any]) -> Intake:
+    """Which archives a resolved configuration takes."""
+    return Intake(**{key.name: config["source"][key.name] for key in fields(Intake)})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of the pending archives.
+
+    Attributes:
+        now: To be done in this run, in this order.
+        later: Beyond the batch.
+        unsettled: Changed too recently, or not seen twice yet.
+    """
+
+    now: list[Archive] = field(default_factory=list)
+    later: list[Archive] = field(default_factory=list)
+    unsettled: list[Archive] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """What the last polls of the source told.
+
+    Attributes:
+        source: Where the archives are; None before the first poll.
+        archives: All archives, oldest first.
+        checked_at: When the source last answered, ISO 8601 in UTC; None before it ever did.
+        problem: Why the last poll failed; None if it didn't.
+    """
+
+    source: str | None = None
+    archives: list[Archive] = field(default_factory=list)
+    checked_at: str | None = None
+    problem: str | None = None
+
+    def is_of(self, source: Source) -> bool:
+        """Whether this source was polled, and not another one before the settings changed."""
+        return self.source == str(source)
+
+
+_COLUMNS = [key.name for key in fields(Archive)]
+_values_of = attrgetter(*_COLUMNS)
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Put off collecting garbage: among 100,000 new objects it takes as long as making them."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
+    """Poll the source, once more after a while if all that is new was seen only once.
+
+    Args:
+        source: Where archives appear.
+        volume: The shared volume.
+        intake: How far apart two polls must be to confirm an archive.
+
+    Returns:
+        What :func:`poll` returned last.
+
+    Raises:
+        EarmarkError: as :func:`poll`.
+        OSError: the volume cannot be written.
+    """
+    catalogue = poll(source, volume, intake.poll_seconds)
+    if catalogue.problem or all(archive.confirmed for archive in catalogue.archives):
+        return catalogue
+    plan = plan_run(catalogue.archives, volume, intake)
+    new = [a for a in plan.unsettled if a.age_seconds >= intake.latency_minutes * 60]
+    if plan.now or not new:
+        return catalogue
+    pause = max(archive.noted_at for archive in new) + intake.poll_seconds - time.time()
+    logger.info(
+        "%d archives were seen for the first time; looking once more in %.0f seconds whether they "
+        "still grow (source.poll_seconds)", len(new), max(pause, 0.0)
+    )  # fmt: skip
+    time.sleep(max(pause, 0.0))
+    return poll(source, volume, intake.poll_seconds, catalogue)
+
+
+@_without_collection()
+def poll(
+    source: Source,
+    volume: Volume,
+    poll_seconds: float,
+    known: Catalogue | None = None,
+    at_work: Collection[str] | None = None,
+) -> Catalogue:
+    """List the source once and bring the catalogue up to date.
+
+    Every regular file counts, whatever its name ends in, except hidden ones (unfinished
+    uploads).  An archive that was fetched and is not finished keeps its entry, even when the
+    source has lost or replaced it meanwhile.  While a driver is at work, the catalogue and
+    the entries it has planned with stay as they are.  A source that doesn't answer is a
+    warning, and what is known of it goes on.
+
+    Args:
+        source: Where archives appear.
+        volume: The shared volume.
+        poll_seconds: An archive that an earlier poll saw at least so long ago, and that is
+            the same now, is confirmed.
+        known: The catalogue to go on from; the one on the volume by default. Of another source
+            only what is fetched and not finished goes on.
+        at_work: For the driver itself: the archives it has planned with, whose entries stay as
+            they are. None for everybody else.
+
+    Returns:
+        The catalogue as it is now.
+
+    Raises:
+        EarmarkError: the source's folder does not exist or may not be read, or the catalogue
+            on the volume is damaged, or is of another source while this one doesn't answer.
+        OSError: the volume cannot be written.
+    """
+    known = known or read(volume)
+    same = known.source is None or known.is_of(source)
+    history = History(volume)
+    try:
+        listed = source.files()
+    except EarmarkError as error:
+        if not same:
+            raise
+        catalogue = replace(known, source=str(source), problem=str(error))
+        if not isinstance(error, SourceUnreachableError):
+            _write(catalogue, volume, at_work, history)
+            raise
+        logger.warning("%s; going on with the %d archives known", error, len(known.archives))
+    else:
+        here = {
+            archive.name: archive
+            for archive in known.archives
+            if history.is_pending(archive)
+            and (is_here(archive, volume) or archive.name in (at_work or ()))
+        }
+        former = {archive.name: archive for archive in known.archives} if same else here
+        found = {}
+        for file in listed:
+            if _is_hidden(file.name):
+                continue
+            if (old := _unchanged(file, former)) is not None:
+                found[file.name] = old if old.done else replace(old, done=history.is_done(old))
+                continue
+            archive = _judge(file)
+            found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
+        found |= here
+        catalogue = Catalogue(
+            str(source),
+            sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name)),
+            datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+    _write(catalogue, volume, at_work, history)
+    return catalogue
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") and "/" not in name
+
+
+def _judge(file: Listed) -> Archive:
+    """Take a file as an archive, or refuse it."""
+    name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if not ARCHIVE_NAME.fullmatch(file.name) or file.name.endswith((" ", ".")):
+        reason = (
+            "a name begins with a letter, a digit or _, goes on with these, .+@- or spaces, does "
+            "not end in a space or dot, and has at most 200 characters; rename it"
+        )
+        return Archive(name, file.bytes, _possible(file.modified_ns), refused=reason)
+    if file.modified_ns != _possible(file.modified_ns):
+        reason = "its time of change is not between 1970 and 9999; touch it"
+        return Archive(name, file.bytes, _possible(file.modified_ns), refused=reason)
+    return Archive(name, file.bytes, file.modified_ns)
+
+
+def _unchanged(file: Listed, former: Mapping[str, Archive]) -> Archive | None:
+    """What is known of a file, if there is nothing to add to it: most are long done."""
+    known = former.get(file.name)
+    if known is None or not known.confirmed or known.refused is not None:
+        return None
+    same = (known.bytes, known.modified_ns) == (file.bytes, file.modified_ns)
+    return known if same else None
+
+
+def _possible(modified_ns: int) -> int:
+    return min(max(modified_ns, 0), _LAST_MOMENT)
+
+
+def _note(archive: Archive, known: Archive | None, volume: Volume, poll_seconds: float) -> Archive:
+    """Say when an archive was first seen as it is, and whether that was long enough ago."""
+    now = time.time()
+    if known and (known.bytes, known.modified_ns) == (archive.bytes, archive.modified_ns):
+        noted_at = known.noted_at
+        confirmed = known.confirmed or now - noted_at >= poll_seconds
+    else:
+        # Where the catalogue was lost and the receipt was not, it has been done.
+        was_done = known is None and archive.refused is None and _has_receipt(archive, volume)
+        noted_at = 0.0 if was_done else now
+        confirmed = poll_seconds == 0
+    return replace(archive, noted_at=noted_at, confirmed=confirmed)
+
+
+def _has_receipt(archive: Archive, volume: Volume) -> bool:
+    """Whether there is a receipt of an archive of this name and size, later than its last change.
+
+    What was deleted at the source and came again under its name is another archive.
+    """
+    path = volume.receipt(archive.date, archive.name)
+    try:
+        size = json.loads(path.read_text(encoding="utf-8")).get("bytes")
+        return size in (None, archive.bytes) and path.stat().st_mtime >= archive.modified_ns / 1e9
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def _write(
+    catalogue: Catalogue, volume: Volume, at_work: Collection[str] | None, history: "History"
+) -> None:
+    entries = {
+        volume.entry(archive.name): archive
+        for archive in catalogue.archives
+        if history.is_pending(archive)
+    }
+    # A driver at work has planned with what is there: only what is new is added.
+    add_only = at_work is None and locks.is_held(volume.driver_lock)
+    planned = {volume.entry(name) for name in at_work or ()}
+    folder = volume.entry("").parent
+    for path in folder.iterdir() if folder.exists() and not add_only else ():
+        if path not in entries and path not in planned:
+            path.unlink()
+    for path, archive in entries.items():
+        facts = _facts(archive)
+        del facts["confirmed"], facts["refused"], facts["done"]
+        text = json.dumps(facts, indent=1)
+        may_change = not add_only and path not in planned
+        if not path.exists() or (may_change and path.read_text(encoding="utf-8") != text):
+            with whole(path) as partial:
+                partial.write_text(text, encoding="utf-8")
+                # Snakemake compares times: an entry is as old as what it tells.
+                os.utime(partial, (archive.noted_at, archive.noted_at))
+    if add_only:
+        return
+    with whole(_file(volume)) as partial:
+        # Not asdict, nor indented: a year of archives takes seconds then.
+        content = vars(catalogue) | {"archives": [_facts(each) for each in catalogue.archives]}
+        partial.write_text(json.dumps(content), encoding="utf-8")
+
+
+def _facts(archive: Archive) -> dict[str, Any]:
+    return dict(zip(_COLUMNS, _values_of(archive), strict=True))
+
+
+@_without_collection()
+def read(volume: Volume) -> Catalogue:
+    """The catalogue as :func:`poll` left it; an empty one if there was no poll yet.
+
+    Raises:
+        EarmarkError: the catalogue is damaged.
+    """
+    path = _file(volume)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        archives = [Archive(**entry) for entry in content["archives"]]
+        return Catalogue(content["source"], archives, content["checked_at"], content.get("problem"))
+    except FileNotFoundError:
+        return Catalogue()
+    except (ValueError, KeyError, TypeError) as error:
+        raise EarmarkError(f"the catalogue {path} is damaged ({error}); delete it") from error
+
+
+def read_entry(path: Path) -> Archive:
+    """The entry of one pending archive, as :func:`poll` wrote it.
+
+    Raises:
+        EarmarkError: it is not there, or damaged.
+    """
+    try:
+        return Archive(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise EarmarkError(f"there is no entry {path}; run `earmark discover`") from error
+    except (ValueError, TypeError) as error:
+        raise EarmarkError(f"the entry {path} is damaged ({error}); delete it") from error
+
+
+class History:
+    """What became of archives, as the volume tells at one moment.
+
+    Answers as :func:`is_pending` and :func:`is_done` do, for many archives: it reads folders
+    once instead of looking for two files per archive.
+
+    Args:
+        volume: The shared volume.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        processed = volume.root / "processed"
+        self._receipts = {
+            day.name: {receipt.name: receipt for receipt in _entries(processed / day.name)}
+            for day in _entries(processed)
+        }
+        quarantined = _entries(volume.quarantine("").parent)
+        self._quarantined = {entry.name.removesuffix(".json") for entry in quarantined}
+
+    def is_pending(self, archive: Archive) -> bool:
+        """Whether an archive is still to be done."""
+        if archive.refused is not None or self.is_quarantined(archive):
+            return False
+        return not self.is_done(archive)
+
+    def is_quarantined(self, archive: Archive) -> bool:
+        """Whether an archive waits for a person to release it."""
+        return archive.name in self._quarantined
+
+    def is_done(self, archive: Archive) -> bool:
+        """Whether there is a receipt of this archive."""
+        receipt = self._receipts.get(f"date={archive.date}", {}).get(f"{archive.name}.json")
+        if receipt is None or archive.done:
+            return receipt is not None
+        try:
+            return receipt.stat().st_mtime >= archive.noted_at
+        except FileNotFoundError:
+            return False
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def is_pending(archive: Archive, volume: Volume) -> bool:
+    """Whether an archive is still to be done: neither finished nor quarantined nor refused."""
+    if archive.refused is not None or volume.quarantine(archive.name).exists():
+        return False
+    return not is_done(archive, volume)
+
+
+def is_here(archive: Archive, volume: Volume) -> bool:
+    """Whether this archive, and not a former one of the same name, lies in ``incoming/``."""
+    try:
+        return volume.incoming(archive.name).stat().st_mtime >= archive.noted_at
+    except FileNotFoundError:
+        return False
+
+
+def is_done(archive: Archive, volume: Volume) -> bool:
+    """Whether there is a receipt of this archive, and not of another one of the same name."""
+    try:
+        received_at = volume.receipt(archive.date, archive.name).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return received_at >= archive.noted_at
+
+
+def plan_run(archives: Sequence[Archive], volume: Volume, intake: Intake) -> Plan:
+    """Which archives are to be done now, and which are left for later.
+
+    Args:
+        archives: Those of the catalogue.
+        volume: The shared volume.
+        intake: Which are taken.
+    """
+    plan = Plan()
+    history = History(volume)
+    ordered = sorted(
+        filter(history.is_pending, archives),
+        key=lambda archive: (archive.modified_ns, archive.name),
+        reverse=intake.order == "newest",
+    )
+    taken = 0
+    for archive in ordered:
+        here = is_here(archive, volume)
+        settled = archive.confirmed and archive.age_seconds >= intake.latency_minutes * 60
+        if not settled and not here:
+            plan.unsettled.append(archive)
+        elif here or taken < intake.batch:
+            plan.now.append(archive)
+            taken += not here
+        else:
+            plan.later.append(archive)
+    return plan
+
+
+def _file(volume: Volume) -> Path:
+    return volume.state / "catalogue.json"

@@ -1,0 +1,205 @@
+"""Which models a configuration names, and where on this machine they lie.
+
+Nothing here asks the model hub: a run uses what ``earmark models fetch``
+(:mod:`earmark.models.hub`) left behind, or a folder that somebody put there.  Nor is a model
+loaded: that imports PyTorch, which takes seconds, and whoever only schedules jobs should not
+wait for that.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from earmark.configuration import Config, is_folder
+from earmark.errors import EarmarkError, SetupError
+from earmark.models.snapshots import Snapshot
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that the configuration names.
+
+    Attributes:
+        key: The configuration's key that names it, such as ``asr.model``.
+        name: Its value: a folder, a name on the hub, or a Whisper model's name.
+        revision: The commit that it is pinned to, or None.
+    """
+
+    key: str
+    name: str
+    revision: str | None = None
+
+    @property
+    def pin(self) -> str:
+        """The configuration's key that pins its revision."""
+        section, _, which = self.key.partition(".")
+        return f"{section}.revision" if which == "model" else f"{section}.{which}_revision"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files that every such model has; a library may ask the hub for one that is missing."""
+        return {
+            "asr.model": ("model.bin", "tokenizer.json"),
+            "classify.model": ("config.json",),
+            "classify.adapter": ("adapter_config.json",),
+        }[self.key]
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder rather than a model of the hub."""
+        return is_folder(self.name)
+
+    @property
+    def repository(self) -> str:
+        """Its name on the hub, ``owner/name``: faster-whisper knows what ``large-v2`` stands for.
+
+        Raises:
+            EarmarkError: a Whisper model of this name isn't known.
+        """
+        if self.key != "asr.model" or "/" in self.name:
+            return self.name
+        from faster_whisper.utils import _MODELS  # takes a second
+
+        if self.name not in _MODELS:
+            raise SetupError(
+                f"{self.key} is '{self.name}', which is neither a Whisper model ("
+                f"{', '.join(_MODELS)}) nor owner/name on the hub nor a folder that is there"
+            )
+        return str(_MODELS[self.name])
+
+
+class Found(NamedTuple):
+    """Where a model lies.
+
+    Attributes:
+        folder: What to load; a library that gets a folder never asks the hub.
+        revision: The hub's commit that it holds; None for a folder that somebody put there.
+    """
+
+    folder: str
+    revision: str | None
+
+
+def named_in(config: Config) -> list[Model]:
+    """The models that a configuration names.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+    """
+    asr, classify = config["asr"], config["classify"]
+    models = [
+        Model("asr.model", asr["model"], asr["revision"]),
+        Model("classify.model", classify["model"], classify["revision"]),
+    ]
+    if classify["adapter"] is not None:
+        models.append(Model("classify.adapter", classify["adapter"], classify["adapter_revision"]))
+    return models
+
+
+def check_models(config: Config) -> None:
+    """Check that all models of a configuration are there.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Raises:
+        EarmarkError: see :func:`find`.
+    """
+    for model in named_in(config):
+        find(model)
+
+
+def find(model: Model) -> Found:
+    """Where a model lies, once it is known to be there, every file with its size.
+
+    Args:
+        model: The model.
+
+    Raises:
+        SetupError: it isn't, or not whole; the message says what to do.
+    """
+    if model.is_folder:
+        check_folder(model)
+        return Found(model.name, None)
+    snapshot = _fetched(model)
+    for damage in snapshot.damage(by_size=True):
+        raise SetupError(_remedy(model, snapshot, damage))
+    return Found(str(snapshot.folder), snapshot.commit)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a check of a model found.
+
+    Attributes:
+        key: The configuration's key that names the model.
+        model: Its name.
+        commit: The hub's commit; None for a folder, and for what isn't there.
+        problem: What is wrong and what to do, or None.
+    """
+
+    key: str
+    model: str
+    commit: str | None
+    problem: str | None
+
+
+def inspect(model: Model, by_size: bool) -> list[Condition]:
+    """Check a model as it lies here.
+
+    Args:
+        model: The model.
+        by_size: Compare sizes only; else every byte of a model from the hub is read.
+
+    Returns:
+        Each problem, or one entry that has none.
+    """
+    try:
+        if model.is_folder:
+            check_folder(model)
+            return [Condition(model.key, model.name, None, None)]
+        snapshot = _fetched(model)
+    except EarmarkError as error:
+        return [Condition(model.key, model.name, None, str(error))]
+    problems = [_remedy(model, snapshot, damage) for damage in snapshot.damage(by_size)]
+    whole = Condition(model.key, snapshot.repository, snapshot.commit, None)
+    return [replace(whole, problem=problem) for problem in problems] or [whole]
+
+
+def _fetched(model: Model) -> Snapshot:
+    snapshot = Snapshot.of(model.repository, model.revision)
+    if snapshot is None:
+        wanted = f" at revision {model.revision}" if model.revision else ""
+        raise SetupError(
+            f"{model.key} names {model.repository}, which has not been fetched{wanted}; run "
+            "`earmark models fetch` with this configuration where the model hub can be reached "
+            "(HF_HOME says where models lie, and must be the same there and here)"
+        )
+    return snapshot
+
+
+def _remedy(model: Model, snapshot: Snapshot, damage: str) -> str:
+    return (
+        f"{model.key}: {damage} of {snapshot.repository} in {snapshot.folder}; run "
+        "`earmark models fetch`, which brings just that"
+    )
+
+
+def check_folder(model: Model) -> None:
+    """Check a model that is named by a folder.
+
+    Raises:
+        SetupError: it is not there (a library would take the path for a name on the hub), or
+            a revision is given, which only a model of the hub has.
+    """
+    for file in model.files:
+        if not (Path(model.name) / file).is_file():
+            raise SetupError(
+                f"{model.key} names the folder {model.name}, which is missing or holds no {file}; "
+                "correct the path or put the model there"
+            )
+    if model.revision is not None:
+        raise SetupError(
+            f"{model.pin} pins a model of the hub, but {model.key} names the folder {model.name}; "
+            f"set {model.pin} to null"
+        )

@@ -1,0 +1,332 @@
+"""Whether contents fall under a written policy, as a language model sees it.
+
+Two kinds of answer (``classify.answer``):
+
+``logits``
+    CoPE-A's: the prompt ends where the answer belongs, and the probabilities of the tokens
+    "0" and "1" as the next word give a calibrated score.  That is how CoPE-A's authors run it
+    (https://huggingface.co/zentropi-ai/cope-a-9b); there is no generated text to parse.
+``json``
+    An instruction-tuned model writes a small object (:mod:`earmark.policy.json_answers`).
+
+Knows prompts, tokens and batches; knows nothing of archives and files.
+"""
+
+import logging
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jinja2 import TemplateError
+
+from earmark.errors import SetupError
+from earmark.gpu import HalvingBatch, ran_out_of_memory
+from earmark.models.inventory import Model, find
+from earmark.policy.json_answers import UnreadableError, read_answer
+from earmark.policy.language_model import LanguageModel
+from earmark.policy.policies import Policy, json_prompt_around, one_line, prompt_around
+from earmark.policy.prefix_attention import Prefix
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ClassifySettings:
+    """Which model classifies, and how; the fields are keys of the config's ``classify`` section.
+
+    Attributes:
+        model: The base, a folder or a name on the Hugging Face hub.
+        adapter: The PEFT adapter on top of it, likewise; None uses the base alone.
+        revision: The hub's commit that the base is pinned to, or None.
+        adapter_revision: The same for the adapter.
+        device: ``cuda`` or ``cpu``.
+        quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
+        dtype: Of the weights that are not quantized: ``bfloat16``, ``float16`` or
+            ``float32``.
+        answer: ``logits`` or ``json``.
+        max_new_tokens: Longest JSON answer.
+        batch_size: Most transcripts that pass the model together; long ones go in smaller
+            batches.
+        max_tokens: Longest prompt, policy and answer included.  CoPE-A was trained on up to
+            8,192.
+        threads: CPU threads.
+        threshold: Lowest score that is flagged, 0..1.
+        thresholds: The same for single categories.
+        checkpoint_seconds: At most so much work is lost when the job is killed.
+    """
+
+    model: str = "google/gemma-2-9b"
+    adapter: str | None = "zentropi-ai/cope-a-9b"
+    device: str = "cuda"
+    quantization: str | None = "8bit"
+    dtype: str = "bfloat16"
+    answer: str = "logits"
+    max_new_tokens: int = 100
+    batch_size: int = 32
+    max_tokens: int = 8192
+    threads: int = 4
+    threshold: float = 0.5
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    revision: str | None = None
+    adapter_revision: str | None = None
+    checkpoint_seconds: float = 60.0
+
+    def threshold_of(self, category: str) -> float:
+        """Lowest score that is flagged in a category, 0..1."""
+        return self.thresholds.get(category, self.threshold)
+
+    @property
+    def pinned_model(self) -> Model:
+        """The base, as it is looked for on this machine."""
+        return Model("classify.model", self.model, self.revision)
+
+    @property
+    def pinned_adapter(self) -> Model | None:
+        """The adapter, likewise."""
+        if self.adapter is None:
+            return None
+        return Model("classify.adapter", self.adapter, self.adapter_revision)
+
+
+class Classification(NamedTuple):
+    """A model's answer about one content.
+
+    Attributes:
+        score: Probability that the policy's labels apply, 0..1; None unless ``status`` is ok.
+        truncated: Whether the content's end was cut off to fit ``max_tokens``.
+        status: ``ok``; ``unparsed``, if what the model wrote can't be read; ``failed``, if it
+            has no answer.
+        error: Why there is no score.
+        raw_response: What the model wrote, for JSON answers.
+    """
+
+    score: float | None
+    truncated: bool
+    status: str = "ok"
+    error: str | None = None
+    raw_response: str | None = None
+
+
+class Classifier:
+    """A base model with its adapter, loaded once, that judges contents by any policies."""
+
+    def __init__(self, settings: ClassifySettings) -> None:
+        """Load the model.
+
+        Raises:
+            SetupError: the device, a model or an option is not there, or the tokenizer has
+                no single tokens for the two answers.
+        """
+        if settings.answer not in ("logits", "json"):
+            raise SetupError(f"classify.answer is {settings.answer!r}; choose logits or json")
+        self.settings = settings
+        adapter = settings.pinned_adapter
+        torch.set_num_threads(settings.threads)
+        try:
+            self.model = LanguageModel(
+                find(settings.pinned_model),
+                None if adapter is None else find(adapter),
+                _device(settings.device),
+                _dtype(settings.dtype),
+                _quantization(settings.quantization),
+            )
+        except SetupError:
+            raise
+        except Exception as error:  # tokenizers, for one, raises nothing more particular
+            if ran_out_of_memory(error):
+                raise SetupError(
+                    f"the GPU's memory does not suffice for {settings.model} ({error}); end what "
+                    "else uses this GPU, or set classify.quantization to 8bit or 4bit"
+                ) from error
+            raise SetupError(
+                f"the classifier {settings.model} with adapter {settings.adapter} can't be loaded "
+                f"({error}); check classify.model and classify.adapter, and that both are "
+                "downloaded where this machine can read them"
+            ) from error
+        if settings.max_tokens > self.model.longest:
+            raise SetupError(
+                f"classify.max_tokens is {settings.max_tokens}, but {settings.model} reads at "
+                f"most {self.model.longest} tokens; lower it"
+            )
+        self._begin = [self.model.tokenizer.bos_token_id]
+        if self._begin == [None]:
+            self._begin = []
+        if settings.answer == "logits":
+            self._words = [self._answer_token(answer) for answer in ("0", "1")]
+        else:
+            self._around(Policy("none", "none", "none", "none"))  # so that its faults show at once
+        tokens = settings.batch_size * settings.max_tokens
+        self._batches = HalvingBatch(tokens, "classify.batch_size")
+
+    def judge(
+        self, policy: Policy, contents: Sequence[str]
+    ) -> Iterator[tuple[int, Classification]]:
+        """Judge contents by one policy.
+
+        A content that the model has no finite answer for fails alone.  What is wrong with
+        the machine, such as a GPU that is gone, is raised.
+
+        Args:
+            policy: The policy.
+            contents: Any texts; line breaks become spaces
+                (:func:`earmark.policy.policies.one_line`).
+
+        Yields:
+            The index of a content and its classification, each once, the longest contents first.
+
+        Raises:
+            SetupError: the policy leaves no room for content within ``max_tokens``.
+            EarmarkError: the GPU's memory is too small.
+        """
+        before, after = self._around(policy)
+        written = self.settings.max_new_tokens if self.settings.answer == "json" else 0
+        room = self.settings.max_tokens - len(before) - len(after) - written
+        if room < 1:
+            raise SetupError(
+                f"policy {policy.category} fills {self.settings.max_tokens - room} of the "
+                f"{self.settings.max_tokens} tokens of a prompt; shorten it or raise "
+                "classify.max_tokens"
+            )
+        # As arrays: a list of Python's integers takes ten times the memory.
+        bodies = [array("i", self.model.encode(one_line(content))) for content in contents]
+        (prefix,) = self._batches.run(lambda _: [self.model.begin(before)], [before], len(before))
+        ask = partial(self._score if self.settings.answer == "logits" else self._read, prefix)
+        lengths = [min(len(body), room) + len(after) for body in bodies]
+        groups = batches(lengths, len(prefix), self.settings.batch_size, self.settings.max_tokens)
+        for group in groups:
+            batch = [[*bodies[index][:room], *after] for index in group]
+            asked = self._batches.run(ask, batch, weight=max(map(len, batch)))
+            for index, classification in zip(group, asked, strict=True):
+                if len(bodies[index]) > room:
+                    classification = classification._replace(truncated=True)
+                if classification.raw_response is not None:
+                    classification = _parsed(classification, policy.category)
+                yield index, classification
+
+    def _around(self, policy: Policy) -> tuple[list[int], list[int]]:
+        """Tokens before and after the content."""
+        if self.settings.answer == "logits":
+            before, after = prompt_around(policy.text)
+            return self._begin + self.model.encode(before), self.model.encode(after)
+        before, after = json_prompt_around(policy)
+        if self.model.tokenizer.chat_template is None:
+            return self._begin + self.model.encode(before), self.model.encode(after)
+        here = "(the content)"
+        try:
+            prompt = self.model.tokenizer.apply_chat_template(
+                [{"role": "user", "content": before + here + after}],
+                tokenize=False,
+                add_generation_prompt=True,
+                # Thoughts would use up the tokens of the answer; a date would change scores.
+                enable_thinking=False,
+                date_string="1 Jan 2026",
+            )
+        except TemplateError as error:
+            raise SetupError(
+                f"the chat template of {self.settings.model} refuses a user's message ({error}); "
+                "choose an instruction-tuned model for classify.answer: json"
+            ) from error
+        before, found, after = prompt.rpartition(here)  # a policy may hold the same words
+        if not (found and before):
+            raise SetupError(
+                f"the chat template of {self.settings.model} changes what a user says; choose "
+                "another model for classify.answer: json"
+            )
+        encode = partial(self.model.encode, is_trusted=True)
+        return encode(before), encode(after)
+
+    def _score(self, prefix: Prefix, texts: Sequence[Sequence[int]]) -> list[Classification]:
+        """Probability of "1" over "0" after each prompt."""
+        logits = self.model.next_logits(prefix, texts, self._words)
+        scores = torch.softmax(logits, dim=-1)[:, 1].tolist()
+        finite = torch.isfinite(logits).all(dim=-1).tolist()
+        return [
+            Classification(score, truncated=False) if is_sound else NO_NUMBER
+            for score, is_sound in zip(scores, finite, strict=True)
+        ]
+
+    def _read(self, prefix: Prefix, texts: Sequence[Sequence[int]]) -> list[Classification]:
+        """What the model writes after each prompt, not parsed yet."""
+        written = self.model.continuations(prefix, texts, self.settings.max_new_tokens, end="}")
+        return [
+            Classification(None, truncated=False, raw_response=each.text)
+            if each.is_sound
+            else NO_NUMBER
+            for each in written
+        ]
+
+    def _answer_token(self, answer: str) -> int:
+        tokens = self.model.encode(answer)
+        if len(tokens) != 1 or tokens[0] == self.model.tokenizer.unk_token_id:
+            raise SetupError(
+                f"{self.settings.model} has no single token for the answer {answer!r}; CoPE's "
+                "prompt needs a model whose tokenizer does, such as Gemma-2"
+            )
+        return tokens[0]
+
+
+#: A model whose numbers overflowed.
+NO_NUMBER = Classification(None, False, "failed", "the model's answer is not a number")
+
+
+def _parsed(classification: Classification, category: str) -> Classification:
+    assert classification.raw_response is not None
+    try:
+        answer = read_answer(classification.raw_response, [category])
+    except UnreadableError as error:
+        return classification._replace(status="unparsed", error=f"unreadable answer: {error}")
+    return classification._replace(score=answer.score)
+
+
+def batches(
+    lengths: Sequence[int], prefix: int, batch_size: int, max_tokens: int
+) -> Iterator[list[int]]:
+    """Group texts of similar length, the longest first.
+
+    Attention's memory grows with texts * length * (prefix + length), and a batch never needs
+    more of it than one prompt of ``max_tokens`` without a prefix would: what fits once fits
+    always, and if not it shows at once.
+
+    Args:
+        lengths: Tokens of each text.
+        prefix: Tokens that stand before each.
+        batch_size: Most texts of a batch.
+        max_tokens: Longest prompt that must fit.
+
+    Yields:
+        Indices into ``lengths``; each occurs once.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    while order:
+        longest = max(1, lengths[order[0]])
+        fitting = max_tokens**2 // (longest * (prefix + longest))
+        size = max(1, min(batch_size, fitting))
+        yield order[:size]
+        order = order[size:]
+
+
+def _device(name: str) -> str:
+    if name not in ("cuda", "cpu"):
+        raise SetupError(f"classify.device is {name!r}; choose cuda or cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SetupError(
+            "classify.device is 'cuda', but no GPU can be used here; check nvidia-smi, or set "
+            "classify.device to 'cpu'"
+        )
+    return name
+
+
+def _dtype(name: str) -> torch.dtype:
+    known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+    if name not in known:
+        raise SetupError(f"classify.dtype is {name!r}; choose {', '.join(known)}")
+    return known[name]
+
+
+def _quantization(name: str | None) -> str | None:
+    if name not in ("8bit", "4bit", None):
+        raise SetupError(f"classify.quantization is {name!r}; choose 8bit, 4bit or null")
+    return name

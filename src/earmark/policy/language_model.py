@@ -1,0 +1,302 @@
+"""A language model whose texts share their beginning.
+
+Knows tokens, batches and what the model says next; knows nothing of policies and of what
+the next word means (:mod:`earmark.policy.classifier`).  The beginning is computed once
+(:mod:`earmark.policy.prefix_attention`); only the state of the last token goes through the model's
+head, and of the head only the words that matter: the logits of Gemma's 256,000 words for all
+tokens would not fit a GPU.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    DynamicCache,
+)
+
+from earmark.errors import SetupError
+from earmark.models.inventory import Found
+from earmark.policy.prefix_attention import MODEL_TYPES, NAME, PADDING, Prefix, Rest
+
+#: Stands for no token, behind what a model wrote.
+_NOTHING = -1
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote.
+
+    Attributes:
+        text: Without control tokens.
+        is_sound: Whether the model's logits were numbers all along.
+    """
+
+    text: str
+    is_sound: bool
+
+
+class LanguageModel:
+    """A loaded base model with its adapter.
+
+    Attributes:
+        longest: Most tokens that it can read.
+        tokenizer: Transformers' tokenizer.
+    """
+
+    def __init__(
+        self,
+        base: Found,
+        adapter: Found | None,
+        device: str,
+        dtype: torch.dtype,
+        quantization: str | None,
+        merge_adapter: bool | None = None,
+    ) -> None:
+        """Load tokenizer, base and adapter.
+
+        Args:
+            base: The base model.
+            adapter: A PEFT adapter on top of it.
+            device: ``cuda`` or ``cpu``.
+            dtype: Of the weights that are not quantized.
+            quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
+            merge_adapter: Whether to add the adapter to the weights, which saves its own
+                products in each layer.  None does so unless they are quantized: those would be
+                rounded once more (figures are in benchmarks/README.md).
+
+        Raises:
+            SetupError: the model's attention isn't known.
+            OSError: a file can't be read.
+            ValueError: a file holds something else.
+        """
+        config: Any = AutoConfig.from_pretrained(base.folder)
+        if (kind := config.model_type) not in MODEL_TYPES:
+            raise SetupError(
+                f"classify.model {base.folder} is a model of type '{kind}', whose attention "
+                f"Earmark doesn't know; choose one of type {', '.join(MODEL_TYPES)}"
+            )
+        self.longest: int = config.max_position_embeddings
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            base.folder,
+            dtype=dtype,
+            quantization_config=quantization_config(quantization, dtype),
+            device_map={"": device},
+            attn_implementation=NAME,
+        )
+        if adapter is not None:
+            from peft import PeftModel  # slow, and talkative until logging is set up
+            from peft.tuners.tuners_utils import BaseTunerLayer
+
+            adapted: Any = PeftModel.from_pretrained(model, adapter.folder, torch_device=device)
+            inner = adapted.get_base_model()
+            words = (inner.get_input_embeddings(), inner.get_output_embeddings())
+            if any(isinstance(layer, BaseTunerLayer) for layer in words):
+                raise SetupError(
+                    f"classify.adapter {adapter.folder} changes how words are read or written "
+                    "(embeddings, lm_head); Earmark takes adapters of the layers between"
+                )
+            if merge_adapter is None:
+                merge_adapter = quantization is None
+            model = adapted.merge_and_unload() if merge_adapter else inner
+        self._model = model.eval()
+        self._device = device
+        self._inside_control = _inside_control_tokens(self.tokenizer)
+
+    def encode(self, text: str, *, is_trusted: bool = False) -> list[int]:
+        """Tokens of a text.
+
+        A text that spells a control token ("<eos>") is tokenized in two pieces, so that the
+        tokenizer never sees the spelling whole; its own switch (``split_special_tokens``)
+        would let through those of Gemma's that are not declared special.
+
+        Args:
+            text: The text.
+            is_trusted: Whether spelt control tokens become such, as in a chat template.
+        """
+        pieces = [text] if is_trusted else self._inside_control.split(text)
+        return [
+            token
+            for piece in pieces
+            for token in self.tokenizer(piece, add_special_tokens=False).input_ids
+        ]
+
+    def begin(self, tokens: Sequence[int]) -> Prefix:
+        """Compute the beginning that texts share.
+
+        Args:
+            tokens: At least one.
+        """
+        cache = DynamicCache()
+        self._states([list(tokens)], None, cache)
+        layers: Any = cache.layers
+        return Prefix(
+            tuple(tokens), [layer.keys for layer in layers], [layer.values for layer in layers]
+        )
+
+    @torch.inference_mode()
+    def next_logits(
+        self, prefix: Prefix, texts: Sequence[Sequence[int]], words: Sequence[int]
+    ) -> Tensor:
+        """Logits of some words as the next one of each text.
+
+        Args:
+            prefix: What stands before each text.
+            texts: Tokens of each text, at least one.
+            words: Tokens to tell the logits of.
+
+        Returns:
+            float32 of shape [texts, words], on the CPU.
+        """
+        states = self._states(texts, prefix, None)
+        head = self._model.get_output_embeddings()
+        # A product with the rows of these words alone (the head is never quantized), and in
+        # float32: in bfloat16 two logits near 20 are told apart by no less than 0.125.
+        rows = head.weight[list(words)].float()
+        bias = None if head.bias is None else head.bias[list(words)].float()
+        return self._capped(torch.nn.functional.linear(states.float(), rows, bias)).cpu()
+
+    @torch.inference_mode()
+    def continuations(
+        self, prefix: Prefix, texts: Sequence[Sequence[int]], most: int, end: str
+    ) -> list[Continuation]:
+        """Write on from each text, always the likeliest word.
+
+        Args:
+            prefix: What stands before each text.
+            texts: Tokens of each text, at least one.
+            most: Most tokens to write.
+            end: A character behind which nothing more is wanted.
+
+        Returns:
+            One for each text; it ends with the first token that holds ``end``, or before a
+            token with which the model ends.
+        """
+        head = self._model.get_output_embeddings()
+        last = torch.cat([self._ends(), self._tokens_with(end)])
+        cache = DynamicCache()
+        written: list[Tensor] = []
+        sound = torch.ones(len(texts), dtype=torch.bool)
+        finished = torch.zeros(len(texts), dtype=torch.bool)
+        step: Sequence[Sequence[int]] = texts
+        keys: Tensor | None = None
+        while len(written) < most and not finished.all():
+            states, keys = self._step(step, prefix, cache, keys)
+            best = head(states).float().max(dim=-1)
+            sound &= best.values.isfinite().cpu()
+            words = best.indices.cpu()
+            written.append(words.where(~finished, _NOTHING))
+            finished |= torch.isin(words, last)
+            step = words[:, None].tolist()
+        rows = torch.stack(written, dim=1).tolist()
+        return [
+            Continuation(
+                self.tokenizer.decode(
+                    [token for token in row if token != _NOTHING], skip_special_tokens=True
+                ),
+                bool(is_sound),
+            )
+            for row, is_sound in zip(rows, sound, strict=True)
+        ]
+
+    @torch.inference_mode()
+    def _states(
+        self, texts: Sequence[Sequence[int]], prefix: Prefix | None, cache: DynamicCache | None
+    ) -> Tensor:
+        """The state of each text's last token, of shape [texts, width]."""
+        return self._step(texts, prefix, cache, None)[0]
+
+    def _step(
+        self,
+        texts: Sequence[Sequence[int]],
+        prefix: Prefix | None,
+        cache: DynamicCache | None,
+        keys: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Send tokens through the model.
+
+        Args:
+            texts: The tokens; padded on the left to the longest.
+            prefix: What stands before all of them.
+            cache: Keeps keys and values of the texts' own tokens.
+            keys: Positions of what the cache holds, if anything.
+
+        Returns:
+            States of the last tokens, of shape [texts, width], and positions of all own tokens.
+        """
+        width = max(map(len, texts))
+        tokens = torch.zeros((len(texts), width), dtype=torch.long)  # any: nothing attends to it
+        positions = torch.full((len(texts), width), PADDING)
+        starts = [len(prefix or ())] * len(texts)
+        if keys is not None:
+            starts = (keys[:, -1] + 1).tolist()
+        for row, text in enumerate(texts):
+            tokens[row, width - len(text) :] = torch.tensor(text)
+            positions[row, width - len(text) :] = torch.arange(len(text)) + starts[row]
+        positions = positions.to(self._device)
+        queries = positions.where(positions < PADDING, 0)
+        keys = positions if keys is None else torch.cat([keys, positions], dim=1)
+        states = self._model.get_decoder()(
+            input_ids=tokens.to(self._device),
+            position_ids=queries,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            rest=Rest(prefix, keys, queries),
+        ).last_hidden_state
+        return states[:, -1], keys
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = getattr(self._model.config, "final_logit_softcapping", None)
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    def _ends(self) -> Tensor:
+        """Tokens with which the model ends."""
+        ends = self._model.generation_config.eos_token_id
+        known = [*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id]
+        return torch.tensor([token for token in known if token is not None], dtype=torch.long)
+
+    def _tokens_with(self, character: str) -> Tensor:
+        vocabulary = self.tokenizer.get_vocab().items()
+        tokens = [token for spelling, token in vocabulary if character in spelling]
+        return torch.tensor(tokens, dtype=torch.long)
+
+
+def quantization_config(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes quantizes a model, as Transformers is told.
+
+    Args:
+        name: ``8bit``, ``4bit`` or None.
+        dtype: What 4-bit weights are multiplied in.
+    """
+    if name is None:
+        return None
+    return BitsAndBytesConfig(
+        load_in_8bit=name == "8bit",
+        load_in_4bit=name == "4bit",
+        # QLoRA's choice; bitsandbytes' own default is FP4 that is multiplied in float32.
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _inside_control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """The places after the first character of every spelt control token.
+
+    Control tokens are all that was added to the vocabulary beside text, except runs of
+    white space, which Gemma adds too and which stand for themselves.
+    """
+    spellings = [token for token in tokenizer.get_added_vocab() if token.strip(" \t\n\r▁")]
+    spellings = [token for token in spellings if len(token) > 1]
+    if not spellings:
+        return re.compile(r"(?!)")
+    return re.compile(
+        "|".join(f"(?<={re.escape(each[0])})(?={re.escape(each[1:])})" for each in spellings)
+    )

@@ -1,0 +1,111 @@
+"""Questions to the results in the volume, asked in SQL with DuckDB.
+
+The queries lie in ``sql/analysis``, and ``views.sql`` there says which files they read.
+Needs no database server and changes nothing.
+"""
+
+import datetime
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import duckdb
+import pyarrow.parquet as pq
+
+from earmark import SQL
+from earmark.errors import EarmarkError
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS
+
+_FOLDER = SQL / "analysis"
+_VIEWS = _FOLDER / "views.sql"
+
+
+def queries() -> dict[str, str]:
+    """The queries that :func:`run` knows by name, each with the question it answers."""
+    return {
+        path.stem: path.read_text(encoding="utf-8").splitlines()[0].removeprefix("-- ")
+        for path in sorted(_FOLDER.glob("*.sql"))
+        if path != _VIEWS
+    }
+
+
+def run(
+    query: str | Path,
+    volume_root: Path,
+    since: datetime.date | None = None,
+    until: datetime.date | None = None,
+) -> duckdb.DuckDBPyRelation:
+    """Answer a query over the results in a volume.
+
+    Args:
+        query: Name of a file in ``sql/analysis`` without its ending, or the path of a file
+            with one SQL query over the views of ``views.sql``.
+        volume_root: ``volume.root``.  A view without files is empty.
+        since: Only archives of this date and later; None for all.
+        until: Only archives of this date and earlier; None for all.
+
+    Returns:
+        The answer, computed; ``.show()``, ``.fetchall()`` and ``.df()`` give it out.
+
+    Raises:
+        EarmarkError: there is no such query, the volume holds no results, or DuckDB can't
+            run the query.
+    """
+    path = _FOLDER / f"{query}.sql" if str(query) in queries() else Path(query)
+    if not path.is_file():
+        raise EarmarkError(
+            f"there is no query {query}; known are {', '.join(queries())}, or give the path of "
+            "a file"
+        )
+    connection = _open(volume_root)
+    try:
+        for name, date in (("since", since), ("until", until)):
+            connection.execute(f"SET VARIABLE {name} = ?", [date])
+        answer = connection.sql(path.read_text(encoding="utf-8"))
+        if answer is None:
+            raise EarmarkError(f"{path} gives no answer; it must hold one SELECT")
+        return answer.materialize()
+    except duckdb.Error as error:
+        raise EarmarkError(f"{path}: {error}") from error
+
+
+def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
+    """An in-memory database with the views of ``views.sql``."""
+    connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
+    statements = connection.extract_statements(_VIEWS.read_text(encoding="utf-8"))
+    volume = re.sub(r"([*?\[{])", r"[\1]", str(volume_root.resolve()))  # it goes into a glob
+    found = 0
+    with TemporaryDirectory() as empty:
+        _lay_out_empty(Path(empty))
+        for statement in statements:
+            try:
+                connection.execute("SET VARIABLE volume = ?", [volume])
+                connection.execute(statement)
+                found += "getvariable('volume')" in statement.query
+            except duckdb.Error as error:
+                if "No files found" not in str(error):
+                    raise EarmarkError(f"{volume_root}: {error}") from error
+                # A view looks for its files whenever it is read; a table is done with them.
+                connection.execute("SET VARIABLE volume = ?", [empty])
+                connection.execute(statement.query.replace("VIEW", "TABLE", 1))
+    if not found:
+        raise EarmarkError(
+            f"{volume_root} holds no results (manifests, transcripts, classes, processed); "
+            "run the workflow first or correct volume.root"
+        )
+    connection.execute("SET VARIABLE volume = ?", [volume])
+    return connection
+
+
+def _lay_out_empty(volume: Path) -> None:
+    """Make a volume of which every file has its columns and no row."""
+    for folder, schema in (
+        ("manifests/date=1970-01-01", MANIFEST),
+        ("transcripts/asr=none/date=1970-01-01", TRANSCRIPTS),
+        ("classes/policy=none/date=1970-01-01", CLASSES),
+    ):
+        (volume / folder).mkdir(parents=True)
+        pq.write_table(schema.empty_table(), volume / folder / "none.parquet")
+    for file in ("processed/date=1970-01-01/none.json", "state/policies/none.json"):
+        (volume / file).parent.mkdir(parents=True)
+        (volume / file).touch()

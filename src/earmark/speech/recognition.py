@@ -1,0 +1,210 @@
+"""A Whisper model as CTranslate2 runs it: language and words of a batch of windows.
+
+The windows of a batch may be of different clips and in different languages: each has its
+own prompt.  One pass of the encoder serves language and words.  Decoding options are
+WhisperX's (a test compares them).  Where windows come from and which belong together,
+:mod:`earmark.speech.preparation` and :mod:`earmark.speech.transcribe` know.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from earmark.errors import SetupError
+from earmark.models.inventory import Model, find
+from earmark.speech.preparation import Features
+
+#: How WhisperX decodes, as options of ``ctranslate2.models.Whisper.generate``.
+DECODING: dict[str, Any] = {
+    "patience": 1,
+    "length_penalty": 1,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+    "suppress_blank": True,
+    "suppress_tokens": [-1],
+}
+
+
+@dataclass(frozen=True)
+class AsrSettings:
+    """How clips are transcribed; the fields are the keys of the config's ``asr`` section.
+
+    Attributes:
+        name: Name of this set of settings.
+        model: A Whisper model's name, or a folder with a CTranslate2 model.
+        revision: The hub's commit that it is pinned to, or None.
+        device: ``cuda`` or ``cpu``.
+        compute_type: CTranslate2's number format.
+        batch_size: Windows that pass the model together.
+        beam_size: Beams of the decoder.
+        language: ISO 639-1 code, or None to detect each clip's.
+        vad: ``pyannote`` or ``silero``.
+        threads: CPU threads. With more than one, clips are prepared by so many processes
+            beside the model, less one with ``cuda``.
+        checkpoint_seconds: At most so much work is lost when the job is killed.
+    """
+
+    name: str
+    model: str
+    device: str = "cuda"
+    compute_type: str = "float16"
+    batch_size: int = 16
+    beam_size: int = 5
+    language: str | None = None
+    vad: str = "pyannote"
+    threads: int = 4
+    checkpoint_seconds: float = 60.0
+    revision: str | None = None
+
+    @property
+    def pinned_model(self) -> Model:
+        """The model, as it is looked for on this machine."""
+        return Model("asr.model", self.model, self.revision)
+
+
+class Language(NamedTuple):
+    """A language.
+
+    Attributes:
+        code: ISO 639-1.
+        probability: How sure the model is, 0 to 1; 1 if there was nothing to detect.
+    """
+
+    code: str
+    probability: float
+
+
+class Hypothesis(NamedTuple):
+    """The words of a window.
+
+    Attributes:
+        text: Without surrounding space.
+        logprob: Sum of the tokens' log-probabilities, the end token included.
+        tokens: Their number, the end token included; 0, with a logprob of 0, if there is none.
+        no_speech_probability: Whisper's own doubt that there is speech, 0 to 1.
+    """
+
+    text: str
+    logprob: float
+    tokens: int
+    no_speech_probability: float
+
+
+class Recogniser:
+    """A loaded Whisper model.
+
+    Attributes:
+        mels: Bands of the spectrograms that it takes in.
+    """
+
+    def __init__(self, settings: AsrSettings) -> None:
+        """Load the model.
+
+        Raises:
+            EarmarkError: the model, the device, the number format or the language is not there.
+        """
+        if settings.device == "cuda":
+            import torch  # noqa: F401  # loads CUDA's libraries, which CTranslate2 would not find
+        import ctranslate2
+        import faster_whisper
+
+        if settings.device == "cuda" and not ctranslate2.get_cuda_device_count():
+            raise SetupError(
+                "asr.device is 'cuda', but this machine has no usable CUDA device; "
+                "repair the driver, or set asr.device and classify.device to 'cpu', "
+                "asr.compute_type to 'int8' and classify.quantization to null"
+            )
+        folder = find(settings.pinned_model).folder
+        try:
+            self._model = faster_whisper.WhisperModel(
+                folder,
+                device=settings.device,
+                compute_type=settings.compute_type,
+                cpu_threads=settings.threads,
+            )
+            language = settings.language if self._multilingual else "en"
+            self._prompts: dict[str, list[int]] = {}
+            if language is not None:
+                self._prompt(language)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise SetupError(
+                f"the Whisper model '{settings.model}' cannot be loaded "
+                f"({' '.join(str(error).split())}); check asr.model, asr.device, "
+                "asr.compute_type and asr.language in the config"
+            ) from error
+        self.mels = int(self._model.feat_kwargs.get("feature_size", 80))
+        self._given = None if language is None else Language(language, 1.0)
+        self._beam_size = settings.beam_size
+
+    @property
+    def _multilingual(self) -> bool:
+        return bool(self._model.model.is_multilingual)
+
+    def encode(self, features: Sequence[Features]) -> Any:
+        """Encoder states of some windows.
+
+        Args:
+            features: A spectrogram each, float32 of shape [mels, 3000].
+
+        Returns:
+            CTranslate2's StorageView of shape [windows, 1500, width], on the model's device.
+        """
+        return self._model.encode(np.stack(features))
+
+    def detect_languages(self, encoded: Any) -> list[Language]:
+        """The language of each window of a batch; the given one if there is one.
+
+        Args:
+            encoded: What :meth:`encode` returned.
+        """
+        if self._given is not None:
+            return [self._given] * int(encoded.shape[0])
+        return [
+            Language(best[0].removeprefix("<|").removesuffix("|>"), best[1])
+            for best, *_ in self._model.model.detect_language(encoded)
+        ]
+
+    def decode(self, encoded: Any, languages: Sequence[str]) -> list[Hypothesis]:
+        """The words of each window of a batch.
+
+        Args:
+            encoded: What :meth:`encode` returned.
+            languages: ISO 639-1 code for each window.
+        """
+        results = self._model.model.generate(
+            encoded,
+            [self._prompt(language) for language in languages],
+            beam_size=self._beam_size,
+            max_length=self._model.max_length,
+            return_scores=True,
+            return_no_speech_prob=True,
+            **DECODING,
+        )
+        end = self._model.hf_tokenizer.token_to_id("<|endoftext|>")
+        penalty = DECODING["length_penalty"]
+        heard = []
+        for result in results:
+            ids = result.sequences_ids[0]
+            words = [token for token in ids if token < end]
+            heard.append(
+                Hypothesis(
+                    text=self._model.hf_tokenizer.decode(words).strip(),
+                    # CTranslate2 divides the sum by length ** length_penalty.
+                    logprob=result.scores[0] * len(ids) ** penalty if ids else 0.0,
+                    tokens=len(ids) + 1 if ids else 0,
+                    no_speech_probability=result.no_speech_prob,
+                )
+            )
+        return heard
+
+    def _prompt(self, language: str) -> list[int]:
+        from faster_whisper.tokenizer import Tokenizer
+
+        if language not in self._prompts:
+            tokenizer = Tokenizer(
+                self._model.hf_tokenizer, self._multilingual, task="transcribe", language=language
+            )
+            self._prompts[language] = self._model.get_prompt(tokenizer, [], without_timestamps=True)
+        return self._prompts[language]

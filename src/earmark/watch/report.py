@@ -1,0 +1,479 @@
+"""The daily report: a page that tells at a look whether noon is met, and what stands in the way.
+
+Gathers from the status, the receipts and tables of the last days and the database; what a
+figure looks like, :mod:`earmark.watch.charts` knows.  The page needs nothing beside itself.
+"""
+
+import glob
+import json
+import re
+import shlex
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from earmark import locks
+from earmark.driver.quarantine import Quarantined, in_quarantine
+from earmark.errors import EarmarkError
+from earmark.files import whole
+from earmark.record import database
+from earmark.record.queue_files import write_queue
+from earmark.record.review_queue import QueueItem, review_queue
+from earmark.record.throughput import receipts_since
+from earmark.volume import Volume
+from earmark.watch import charts
+from earmark.watch.forecast import Forecast
+from earmark.watch.status import Status, status
+
+#: The flag rate of the last day is held against that of so many days before it.
+DAYS_BEFORE = 7
+#: Reasons of failures that are listed, the most frequent ones.
+MOST_REASONS = 12
+_HOUR, _DAY = 3600.0, 86_400.0
+#: So long a command that is to tell somebody may take.
+_ALERT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class FlagRate:
+    """How often a policy flags.
+
+    Attributes:
+        policy: Name of the policy set.
+        category: The policy's category.
+        judged: Clips that got an answer in the last 24 hours.
+        flagged: Those of them that it flagged.
+        judged_before: Clips that did in the seven days before.
+        flagged_before: Likewise.
+    """
+
+    policy: str
+    category: str
+    judged: int
+    flagged: int
+    judged_before: int
+    flagged_before: int
+
+    @property
+    def rate(self) -> float | None:
+        """Share of the last day's clips, 0..1."""
+        return self.flagged / self.judged if self.judged else None
+
+    @property
+    def rate_before(self) -> float | None:
+        """Share of the clips of the days before."""
+        return self.flagged_before / self.judged_before if self.judged_before else None
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Things that failed for one reason in the last 24 hours.
+
+    Attributes:
+        stage: ``archive``, ``encode``, ``transcribe`` or ``classify``.
+        reason: With all numbers taken as equal.
+        count: How many.
+        archives: In how many archives.
+    """
+
+    stage: str
+    reason: str
+    count: int
+    archives: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast GPUs work, by the receipts of the last 24 hours.
+
+    Attributes:
+        clips: Clips that got an answer, those included whose content was heard before.
+        seconds_per_clip: Time of jobs with a GPU by stage, loading of models included. An archive
+            that another policy set was applied to was transcribed before, and counts only as
+            classified.
+        by_hour: Clips finished in each of the last 24 hours, the latest one last.
+    """
+
+    clips: int
+    seconds_per_clip: Mapping[str, float]
+    by_hour: tuple[int, ...]
+
+    def per_gpu_hour(self, *stages: str) -> float | None:
+        """Clips that one GPU does in an hour.
+
+        Args:
+            stages: ``transcribe``, ``classify`` or both, one after the other.
+        """
+        seconds = sum(self.seconds_per_clip.get(stage, 0.0) for stage in stages)
+        return _HOUR / seconds if seconds else None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """How long the volume lasts.
+
+    Attributes:
+        bytes_free: Bytes that can still be written.
+        percent: How full it is.
+        audio_bytes_a_day: Opus files of the archives that were finished in the last 24 hours.
+    """
+
+    bytes_free: int
+    percent: float
+    audio_bytes_a_day: int
+
+    @property
+    def days_left(self) -> float | None:
+        """Until it is full, if each day is like the last one and nothing is removed."""
+        return self.bytes_free / self.audio_bytes_a_day if self.audio_bytes_a_day else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows.
+
+    Attributes:
+        date: The day, ``YYYY-MM-DD`` in the review's zone.
+        status: What is going on now.
+        flagged_by_hour: Clips that came to be flagged in each of the last 24 hours; None if the
+            database doesn't answer.
+        flagged_at_last_noon: Clips that came to be flagged in the 24 hours before it; likewise.
+        speed: Of the GPUs.
+        flag_rates: By category.
+        failures: The most frequent reasons.
+        quarantined: Archives that were given up.
+        unread: Receipts and tables that could not be read; what they hold counts nowhere.
+        disk: How long the volume lasts.
+    """
+
+    date: str
+    status: Status
+    flagged_by_hour: tuple[int, ...] | None
+    flagged_at_last_noon: int | None
+    speed: Speed
+    flag_rates: tuple[FlagRate, ...]
+    failures: tuple[Failures, ...]
+    quarantined: tuple[Quarantined, ...]
+    unread: int
+    disk: Disk
+
+
+def write_report(config: dict[str, Any], report: Report) -> Path:
+    """Write a report's page, and the queue as CSV and Parquet beside it.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        report: What :func:`gather` found.
+
+    Returns:
+        The page.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    page = volume.report(report.date)
+    queue: list[QueueItem] | None = None
+    with locks.exclusive(volume.reports_lock, "report"):  # a clip may be erased meanwhile
+        with suppress(EarmarkError):  # the page says so
+            queue = review_queue(_conninfo(config), limit=1_000_000)
+        if queue is not None:
+            write_queue(queue, page.parent)
+    with whole(page) as partial:
+        partial.write_text(render(report, queue), encoding="utf-8")
+    return page
+
+
+def gather(config: dict[str, Any]) -> Report:
+    """Gather what the page shows; starts an embedded database.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+
+    Raises:
+        EarmarkError: the volume is not there, or there is no such time zone.
+    """
+    volume = Volume(Path(config["volume"]["root"]))
+    with suppress(EarmarkError):  # the status says so
+        _conninfo(config)
+    now = status(config)
+    moment = datetime.fromisoformat(now.observed_at)
+    flagged = last_noon = None
+    if now.database.up:
+        with suppress(EarmarkError):
+            flagged = _flagged_by_hour(_conninfo(config))
+            last_noon = _last_noon(_conninfo(config), now.review.next_noon)
+    receipts, unread = _receipts(volume, moment.timestamp() - (1 + DAYS_BEFORE) * _DAY)
+    since = moment.timestamp() - _DAY
+    today = [each for each in receipts if each.written_at >= since]
+    failures, audio_bytes, damaged = _tables(volume, today)
+    return Report(
+        date=moment.astimezone(ZoneInfo(config["review"]["timezone"])).date().isoformat(),
+        status=now,
+        flagged_by_hour=flagged,
+        flagged_at_last_noon=last_noon,
+        speed=_speed(today, moment.timestamp()),
+        flag_rates=_flag_rates(receipts, since),
+        failures=failures,
+        quarantined=tuple(in_quarantine(volume)),
+        unread=unread + damaged,
+        disk=Disk(now.room.bytes_free, now.room.percent, audio_bytes),
+    )
+
+
+def warning_of(review: Forecast) -> str | None:
+    """What somebody should be told: that noon will be missed, or that nobody can say.
+
+    Args:
+        review: Whether it is met.
+    """
+    if review.verdict == "on course":
+        return None
+    if review.verdict == "unknown":
+        return f"whether noon is met ({review.next_noon}) can't be told: no database answers"
+    return (
+        f"the noon of {review.next_noon} will be missed: {review.waiting_count} flagged clips wait "
+        f"now, and {review.projected_count} of {review.target_count} are to be expected then, if "
+        f"{review.assumption}"
+    )
+
+
+def tell(command: str, warning: str) -> None:
+    """Run a command that gets a warning on standard input.
+
+    Args:
+        command: Program and arguments, quoted as for a shell, but no shell runs it.
+        warning: The warning.
+
+    Raises:
+        EarmarkError: it can't be run, fails, or takes longer than a minute.
+    """
+    try:
+        ran = subprocess.run(
+            shlex.split(command), input=f"Earmark: {warning}\n", text=True, capture_output=True,
+            timeout=_ALERT_SECONDS,
+        )  # fmt: skip
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        raise EarmarkError(f"review.alert, '{command}', can't be run: {error}") from error
+    if ran.returncode:
+        raise EarmarkError(
+            f"review.alert, '{command}', ended with status {ran.returncode}: "
+            f"{ran.stderr.strip()[-200:]}"
+        )
+
+
+def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
+    """The page.
+
+    Args:
+        report: What it shows.
+        queue: What waits for review, the highest score first; None if the database is away.
+    """
+    environment = Environment(
+        loader=PackageLoader("earmark.watch"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["number"] = lambda value: "unknown" if value is None else f"{value:,.0f}"
+    environment.filters["share"] = lambda value: "–" if value is None else f"{value:.2%}"
+    review = report.status.review
+    zone = ZoneInfo(review.timezone)
+    environment.filters["day_time"] = lambda text: (
+        f"{datetime.fromisoformat(text).astimezone(zone):%Y-%m-%d %H:%M} ({review.timezone})"
+    )
+    figures = {
+        "noon": charts.towards_noon(
+            report.flagged_by_hour, review, datetime.fromisoformat(report.status.observed_at)
+        ),
+        "speed": charts.by_hour(report.speed.by_hour),
+        "rates": charts.flag_rates(
+            [
+                (f"{each.category} ({each.policy})", each.rate, each.rate_before)
+                for each in report.flag_rates
+            ]
+        ),
+    }
+    waiting = None if queue is None else len(queue)
+    return environment.get_template("report.html").render(
+        report=report, review=review, figures=figures, waiting=waiting
+    )
+
+
+def _conninfo(config: Mapping[str, Any]) -> str:
+    root = Path(config["volume"]["root"])
+    url = config["database"]["url"]
+    if database.is_embedded(url) and not database.embedded_exists(root):
+        raise EarmarkError("there is no database yet; the first run makes it")
+    return database.connection_string(url, root)
+
+
+def _flagged_by_hour(conninfo: str) -> tuple[int, ...]:
+    """Clips that came to be flagged in each of the last 24 hours, the latest hour last."""
+    with database.connect(conninfo, patience_seconds=0.0) as connection:
+        database.require_schema(connection)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT floor(extract(epoch FROM now() - created_at) / 3600)::int, count(*) "
+                "FROM audio_files WHERE status IN ('flagged', 'reviewed') "
+                "AND queue_categories IS NOT NULL AND copied_from IS NULL "
+                "AND created_at > now() - INTERVAL '24 hours' GROUP BY 1"
+            )
+            hours = dict(cursor.fetchall())
+    return tuple(hours.get(ago, 0) for ago in reversed(range(24)))
+
+
+def _last_noon(conninfo: str, next_noon: str) -> int:
+    """Clips that came to be flagged in the 24 hours before the last noon, reviewed or not."""
+    with (
+        database.connect(conninfo, patience_seconds=0.0) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute(
+            "SELECT count(*) FROM audio_files WHERE status IN ('flagged', 'reviewed') "
+            "AND queue_categories IS NOT NULL AND copied_from IS NULL "
+            "AND created_at <= %(next)s::timestamptz - INTERVAL '24 hours' "
+            "AND created_at > %(next)s::timestamptz - INTERVAL '48 hours'",
+            {"next": next_noon},
+        )
+        ((count,),) = cursor.fetchall()
+    return int(count)
+
+
+@dataclass(frozen=True)
+class _Receipt:
+    written_at: float  # s since 1970
+    archive: str
+    date: str
+    asr: str
+    policy: str
+    status: str
+    reason: str | None
+    clips: int  # that have an answer
+    flagged: dict[str, int]
+    judged: dict[str, int]  # clips that have an answer, by category
+    seconds: dict[str, float]
+    is_new: bool  # it was not done before, with another policy set
+
+
+def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
+    """The receipts written since a moment, and how many can't be read."""
+    receipts, unread = [], 0
+    for written_at, path in receipts_since(volume, since):
+        try:
+            told = json.loads(path.read_text(encoding="utf-8"))
+            receipts.append(_receipt(written_at, told, volume))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            unread += 1
+    return receipts, unread
+
+
+def _receipt(written_at: float, told: dict[str, Any], volume: Volume) -> _Receipt:
+    archive, date, asr, policy, status = (
+        str(told[key]) for key in ("archive", "date", "asr", "policy", "status")
+    )
+    classes = volume.classes("*", glob.escape(date), glob.escape(archive))
+    return _Receipt(
+        written_at,
+        *(archive, date, asr, policy, status),
+        reason=None if told["reason"] is None else str(told["reason"]),
+        clips=sum(int(n) for key, n in told["clips"].items() if key not in ("pending", "failed")),
+        flagged={str(category): int(count) for category, count in told["flagged"].items()},
+        judged={str(category): int(count) for category, count in told["judged"].items()},
+        seconds={stage: float(taken or 0.0) for stage, taken in told["seconds"].items()},
+        is_new=len(list(volume.root.glob(str(classes.relative_to(volume.root))))) < 2,
+    )
+
+
+def _speed(receipts: Sequence[_Receipt], now: float) -> Speed:
+    new = [each for each in receipts if each.is_new]
+    seconds_per_clip = {}
+    for stage, done in (("transcribe", new), ("classify", receipts)):
+        clips = sum(each.clips for each in done)
+        seconds = sum(each.seconds.get(stage, 0.0) for each in done)
+        seconds_per_clip[stage] = seconds / clips if clips else 0.0
+    hours = [0] * 24
+    for each in receipts:
+        ago = min(23, max(0, int((now - each.written_at) // _HOUR)))
+        hours[23 - ago] += each.clips
+    return Speed(
+        clips=sum(each.clips for each in receipts),
+        seconds_per_clip=seconds_per_clip,
+        by_hour=tuple(hours),
+    )
+
+
+def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, ...]:
+    counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for each in receipts:
+        when = "" if each.written_at >= since else "_before"
+        for category, judged in each.judged.items():
+            count = counts[each.policy, category]
+            count[f"judged{when}"] += judged
+            count[f"flagged{when}"] += each.flagged.get(category, 0)
+    keys = ("judged", "flagged", "judged_before", "flagged_before")
+    return tuple(
+        FlagRate(*which, *(count[key] for key in keys)) for which, count in sorted(counts.items())
+    )
+
+
+def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failures, ...], int, int]:
+    """Failures by reason, bytes of Opus files, and how many tables can't be read.
+
+    An archive that was done before tells of its classification alone.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    archives: Counter[tuple[str, str]] = Counter()
+    audio_bytes = unread = 0
+
+    def failed(stage: str, reasons: Iterable[str | None]) -> None:
+        known = Counter((stage, _alike(reason)) for reason in reasons)
+        counts.update(known)
+        archives.update(known.keys())
+
+    for each in receipts:
+        if each.status != "ok" and each.is_new:
+            failed("archive", [each.reason])
+        where = each.date, each.archive
+        tables = [("classify", volume.classes(each.policy, *where))]
+        try:
+            if each.is_new:
+                manifest = pq.read_table(
+                    volume.manifest(*where),
+                    columns=["status", "error", "opus_path", "opus_bytes"],
+                    partitioning=None,
+                )
+                files = manifest.filter(pc.is_valid(manifest["opus_path"]))  # duplicates have none
+                audio_bytes += pc.sum(files["opus_bytes"]).as_py() or 0
+                failed("encode", _errors(manifest, "failed"))
+                tables.append(("transcribe", volume.transcripts(each.asr, *where)))
+            for stage, path in tables:
+                table = pq.read_table(path, columns=["status", "error"], partitioning=None)
+                failed(stage, _errors(table, "failed", "unparsed"))
+        except (OSError, KeyError, pa.ArrowException):
+            unread += 1
+    most = counts.most_common(MOST_REASONS)
+    return (
+        tuple(Failures(*key, count=count, archives=archives[key]) for key, count in most),
+        audio_bytes,
+        unread,
+    )
+
+
+def _errors(table: pa.Table, *statuses: str) -> list[str | None]:
+    wanted = pc.is_in(table["status"], value_set=pa.array(statuses))
+    errors: list[str | None] = table.filter(wanted)["error"].to_pylist()
+    return errors
+
+
+def _alike(reason: str | None) -> str:
+    """A reason with its numbers taken as equal, as in sql/analysis/failures.sql."""
+    return re.sub(r"[0-9]+", "N", reason or "(no reason given)")
