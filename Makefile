@@ -11,7 +11,7 @@ DEMO := --configfile demo/config.yaml
 # Each job is a process that imports torch or more; from sources that takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock picture screenshots \
+.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock schema picture screenshots \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
   bench-gpu bench-load bench-queue bench-desk simulate-noon check-cluster slurm-up slurm-down
 
@@ -39,6 +39,7 @@ help:
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in requirements.lock"
+	@echo "make schema         write sql/schema.sql from the migrations"
 	@echo "make picture        draw docs/workflow.svg from the workflow (graphviz)"
 	@echo "make screenshots    draw docs/review/ from the demo's results (chromium)"
 
@@ -134,6 +135,9 @@ format: $(READY)
 lock: $(READY)
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
 	  --python-version 3.11 --extra dev --upgrade pyproject.toml --output-file requirements.lock
+
+schema: $(READY)
+	$(BIN)/python sql/write_schema.py
 
 picture: $(READY)
 	$(BIN)/python docs/draw_workflow.py

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import yaml
 from conftest import open_volume
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from benchmarks.queue import fill
-from earmark import REPOSITORY
+from earmark import REPOSITORY, cli
 from earmark.errors import EarmarkError
 from earmark.record import embedded_server
 from earmark.record.database import (
@@ -393,6 +394,55 @@ def test_every_earlier_version_is_migrated_with_the_data_in_it(empty_database, t
     for name in reversed(ALL_MIGRATIONS[count:]):
         query(empty_database, (REPOSITORY / "sql/migrations" / f"{name}.rollback.sql").read_text())
     assert {table: rows_of(empty_database, table) for table in tables} == before
+
+
+# Those that only read, that write, that delete, and that serve; they reach the database first.
+COMMANDS = ("queue", "health", "erase --id 1", "reviewer add ada", "review")
+
+
+def command_on(conninfo: str, folder: Path) -> Callable[[str], int]:
+    """The command line, with a configuration that names a database."""
+    configuration = {"volume": {"root": str(folder)}, "database": {"url": conninfo}}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(configuration))
+    return lambda line: cli.main([*line.split(), "--configfile", str(file)])
+
+
+def test_commands_refuse_an_older_database_until_it_is_migrated(empty_database, tmp_path, capsys):
+    *earlier, last = ALL_MIGRATIONS
+    migrate(empty_database, earlier_version(tmp_path / "migrations", len(earlier)))
+    earmark = command_on(empty_database, tmp_path)
+    for line in COMMANDS:
+        assert earmark(line) == 2
+        assert capsys.readouterr().err == (
+            f"earmark: the schema of the database empty lacks {last}; run `earmark migrate`\n"
+        )
+    assert earmark("migrate") == 0
+    assert capsys.readouterr().out == f"{last}\n"
+    assert earmark("health") == 0
+
+
+def test_commands_refuse_a_newer_database_and_leave_it_as_it_is(empty_database, tmp_path, capsys):
+    newer = earlier_version(tmp_path / "migrations", len(ALL_MIGRATIONS))
+    (newer / "9999-later.sql").write_text("CREATE TABLE later ();")
+    migrate(empty_database, newer)
+    earmark = command_on(empty_database, tmp_path)
+    for line in (*COMMANDS, "migrate"):
+        assert earmark(line) == 2
+        assert capsys.readouterr().err == (
+            "earmark: the schema of the database empty is newer than this version of Earmark, "
+            "which does not know 9999-later; update Earmark\n"
+        )
+    assert migrate(empty_database, newer) == []
+
+
+def test_a_branch_of_the_code_does_not_migrate_another_branchs_database(empty_database, tmp_path):
+    other = earlier_version(tmp_path / "migrations", 1)
+    (other / "0002-other.sql").write_text("CREATE TABLE other ();")
+    migrate(empty_database, other)
+    with pytest.raises(EarmarkError, match=r"does not know 0002-other; update Earmark"):
+        migrate(empty_database)
+    assert query(empty_database, "SELECT to_regclass('ra_queue')") == [(None,)]
 
 
 def rows_of(conninfo: str, table: str) -> list[dict[str, object]]:

@@ -529,30 +529,35 @@ def _reviewer_add(config: Config, arguments: argparse.Namespace) -> None:
 
 def _reviewer_password(config: Config, arguments: argparse.Namespace) -> None:
     with database.connect(_existing(config)) as connection:
+        database.require_schema(connection)
         accounts.set_password(connection, arguments.name, _new_password(arguments.name))
     print(f"{arguments.name} has another password, and is signed out")
 
 
 def _reviewer_role(config: Config, arguments: argparse.Namespace) -> None:
     with database.connect(_existing(config)) as connection:
+        database.require_schema(connection)
         accounts.set_role(connection, arguments.name, arguments.role)
     print(f"{arguments.name} is a {arguments.role}")
 
 
 def _reviewer_disable(config: Config, arguments: argparse.Namespace) -> None:
     with database.connect(_existing(config)) as connection:
+        database.require_schema(connection)
         accounts.set_active(connection, arguments.name, False)
     print(f"{arguments.name} may no longer sign in")
 
 
 def _reviewer_enable(config: Config, arguments: argparse.Namespace) -> None:
     with database.connect(_existing(config)) as connection:
+        database.require_schema(connection)
         accounts.set_active(connection, arguments.name, True)
     print(f"{arguments.name} may sign in")
 
 
 def _reviewer_list(config: Config, arguments: argparse.Namespace) -> None:
     with database.connect(_existing(config)) as connection:
+        database.require_schema(connection)
         rows = [dataclasses.asdict(account) for account in accounts.accounts(connection)]
     show(rows, arguments.json, f"{len(rows)} accounts")
 

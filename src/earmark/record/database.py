@@ -315,9 +315,10 @@ def migrate(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
         The names of the migrations that were applied, in order.
 
     Raises:
-        EarmarkError: the database can't be reached, does not store UTF-8, or refuses.
+        EarmarkError: the database can't be reached, does not store UTF-8, is newer, or refuses.
     """
     with connect(conninfo) as connection, connection.cursor() as cursor:
+        _refuse_newer(connection, folder)
         cursor.execute("SHOW server_encoding")
         encoding = str(cursor.fetchall()[0][0])
     if encoding != "UTF8":
@@ -368,12 +369,14 @@ def pending_migrations(conninfo: str, folder: Path = SQL / "migrations") -> list
 
 
 def require_schema(connection: Connection) -> None:
-    """Check that the schema is the one this version works with, or a newer one.
+    """Check that the schema is the one this version works with.
 
     Raises:
-        SetupError: it is missing or older.
+        SetupError: it is missing, older or newer.
     """
-    pending = _pending(connection, SQL / "migrations")
+    folder = SQL / "migrations"
+    _refuse_newer(connection, folder)
+    pending = _pending(connection, folder)
     if pending:
         raise SetupError(
             f"the schema of the database {connection.info.dbname} lacks {', '.join(pending)}; "
@@ -381,12 +384,28 @@ def require_schema(connection: Connection) -> None:
         )
 
 
+def _refuse_newer(connection: Connection, folder: Path) -> None:
+    unknown = sorted(_applied(connection) - set(_migrations(folder)))
+    if unknown:
+        raise SetupError(
+            f"the schema of the database {connection.info.dbname} is newer than this version of "
+            f"Earmark, which does not know {', '.join(unknown)}; update Earmark"
+        )
+
+
 def _pending(connection: Connection, folder: Path) -> list[str]:
-    ours = sorted(p.stem for p in folder.glob("*.sql") if not p.stem.endswith(".rollback"))
+    applied = _applied(connection)
+    return [name for name in _migrations(folder) if name not in applied]
+
+
+def _migrations(folder: Path) -> list[str]:
+    return sorted(p.stem for p in folder.glob("*.sql") if not p.stem.endswith(".rollback"))
+
+
+def _applied(connection: Connection) -> set[str]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [default_migration_table])
         if not cursor.fetchall()[0][0]:
-            return ours
+            return set()
         cursor.execute(f"SELECT migration_id FROM {default_migration_table}")
-        applied = {row[0] for row in cursor.fetchall()}
-    return [name for name in ours if name not in applied]
+        return {row[0] for row in cursor.fetchall()}
