@@ -161,7 +161,7 @@ def test_the_first_place_comes_first_and_none_twice(tmp_path: Path) -> None:
 def test_a_line_that_a_killed_writer_left_torn_says_nothing(tmp_path: Path, cut: int) -> None:
     index = DeduplicationIndex(Volume(tmp_path), "v2", DAY)
     index.publish("a.tar", {123: content(1)})
-    (path,) = Volume(tmp_path).contents("v2").iterdir()
+    (path,) = Volume(tmp_path).deduplication("v2").iterdir()
     path.write_bytes(path.read_bytes()[:-cut])
     assert index.find([content(1)]) == {}
     index.publish("b.tar", {5: content(1)})
