@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -20,29 +21,12 @@ from earmark.policy.classifier import Classification, Classifier, ClassifySettin
 from earmark.policy.language_model import LanguageModel
 from earmark.policy.policies import (
     Policy,
-    load_policies,
     prompt_around,
     render_prompt,
 )
 from earmark.policy.prefix_attention import SCORES_TOGETHER, Prefix
 
-BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
-ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
-SETTINGS = ClassifySettings(
-    model=str(BASE),
-    adapter=str(ADAPTER),
-    device="cpu",
-    quantization=None,
-    dtype="float32",
-    batch_size=4,
-)
-POLICIES = load_policies(
-    REPOSITORY / "config" / "policies", ["harassment", "scams", "violent-threats"]
-)
 HARASSMENT, SCAMS, THREATS = POLICIES
-SCAM = "please send me your bank password today"
-THREAT = "i will hurt you tonight"
-BENIGN = "the park is very quiet this morning"
 CONTENTS = [
     SCAM,
     THREAT,

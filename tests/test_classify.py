@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
+from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from earmark.policy.classifier import ClassifySettings
@@ -143,7 +143,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_classify import POLICIES, SETTINGS, classify_archive
+from demo_classifier import POLICIES, SETTINGS
+from earmark.policy.classify import classify_archive
 folder, settings = Path(sys.argv[1]), replace(SETTINGS, checkpoint_seconds=0, batch_size=1)
 output, parts = folder / "classes.parquet", folder / "parts"
 classify_archive(folder / "transcripts.parquet", output, POLICIES, settings, "2026-11", parts)
