@@ -10,6 +10,7 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processor_time import processor_seconds
 from refusals import largest_file
 from tars import BLOCK, END, HUGE, entry, forged, read_all, statuses, unpack
 
@@ -236,9 +237,9 @@ NEGATIVE = (-(2**20)).to_bytes(12, "big", signed=True)
     ids=lambda data: f"{data[156:157]!r}-{data[124:128].hex()}-{len(data)}",
 )
 def test_a_hostile_header_costs_no_time_and_nothing_that_came_before_it(unpack, hostile):
-    begun = time.monotonic()
+    begun = processor_seconds()
     rows, facts, contents = unpack(entry("good.mp3", b"good") + hostile + entry("b", b"2") + END)
-    assert time.monotonic() - begun < 5
+    assert processor_seconds() - begun < 5
     assert rows[0]["status"] == "ok"
     assert contents["000000"] == b"good"
     # tarfile reads on behind some of them; then nothing is lost, and else there is a reason.
@@ -251,9 +252,9 @@ def test_a_header_that_would_take_all_memory_or_time_is_damage_and_no_more(unpac
     size = b"\x80" + (2**26).to_bytes(11, "big")
     header = forged(size, kind=kind) + b"9" * 2**16 + bytes(2**26 - 2**16)
     bomb = gzip.compress(entry("a", b"1") + header + entry("b", b"2") + END, 1)
-    begun = time.monotonic()
+    begun = processor_seconds()
     rows, facts, _ = unpack(bomb, limits=UnpackLimits(max_ratio=1e6))
-    assert time.monotonic() - begun < 10
+    assert processor_seconds() - begun < 10
     assert [row["member"] for row in rows] == ["a", "b"]
     assert facts["archive_status"] == "partial"
     assert "an extended header of 67108864 bytes" in facts["archive_error"]
