@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_load import Archive, query
+from loaded_archive import Archive, query
 
 from earmark.desk.agreement import Agreement, agreement, alpha, of_second_reviews
 from earmark.record.database import connect

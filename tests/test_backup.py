@@ -9,8 +9,8 @@ from typing import Any
 
 import psycopg2
 import pytest
+from place import Place
 from psycopg2.extensions import make_dsn
-from test_status import Place
 
 from earmark import cli
 from earmark.errors import EarmarkError

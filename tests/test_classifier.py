@@ -1,48 +1,43 @@
+from __future__ import annotations
+
 import itertools
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 import yaml
+from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from on_demand import OnDemand
 
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError, SetupError
 from earmark.policy.classifier import Classification, Classifier, ClassifySettings, batches
-from earmark.policy.language_model import LanguageModel
 from earmark.policy.policies import (
     Policy,
-    load_policies,
     prompt_around,
     render_prompt,
 )
-from earmark.policy.prefix_attention import SCORES_TOGETHER, Prefix
 
-BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
-ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
-SETTINGS = ClassifySettings(
-    model=str(BASE),
-    adapter=str(ADAPTER),
-    device="cpu",
-    quantization=None,
-    dtype="float32",
-    batch_size=4,
-)
-POLICIES = load_policies(
-    REPOSITORY / "config" / "policies", ["harassment", "scams", "violent-threats"]
-)
+if TYPE_CHECKING:
+    import peft
+    import torch
+    import transformers
+
+    from earmark.policy import language_model, prefix_attention
+else:
+    peft = OnDemand("peft")
+    torch = OnDemand("torch")
+    transformers = OnDemand("transformers")
+    language_model = OnDemand("earmark.policy.language_model")
+    prefix_attention = OnDemand("earmark.policy.prefix_attention")
+
 HARASSMENT, SCAMS, THREATS = POLICIES
-SCAM = "please send me your bank password today"
-THREAT = "i will hurt you tonight"
-BENIGN = "the park is very quiet this morning"
 CONTENTS = [
     SCAM,
     THREAT,
@@ -71,11 +66,11 @@ def scores(classifier: Classifier, policy: Policy, contents: list[str]) -> list[
 @pytest.fixture(scope="module")
 def one_by_one() -> Callable[[Policy, str], float]:
     """CoPE-A's reference use: one whole prompt, the model's own forward pass."""
-    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
-    base: Any = AutoModelForCausalLM.from_pretrained(
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(BASE)
+    base: Any = transformers.AutoModelForCausalLM.from_pretrained(
         BASE, dtype=torch.float32, attn_implementation="eager"
     )
-    model: Any = PeftModel.from_pretrained(base, ADAPTER).eval()
+    model: Any = peft.PeftModel.from_pretrained(base, ADAPTER).eval()
 
     @torch.inference_mode()
     def score(policy: Policy, content: str) -> float:
@@ -114,19 +109,21 @@ def test_a_wrong_policy_in_the_cache_or_shifted_positions_would_be_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = [one_by_one(SCAMS, content) for content in CONTENTS]
-    begin = LanguageModel.begin
+    begin = language_model.LanguageModel.begin
 
-    def another_policy(model: LanguageModel, tokens: list[int]) -> Prefix:
+    def another_policy(
+        model: language_model.LanguageModel, tokens: list[int]
+    ) -> prefix_attention.Prefix:
         return begin(model, classifier._around(THREATS)[0])
 
-    def shifted(model: LanguageModel, tokens: list[int]) -> Prefix:
+    def shifted(model: language_model.LanguageModel, tokens: list[int]) -> prefix_attention.Prefix:
         """The right keys, each one position further on."""
         late = begin(model, [tokens[0], *tokens])
         keys, values = ([each[:, :, 1:] for each in layers] for layers in (late.keys, late.values))
-        return Prefix(tuple(tokens), keys, values)
+        return prefix_attention.Prefix(tuple(tokens), keys, values)
 
     for wrong in (another_policy, shifted):
-        monkeypatch.setattr(LanguageModel, "begin", wrong)
+        monkeypatch.setattr(language_model.LanguageModel, "begin", wrong)
         got = scores(classifier, SCAMS, CONTENTS)
         apart = [abs(one - two) for one, two in zip(got, expected, strict=True) if one is not None]
         assert sum(each > 1e-4 for each in apart) > len(CONTENTS) / 2
@@ -253,17 +250,20 @@ def test_a_batch_too_large_for_the_gpu_goes_on_in_halves(
     """As CUDA says it; here, where there is none, for every batch of more than two."""
     expected = scores(classifier, SCAMS, CONTENTS)
     tight = Classifier(SETTINGS)
-    ask, refused = LanguageModel.next_logits, []
+    ask, refused = language_model.LanguageModel.next_logits, []
 
     def with_little_memory(
-        model: LanguageModel, prefix: Prefix, texts: list[list[int]], words: list[int]
+        model: language_model.LanguageModel,
+        prefix: prefix_attention.Prefix,
+        texts: list[list[int]],
+        words: list[int],
     ) -> torch.Tensor:
         if len(texts) > 2:
             refused.append(len(texts))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return ask(model, prefix, texts, words)
 
-    monkeypatch.setattr(LanguageModel, "next_logits", with_little_memory)
+    monkeypatch.setattr(language_model.LanguageModel, "next_logits", with_little_memory)
     assert scores(tight, SCAMS, CONTENTS) == pytest.approx(expected, abs=1e-4)
     assert refused[0] == 4
     assert refused == sorted(set(refused), reverse=True)
@@ -309,9 +309,10 @@ def test_a_damaged_model_is_refused_and_no_archive_is_to_blame(tmp_path: Path, p
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
-    other = Gemma2Config(**json.loads((BASE / "config.json").read_text()) | {"hidden_size": 64})
-    Gemma2ForCausalLM(other).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
+    known = json.loads((BASE / "config.json").read_text())
+    other = transformers.Gemma2Config(**known | {"hidden_size": 64})
+    transformers.Gemma2ForCausalLM(other).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
     with pytest.raises(SetupError, match="can't be loaded"):
         Classifier(replace(SETTINGS, model=str(tmp_path)))
 
@@ -319,8 +320,8 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
 def test_an_adapter_of_the_words_themselves_is_refused(tmp_path: Path, layer: str) -> None:
     """Neither beside the weights, which are read row by row, nor within tied ones is it right."""
-    base: Any = AutoModelForCausalLM.from_pretrained(BASE)
-    get_peft_model(base, LoraConfig(target_modules=[layer])).save_pretrained(tmp_path)
+    base: Any = transformers.AutoModelForCausalLM.from_pretrained(BASE)
+    peft.get_peft_model(base, peft.LoraConfig(target_modules=[layer])).save_pretrained(tmp_path)
     with pytest.raises(SetupError, match="changes how words are read or written"):
         Classifier(replace(SETTINGS, adapter=str(tmp_path)))
 
@@ -332,7 +333,7 @@ def test_one_long_text_goes_through_in_blocks(
 ) -> None:
     long = " ".join([BENIGN] * 60 + [SCAM])
     expected = one_by_one(SCAMS, long)
-    monkeypatch.setitem(SCORES_TOGETHER, "cpu", 50_000)
+    monkeypatch.setitem(prefix_attention.SCORES_TOGETHER, "cpu", 50_000)
     assert scores(classifier, SCAMS, [long, SCAM])[0] == pytest.approx(expected, abs=1e-4)
 
 

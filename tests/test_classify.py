@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import json
 import re
 import shutil
@@ -9,16 +11,21 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from test_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
+from on_demand import OnDemand
 
 from earmark.policy.classifier import ClassifySettings
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import PROMPT_SHA256, set_sha256
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
+
+if TYPE_CHECKING:
+    import transformers
+else:
+    transformers = OnDemand("transformers")
 
 
 def transcript(ordinal: int, text: str | None, status: str = "ok") -> dict[str, object]:
@@ -87,8 +94,8 @@ def test_thresholds_decide_what_is_flagged_but_not_the_scores(classify: Any) -> 
 
 def test_a_clip_without_a_finite_answer_fails_alone(tmp_path: Path, classify: Any) -> None:
     """One word's embedding is damaged; only the clip that says it suffers."""
-    damaged: Any = AutoModelForCausalLM.from_pretrained(BASE)
-    tokenizer: Any = AutoTokenizer.from_pretrained(BASE)
+    damaged: Any = transformers.AutoModelForCausalLM.from_pretrained(BASE)
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(BASE)
     (token,) = tokenizer("é").input_ids
     damaged.get_input_embeddings().weight.data[token] = float("nan")
     # The output head shares the weights, so the damaged word's own logit is NaN too.
@@ -143,7 +150,8 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_classify import POLICIES, SETTINGS, classify_archive
+from demo_classifier import POLICIES, SETTINGS
+from earmark.policy.classify import classify_archive
 folder, settings = Path(sys.argv[1]), replace(SETTINGS, checkpoint_seconds=0, batch_size=1)
 output, parts = folder / "classes.parquet", folder / "parts"
 classify_archive(folder / "transcripts.parquet", output, POLICIES, settings, "2026-11", parts)

@@ -3,24 +3,33 @@
 The clips come from tests/demo_record.py; `earmark review` runs as a process of its own.
 """
 
+from __future__ import annotations
+
 import csv
 import json
 import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import demo_record
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from desk_record import PASSWORD, ask, join
 from desk_server import serving, write_config
-from playwright.sync_api import Browser, Page, Playwright, Response, expect, sync_playwright
+from on_demand import OnDemand
 from psycopg2.extensions import make_dsn
 
 from earmark.desk.connections import Connections
 from earmark.policy.policies import load_policies
+
+if TYPE_CHECKING:
+    from axe_playwright_python import sync_playwright as axe
+    from playwright import sync_api
+    from playwright.sync_api import Browser, Page, Playwright, Response
+else:
+    axe = OnDemand("axe_playwright_python.sync_playwright")
+    sync_api = OnDemand("playwright.sync_api")
 
 CHROMIUM = "/usr/bin/chromium"  # Debian's
 LEASE = 5.0  # seconds
@@ -40,7 +49,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
+    with sync_api.sync_playwright() as started:
         yield started
 
 
@@ -49,6 +58,10 @@ def chromium(playwright: Playwright) -> Iterator[Browser]:
     browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     yield browser
     browser.close()
+
+
+def expect(actual: Any) -> Any:
+    return sync_api.expect(actual)
 
 
 class Seat:
@@ -66,7 +79,7 @@ class Seat:
             lambda said: self.complaints.append(said.text) if said.type == "error" else None,
         )
 
-    def sign_in(self, name: str) -> "Seat":
+    def sign_in(self, name: str) -> Seat:
         self.page.goto("/sign-in")
         self.type(name)
         self.press("Tab")
@@ -614,7 +627,7 @@ def test_a_break_is_suggested_once_it_is_due_and_not_again_at_once(desk: Desk) -
 def violations(page: Page, *rules: str) -> list[str]:
     """What axe finds against WCAG 2.2 AA and its makers' best practice."""
     # Axe: https://github.com/dequelabs/axe-core/blob/develop/doc/API.md
-    found = Axe().run(page, options={"runOnly": list(rules) or WCAG})
+    found = axe.Axe().run(page, options={"runOnly": list(rules) or WCAG})
     return [
         f"{page.url}: {each['id']}: {node['html']}"
         for each in found.response["violations"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_load import Archive, member, query
+from loaded_archive import Archive, member, query
 
 from earmark import REPOSITORY
 from earmark.desk.export import COLUMNS, Format, export

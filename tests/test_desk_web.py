@@ -1,23 +1,30 @@
 """What the review desk lets whom do, and what it does with what strangers wrote."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 from desk_record import PASSWORD, ask, fill, join
 from desk_server import Browser, Server, serving, write_config
+from on_demand import OnDemand
 from psycopg2.extensions import make_dsn
 
 from earmark.configuration import read
-from earmark.desk.app import create_app, soon
 from earmark.desk.connections import Connections
 from earmark.ingest.media import EncodeSettings, encode_opus
+
+if TYPE_CHECKING:
+    from earmark.desk import app as app_module
+else:
+    app_module = OnDemand("earmark.desk.app")
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}</textarea>"
 
@@ -165,7 +172,7 @@ def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
 
 
 def test_the_matrix_has_every_route(tmp_path: Path, migrated_database: str) -> None:
-    app = create_app(read(write_config(tmp_path, migrated_database)), migrated_database)
+    app = app_module.create_app(read(write_config(tmp_path, migrated_database)), migrated_database)
     known = {
         (method, re.sub(r"\{audio_file_id\}", "{id}", getattr(route, "path", "")))
         for route in _routes(app)
@@ -474,7 +481,7 @@ def test_a_database_without_the_desk_s_tables_is_told_to_nobody(desk: Desk) -> N
 )
 def test_a_time_that_is_not_today_s_is_told_with_its_day(hours: float, said: str) -> None:
     now = datetime(2026, 11, 25, 19, 30, tzinfo=ZoneInfo("Europe/Zurich"))
-    assert soon(now.astimezone(UTC) + timedelta(hours=hours), now) == said
+    assert app_module.soon(now.astimezone(UTC) + timedelta(hours=hours), now) == said
 
 
 # --- audio ------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_load import Archive, judgement, member, query, transcript
+from loaded_archive import Archive, judgement, member, query, transcript
 
 from earmark.desk import workload
 from earmark.desk.workload import Exposure, Precision, Tally, Today

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from test_status import Place, judgement, member
+from place import Place, judgement, member
 
 from earmark import cli, configuration
 from earmark.checkpoints import Checkpoint

@@ -32,7 +32,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sounds import ENCODERS, chirp, write_audio
-from test_unpack import BLOCK, END, entry
+from tars import BLOCK, END, entry
 
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.media import EncodeSettings

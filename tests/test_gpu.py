@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pynvml
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -124,7 +123,6 @@ def test_on_a_cpu_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
         (RuntimeError("CUDA failed with error out of memory"), True),
         (RuntimeError("cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), True),
@@ -137,6 +135,13 @@ def test_on_a_cpu_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
 )
 def test_only_full_memory_is_taken_for_full_memory(error: Exception, expected: bool) -> None:
     assert ran_out_of_memory(error) is expected
+
+
+def test_pytorch_says_by_an_error_of_its_own_that_memory_is_full() -> None:
+    import torch
+
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert ran_out_of_memory(error)
 
 
 class Memory:

@@ -5,25 +5,24 @@ file that they point at, and bounds on what they may cost.
 """
 
 import gzip
-import io
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 import pytest
 from sounds import chirp, write_audio
-from test_unpack import BLOCK, END, HUGE, NO_LIMITS, entry, forged, read_all, statuses
-from test_unpack import unpack as unpack  # the fixture
+from tars import BLOCK, END, HUGE, NO_LIMITS, entry, forged, pack_zip, read_all, statuses, unpack
 
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.media import EncodeSettings
 from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, unpack_archive
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
+
+__all__ = ["unpack"]  # a fixture
 
 MIB = 1 << 20
 
@@ -150,13 +149,6 @@ def test_a_sparse_file_of_huge_real_size_takes_no_room(unpack, claim):
 
 
 # What can be had of them
-
-
-def pack_zip():
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as file:
-        file.writestr("../../evil.mp3", b"x" * 1000)
-    return data.getvalue()
 
 
 def test_an_archive_in_an_archive_is_a_plain_file_that_is_never_opened(tmp_path):

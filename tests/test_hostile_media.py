@@ -16,8 +16,7 @@ import av
 import numpy as np
 import pytest
 from sounds import ENCODERS, chirp, write_audio
-from test_hostile_archives import pack_zip
-from test_unpack import END, entry
+from tars import END, entry, pack_zip
 
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.media import EncodeSettings

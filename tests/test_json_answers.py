@@ -5,15 +5,15 @@ it alone, and its chat template lets the prompt end with the content: what a cli
 is decides what the model writes.  Everything else is as with any instruction-tuned model.
 """
 
+from __future__ import annotations
+
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
+from on_demand import OnDemand
 
 from earmark import REPOSITORY
 from earmark.errors import SetupError
@@ -21,6 +21,15 @@ from earmark.policy.classifier import Classifier, ClassifySettings
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import JSON_PROMPT_SHA256, load_policies
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
+
+if TYPE_CHECKING:
+    import tokenizers
+    import torch
+    import transformers
+else:
+    tokenizers = OnDemand("tokenizers")
+    torch = OnDemand("torch")
+    transformers = OnDemand("transformers")
 
 POLICIES = load_policies(REPOSITORY / "config" / "policies", ["harassment", "scams"])
 #: Behind each last word, what the model writes.
@@ -43,9 +52,10 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ClassifySettings:
     words = ["<pad>", "<eos>", "<bos>", "<unk>", *CHAINS]
     words += dict.fromkeys(piece for chain in CHAINS.values() for piece in chain)
     words = list(dict.fromkeys(words))
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(
+    numbers = {word: number for number, word in enumerate(words)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         eos_token="<eos>",
@@ -54,8 +64,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> ClassifySettings:
         chat_template=PROMPT_ENDS_WITH_THE_CONTENT,
     ).save_pretrained(folder)
     width = 2 * len(words)
-    model = Gemma2ForCausalLM(
-        Gemma2Config(
+    model = transformers.Gemma2ForCausalLM(
+        transformers.Gemma2Config(
             vocab_size=len(words),
             hidden_size=width,
             intermediate_size=8,

@@ -1,18 +1,28 @@
 """The shared beginning, held against each model's own attention over whole texts."""
 
+from __future__ import annotations
+
 import random
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from on_demand import OnDemand
 
 from earmark import REPOSITORY
 from earmark.errors import SetupError
 from earmark.models.inventory import Found
-from earmark.policy.language_model import LanguageModel
-from earmark.policy.prefix_attention import MODEL_TYPES, Prefix
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+
+    from earmark.policy import language_model, prefix_attention
+else:
+    torch = OnDemand("torch")
+    transformers = OnDemand("transformers")
+    language_model = OnDemand("earmark.policy.language_model")
+    prefix_attention = OnDemand("earmark.policy.prefix_attention")
 
 DEMO = REPOSITORY / "demo" / "models" / "gemma-demo"
 #: Shorter than the texts below, so that what lies further back must be forgotten.
@@ -21,12 +31,13 @@ RANDOM = random.Random(5)
 PREFIX = [RANDOM.randrange(10, 2000) for _ in range(30)]
 TEXTS = [[RANDOM.randrange(10, 2000) for _ in range(n)] for n in (1, 3, 24, 25, 7)]
 WORDS = [17, 1000, 3]
+KINDS = ["gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3"]
 
 
 def random_model(folder: Path, kind: str) -> Path:
     """A tiny model of a type, with random weights large enough to tell attention apart."""
     torch.manual_seed(3)
-    config = AutoConfig.for_model(
+    config = transformers.AutoConfig.for_model(
         kind,
         vocab_size=2048,
         hidden_size=64,
@@ -41,8 +52,8 @@ def random_model(folder: Path, kind: str) -> Path:
         use_sliding_window=True,
         max_window_layers=2,
     )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder)
     return folder
 
 
@@ -50,23 +61,23 @@ class Whole:
     """A model with its own attention, one whole text after the other."""
 
     def __init__(self, folder: Path) -> None:
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
+        self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
 
-    @torch.inference_mode()
     def logits(self, text: list[int]) -> torch.Tensor:
-        logits: torch.Tensor = self.model(torch.tensor([text])).logits[0, -1]
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(torch.tensor([text])).logits[0, -1]
         return logits
 
 
-@pytest.fixture(scope="module", params=MODEL_TYPES)
+@pytest.fixture(scope="module", params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return random_model(tmp_path_factory.mktemp(request.param), request.param)
 
 
 @pytest.fixture(scope="module")
-def ours(folder: Path) -> LanguageModel:
+def ours(folder: Path) -> language_model.LanguageModel:
     return load(folder)
 
 
@@ -75,16 +86,20 @@ def whole(folder: Path) -> Whole:
     return Whole(folder)
 
 
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> LanguageModel:
-    return LanguageModel(Found(str(folder), None), None, "cpu", dtype, None)
+def load(folder: Path) -> language_model.LanguageModel:
+    return language_model.LanguageModel(Found(str(folder), None), None, "cpu", torch.float32, None)
 
 
 def probabilities(logits: torch.Tensor) -> torch.Tensor:
     return torch.softmax(logits, dim=-1)
 
 
+def test_every_type_of_model_whose_attention_is_known_is_tried() -> None:
+    assert tuple(KINDS) == prefix_attention.MODEL_TYPES
+
+
 def test_a_batch_behind_a_shared_beginning_is_as_whole_texts_are(
-    ours: LanguageModel, whole: Whole
+    ours: language_model.LanguageModel, whole: Whole
 ) -> None:
     expected = torch.stack([whole.logits(PREFIX + text)[WORDS] for text in TEXTS])
     got = ours.next_logits(ours.begin(PREFIX), TEXTS, WORDS)
@@ -92,12 +107,12 @@ def test_a_batch_behind_a_shared_beginning_is_as_whole_texts_are(
 
 
 def test_another_beginning_or_shifted_positions_would_be_noticed(
-    ours: LanguageModel, whole: Whole
+    ours: language_model.LanguageModel, whole: Whole
 ) -> None:
     """The comparison above fails when the wrong keys are shared."""
     expected = probabilities(torch.stack([whole.logits(PREFIX + t)[WORDS] for t in TEXTS]))
     late = ours.begin([5, *PREFIX])  # each key one position further on
-    shifted = Prefix(
+    shifted = prefix_attention.Prefix(
         tuple(PREFIX), [keys[:, :, 1:] for keys in late.keys], [v[:, :, 1:] for v in late.values]
     )
     for wrong in (ours.begin(PREFIX[::-1]), shifted):
@@ -106,7 +121,7 @@ def test_another_beginning_or_shifted_positions_would_be_noticed(
 
 
 def test_what_a_batch_writes_is_what_each_text_alone_would_get(
-    ours: LanguageModel, whole: Whole
+    ours: language_model.LanguageModel, whole: Whole
 ) -> None:
     """The likeliest word after each text, then after that one, by the model's own attention."""
     written = ours.continuations(ours.begin(PREFIX), TEXTS, most=20, end="}")
@@ -122,10 +137,10 @@ def test_what_a_batch_writes_is_what_each_text_alone_would_get(
 
 
 def test_numbers_that_overflow_are_told(folder: Path, tmp_path: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model.get_input_embeddings().weight.data[TEXTS[0][0]] = float("nan")
     model.save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
     damaged = load(tmp_path)
     prefix = damaged.begin([token for token in PREFIX if token != TEXTS[0][0]])
     written = damaged.continuations(prefix, [TEXTS[0], TEXTS[1]], most=2, end="}")
@@ -133,8 +148,10 @@ def test_numbers_that_overflow_are_told(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_whose_attention_is_unknown_is_refused(tmp_path: Path) -> None:
-    config = AutoConfig.for_model("gpt2", vocab_size=2048, n_embd=32, n_layer=1, n_head=2)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
+    config = transformers.AutoConfig.for_model(
+        "gpt2", vocab_size=2048, n_embd=32, n_layer=1, n_head=2
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
     with pytest.raises(SetupError, match=r"type 'gpt2'.* choose one of type gemma, gemma2"):
         load(tmp_path)

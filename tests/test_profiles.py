@@ -1,14 +1,22 @@
 """What a profile says is understood: Snakemake ignores a misspelt key without a word."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from snakemake.cli import get_argument_parser
+from on_demand import OnDemand
 from workflow_run import STAGES
 
 from earmark import REPOSITORY
+
+if TYPE_CHECKING:
+    from snakemake import cli
+else:
+    cli = OnDemand("snakemake.cli")
 
 WORKFLOW = REPOSITORY / "workflow"
 PROFILES = sorted(path.parent.name for path in (REPOSITORY / "profiles").glob("*/config.yaml"))
@@ -41,7 +49,7 @@ def rules() -> dict[str, set[str]]:
 
 def mistakes(profile: dict) -> Iterator[str]:
     """Everything in a profile that Snakemake would ignore."""
-    parser = get_argument_parser()
+    parser = cli.get_argument_parser()
     options = {key for a in parser._actions for key in parser.get_possible_config_keys(a)}
     yield from (f"option {key}" for key in profile.keys() - options)
 
@@ -78,7 +86,7 @@ def test_a_profile_says_nothing_that_is_ignored(name: str) -> None:
 @pytest.mark.parametrize("name", PROFILES)
 def test_the_values_of_a_profile_are_accepted(name: str) -> None:
     profile = read(name)
-    arguments = get_argument_parser([str(REPOSITORY / "profiles" / name)]).parse_args([])
+    arguments = cli.get_argument_parser([str(REPOSITORY / "profiles" / name)]).parse_args([])
     assert arguments.executor == profile.get("executor")
     assert arguments.retries == profile["retries"]
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_status import Place
+from place import Place
 
 from earmark import REPOSITORY, cli, configuration, locks
 from earmark.errors import EarmarkError

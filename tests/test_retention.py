@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
+from place import Place
 from ssh_host import ALIAS, SshHost
-from test_status import Place
 
 from earmark import locks
 from earmark.driver.retention import (

@@ -7,8 +7,8 @@ import psycopg2
 import pytest
 from desk_record import join
 from desk_server import Browser, serving, write_config
+from loaded_archive import Archive, query
 from psycopg2.extensions import make_dsn
-from test_load import Archive, query
 
 from earmark import cli
 from earmark.driver import quarantine

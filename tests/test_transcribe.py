@@ -1,6 +1,5 @@
 """Archives of clips that are really spoken, transcribed by the demo's model."""
 
-import json
 import logging
 import re
 import shutil
@@ -307,20 +306,25 @@ def test_parts_made_under_other_settings_or_from_another_manifest_are_not_used(
 
 
 JOB = """
-import json, sys
+import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_transcribe import transcribe
-rows = json.loads(sys.argv[3])
-transcribe(Path(sys.argv[1]), rows, batch_size=1, checkpoint_seconds=0, threads=2)
+from demo_clips import QUICK
+from earmark.speech.transcribe import transcribe_archive
+folder = Path(sys.argv[1])
+wanted = replace(QUICK, batch_size=1, checkpoint_seconds=0, threads=2)
+transcribe_archive(
+    folder / "manifest.parquet", folder / "out.parquet", folder, wanted, folder / "parts"
+)
 """
 
 
 def test_a_job_killed_in_its_midst_yields_the_same_rows_when_tried_again(
     tmp_path: Path, audible: list[dict], undisturbed: list[dict]
 ) -> None:
-    rows = json.dumps(audible)
-    command = [sys.executable, "-c", JOB, str(tmp_path), str(Path(__file__).parent), rows]
+    write_manifest(tmp_path / "manifest.parquet", audible)
+    command = [sys.executable, "-c", JOB, str(tmp_path), str(Path(__file__).parent)]
     with subprocess.Popen(command) as job:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("parts/*/[0-9]*.parquet"))) < 3:

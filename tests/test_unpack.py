@@ -10,10 +10,12 @@ import time
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from processor_time import processor_seconds
 from refusals import largest_file
+from tars import BLOCK, END, HUGE, entry, forged, read_all, statuses, unpack
 
 from earmark import tables
-from earmark.ingest.tarstream import read_members, readable
+from earmark.ingest.tarstream import readable
 from earmark.ingest.unpack import (
     MEMBERS_FILE,
     UnpackLimits,
@@ -22,55 +24,7 @@ from earmark.ingest.unpack import (
 )
 from earmark.tables import MEMBERS, read_provenance, read_table
 
-BLOCK = 512
-END = bytes(2 * BLOCK)
-NO_LIMITS = UnpackLimits()
-
-
-def entry(name, content=b"", kind=tarfile.REGTYPE, link="", fmt=tarfile.GNU_FORMAT):
-    """One member as it lies in a tar."""
-    info = tarfile.TarInfo(os.fsdecode(name) if isinstance(name, bytes) else name)
-    info.type, info.linkname = kind, link
-    info.size = len(content)
-    padding = -len(content) % BLOCK
-    return info.tobuf(fmt, "utf-8", "surrogateescape") + content + bytes(padding)
-
-
-def forged(size_field, name=b"forged.mp3", kind=b"0"):
-    """A ustar header with a valid checksum and any twelve bytes as its size."""
-    header = bytearray(tarfile.TarInfo(name.decode()).tobuf(tarfile.USTAR_FORMAT))
-    header[124:136] = size_field
-    header[156:157] = kind
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header)
-
-
-@pytest.fixture
-def unpack(tmp_path):
-    """Unpack bytes and return (rows, provenance, contents by file name)."""
-
-    def run(data, name="a.tar.gz", limits=None):
-        archive = tmp_path / name
-        archive.write_bytes(data)
-        destination = tmp_path / "unpacked" / name
-        unpack_archive(archive, destination, limits)
-        outside = {path for path in tmp_path.rglob("*") if destination not in path.parents}
-        assert outside == {archive, destination, destination.parent}
-        contents = {
-            path.name: path.read_bytes()
-            for path in destination.iterdir()
-            if path.name != MEMBERS_FILE
-        }
-        table = destination / MEMBERS_FILE
-        return read_table(table, MEMBERS).to_pylist(), read_provenance(table), contents
-
-    return run
-
-
-def statuses(rows):
-    return [row["status"] for row in rows]
-
+__all__ = ["unpack"]  # a fixture
 
 # What an archive is
 
@@ -256,7 +210,6 @@ def test_what_is_no_archive_has_no_rows_and_a_reason(unpack, data, reason):
 
 # Hostile archives
 
-HUGE = b"\x80" + (2**62).to_bytes(11, "big")
 NEGATIVE = (-(2**20)).to_bytes(12, "big", signed=True)
 
 
@@ -284,9 +237,9 @@ NEGATIVE = (-(2**20)).to_bytes(12, "big", signed=True)
     ids=lambda data: f"{data[156:157]!r}-{data[124:128].hex()}-{len(data)}",
 )
 def test_a_hostile_header_costs_no_time_and_nothing_that_came_before_it(unpack, hostile):
-    begun = time.monotonic()
+    begun = processor_seconds()
     rows, facts, contents = unpack(entry("good.mp3", b"good") + hostile + entry("b", b"2") + END)
-    assert time.monotonic() - begun < 5
+    assert processor_seconds() - begun < 5
     assert rows[0]["status"] == "ok"
     assert contents["000000"] == b"good"
     # tarfile reads on behind some of them; then nothing is lost, and else there is a reason.
@@ -299,9 +252,9 @@ def test_a_header_that_would_take_all_memory_or_time_is_damage_and_no_more(unpac
     size = b"\x80" + (2**26).to_bytes(11, "big")
     header = forged(size, kind=kind) + b"9" * 2**16 + bytes(2**26 - 2**16)
     bomb = gzip.compress(entry("a", b"1") + header + entry("b", b"2") + END, 1)
-    begun = time.monotonic()
+    begun = processor_seconds()
     rows, facts, _ = unpack(bomb, limits=UnpackLimits(max_ratio=1e6))
-    assert time.monotonic() - begun < 10
+    assert processor_seconds() - begun < 10
     assert [row["member"] for row in rows] == ["a", "b"]
     assert facts["archive_status"] == "partial"
     assert "an extended header of 67108864 bytes" in facts["archive_error"]
@@ -397,29 +350,6 @@ members = st.lists(
     ),
     max_size=6,
 )
-
-
-def read_all(folder, data, gzipped):
-    """Read bytes as an archive; returns rows by ordinal, the end, and the files."""
-    archive, destination = folder / "archive", folder / "out"
-    archive.write_bytes(data)
-    destination.mkdir()
-    messages: list[dict] = []
-    read_members(archive, gzipped, destination, NO_LIMITS, messages.append)
-    rows = {message["row"]["ordinal"]: message["row"] for message in messages[:-1]}
-    assert {path.name for path in folder.iterdir()} == {"archive", "out"}
-    files = {path.name: path.read_bytes() for path in sorted(destination.iterdir())}
-    assert list(rows) == list(range(len(rows)))
-    kept = {row["file"]: row for row in rows.values() if row["status"] == "ok"}
-    assert kept.keys() == files.keys()
-    for name, content in files.items():
-        assert kept[name]["bytes"] == len(content)
-    for row in rows.values():
-        assert row["status"] == "ok" or row["error"]
-        assert row["member"].isprintable() or row["member"].encode()
-    end = messages[-1]["end"]
-    assert (end["status"] == "ok") == (end["error"] is None)
-    return rows, end, files
 
 
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])

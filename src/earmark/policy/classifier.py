@@ -17,18 +17,20 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
 from jinja2 import TemplateError
 
 from earmark.errors import SetupError
 from earmark.gpu import HalvingBatch, ran_out_of_memory
 from earmark.models.inventory import Model, find
 from earmark.policy.json_answers import UnreadableError, read_answer
-from earmark.policy.language_model import LanguageModel
 from earmark.policy.policies import Policy, json_prompt_around, one_line, prompt_around
-from earmark.policy.prefix_attention import Prefix
+
+if TYPE_CHECKING:  # PyTorch and Transformers take seconds to import, which only a model needs
+    import torch
+
+    from earmark.policy.prefix_attention import Prefix
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +122,10 @@ class Classifier:
             SetupError: the device, a model or an option is not there, or the tokenizer has
                 no single tokens for the two answers.
         """
+        import torch
+
+        from earmark.policy.language_model import LanguageModel
+
         if settings.answer not in ("logits", "json"):
             raise SetupError(f"classify.answer is {settings.answer!r}; choose logits or json")
         self.settings = settings
@@ -238,8 +244,10 @@ class Classifier:
         encode = partial(self.model.encode, is_trusted=True)
         return encode(before), encode(after)
 
-    def _score(self, prefix: Prefix, texts: Sequence[Sequence[int]]) -> list[Classification]:
+    def _score(self, prefix: "Prefix", texts: Sequence[Sequence[int]]) -> list[Classification]:
         """Probability of "1" over "0" after each prompt."""
+        import torch
+
         logits = self.model.next_logits(prefix, texts, self._words)
         scores = torch.softmax(logits, dim=-1)[:, 1].tolist()
         finite = torch.isfinite(logits).all(dim=-1).tolist()
@@ -248,7 +256,7 @@ class Classifier:
             for score, is_sound in zip(scores, finite, strict=True)
         ]
 
-    def _read(self, prefix: Prefix, texts: Sequence[Sequence[int]]) -> list[Classification]:
+    def _read(self, prefix: "Prefix", texts: Sequence[Sequence[int]]) -> list[Classification]:
         """What the model writes after each prompt, not parsed yet."""
         written = self.model.continuations(prefix, texts, self.settings.max_new_tokens, end="}")
         return [
@@ -309,6 +317,8 @@ def batches(
 
 
 def _device(name: str) -> str:
+    import torch
+
     if name not in ("cuda", "cpu"):
         raise SetupError(f"classify.device is {name!r}; choose cuda or cpu")
     if name == "cuda" and not torch.cuda.is_available():
@@ -319,7 +329,9 @@ def _device(name: str) -> str:
     return name
 
 
-def _dtype(name: str) -> torch.dtype:
+def _dtype(name: str) -> "torch.dtype":
+    import torch
+
     known = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
     if name not in known:
         raise SetupError(f"classify.dtype is {name!r}; choose {', '.join(known)}")

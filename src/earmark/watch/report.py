@@ -32,7 +32,6 @@ from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import receipts_since
 from earmark.volume import Volume
-from earmark.watch import charts
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status, status
 
@@ -280,6 +279,8 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
         report: What it shows.
         queue: What waits for review, the highest score first; None if the database is away.
     """
+    from earmark.watch import charts  # matplotlib, which takes seconds to import
+
     environment = Environment(
         loader=PackageLoader("earmark.watch"), autoescape=True, undefined=StrictUndefined
     )
