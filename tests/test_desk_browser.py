@@ -6,6 +6,7 @@ The clips come from tests/demo_record.py; `earmark review` runs as a process of 
 import csv
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,6 @@ from psycopg2.extensions import make_dsn
 from earmark.desk.connections import Connections
 from earmark.policy import load_policies
 
-CHROMIUM = "/usr/bin/chromium"  # Debian's
 LEASE = 5.0  # seconds
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 #: Numbered like this on the keyboard.
@@ -46,7 +46,9 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def chromium(playwright: Playwright) -> Iterator[Browser]:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    browser = playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+    )
     yield browser
     browser.close()
 
