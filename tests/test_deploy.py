@@ -119,6 +119,7 @@ def test_checking_a_machine_that_is_set_up_finds_all_of_it(machine: str, tmp_pat
     assert "missing" not in result.stdout
 
 
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_checking_this_machine_looks_at_users_daemons_and_devices_too(machine: str) -> None:
     result = subprocess.run(

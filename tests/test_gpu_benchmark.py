@@ -19,6 +19,7 @@ from earmark.errors import EarmarkError
 from earmark.preparation import FRAMES
 from earmark.recognition import AsrSettings, Recogniser
 
+pytestmark = pytest.mark.slow
 README = (REPOSITORY / "benchmarks/README.md").read_text(encoding="utf-8")
 H100 = roofline.DEVICES["NVIDIA H100 80GB HBM3"]
 
