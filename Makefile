@@ -1,27 +1,31 @@
-# make demo   set up the environment and run the whole chain on demo/archives
-# make test   set up the environment and run all tests
-# make lint   every static check
-# make help   the rest
+# make demo        set up the environment and run the whole chain on demo/archives
+# make test        set up the machine and the environment and run all tests
+# make test-fast   the tests that take seconds, for every save
+# make lint        every static check
+# make help        the rest
 
 PYTHON ?= python3
 BIN := .venv/bin
+INSTALLED := .venv/.installed
 READY := .venv/.ready
 DEMO := --configfile demo/config.yaml
 
 # Each job is a process that imports torch or more; from sources that takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo demo-clean demo-accuracy demo-models demo-archives test lint format lock schema picture screenshots \
+.PHONY: help install demo demo-clean demo-accuracy demo-models demo-archives machine test test-fast lint format lock schema picture screenshots \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
   bench-gpu bench-load bench-queue bench-desk simulate-noon check-cluster slurm-up slurm-down
 
 help:
+	@echo "make install        the environment of production: requirements.lock and Earmark"
 	@echo "make demo           run the whole chain on demo/archives and show what came out"
 	@echo "make demo-clean     remove what the demo made (demo/volume)"
 	@echo "make demo-accuracy  word error rates and classification accuracy of the demo's models"
 	@echo "make demo-models    train the demo's models again (about an hour on two cores; espeak-ng)"
 	@echo "make demo-archives  make the demo's archives again (espeak-ng)"
-	@echo "make test           run all tests"
+	@echo "make test           run all tests (as root: first install the programs they start)"
+	@echo "make test-fast      run the tests that start no workflow, server, SLURM or browser"
 	@echo "make bench-encode   CPU time of encoding against ffmpeg (ffmpeg, espeak-ng)"
 	@echo "make bench-unpack   speed and memory of unpacking against tar"
 	@echo "make bench-transcribe   transcription against WhisperX once per file (ffmpeg)"
@@ -38,12 +42,12 @@ help:
 	@echo "make check-cluster  30 archives on a SLURM of four nodes (a quarter of an hour; root)"
 	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
-	@echo "make lock           pin the newest allowed versions in requirements.lock"
+	@echo "make lock           pin the newest allowed versions in both lock files"
 	@echo "make schema         write sql/schema.sql from the migrations"
 	@echo "make picture        draw docs/workflow.svg from the workflow (graphviz)"
 	@echo "make screenshots    draw docs/review/ from the demo's results (chromium)"
 
-$(READY): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
 	  echo "Earmark needs Python 3.11, 3.12 or 3.13, and '$(PYTHON)' is not one of them;" \
 	    "try: make PYTHON=python3.12"; exit 1; }
@@ -55,11 +59,17 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	touch $@
 
-demo: $(READY)
+$(READY): $(INSTALLED) requirements-dev.lock
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements-dev.lock
+	touch $@
+
+install: $(INSTALLED)
+
+demo: $(INSTALLED)
 	$(BIN)/snakemake --profile profiles/local $(DEMO)
 	@$(BIN)/python -m demo.show $(DEMO)
 
-demo-clean: $(READY)
+demo-clean: $(INSTALLED)
 	$(BIN)/earmark database $(DEMO) --stop
 	rm -rf demo/volume
 
@@ -73,8 +83,14 @@ demo-models: $(READY)
 demo-archives: $(READY)
 	$(BIN)/python -m demo.make_archives
 
-test: $(READY)
+machine:
+	@tests/setup-machine
+
+test: machine $(READY)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(READY)
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile -m "not slow"
 
 bench-encode: $(READY)
 	$(BIN)/python -m benchmarks.encode
@@ -124,7 +140,7 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow benchmarks
 	$(BIN)/snakemake $(DEMO) --lint
-	$(BIN)/shellcheck -x .ci/run deploy/one-machine/slurm $(addprefix deploy/cluster/,earmark-command setup-coordinator \
+	$(BIN)/shellcheck -x .ci/run tests/setup-machine deploy/one-machine/slurm $(addprefix deploy/cluster/,earmark-command setup-coordinator \
 	  setup-transfer setup-worker download-models node-health steps.sh)
 
 format: $(READY)
@@ -132,9 +148,12 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow benchmarks
 
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header \
+  --no-annotate --python-version 3.11
+
 lock: $(READY)
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
-	  --python-version 3.11 --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	$(COMPILE) pyproject.toml --group install --output-file requirements.lock
+	$(COMPILE) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 
 schema: $(READY)
 	$(BIN)/python sql/write_schema.py

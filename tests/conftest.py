@@ -16,6 +16,8 @@ from workflow_run import ROWS, Run, write_small_archive
 from earmark import locks
 from earmark.record import database, embedded_server
 
+pytest_plugins = ["needs"]
+
 # Benchmarks are not installed; a test runs them as `python -m` would, from here.
 sys.path.append(str(Path(__file__).parent.parent))
 # The commands under test are those of this environment, activated or not.

@@ -702,7 +702,7 @@ def as_nobody(root: Path) -> str:
         return answer.read()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for an ordinary user")
+@pytest.mark.needs("root")  # to act for an ordinary user
 def test_an_ordinary_user_has_a_server_too_and_root_can_use_it(volume):
     nobody = pwd.getpwnam("nobody")
     os.chown(volume, nobody.pw_uid, nobody.pw_gid)
@@ -715,7 +715,7 @@ def test_an_ordinary_user_has_a_server_too_and_root_can_use_it(volume):
     assert server_runs(volume)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for an ordinary user")
+@pytest.mark.needs("root")  # to act for an ordinary user
 def test_another_users_server_is_refused_with_a_reason(volume):
     connection_string(None, volume)
     refusal = as_nobody(volume)

@@ -120,6 +120,7 @@ def test_checking_a_machine_that_is_set_up_finds_all_of_it(machine: str, tmp_pat
     assert "missing" not in result.stdout
 
 
+@pytest.mark.needs("root")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_checking_this_machine_looks_at_users_daemons_and_devices_too(machine: str) -> None:
     result = subprocess.run(
@@ -317,6 +318,7 @@ def test_other_lines_of_fstab_stay_and_an_older_one_for_the_volume_goes(tmp_path
     assert lines[2].startswith("10.0.0.1:/mnt/data /mnt/data nfs ")
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_makes_a_mount_of_the_line_in_fstab(worker: Path, tmp_path: Path) -> None:
     generator = Path("/usr/lib/systemd/system-generators/systemd-fstab-generator")
     subprocess.run(
@@ -573,6 +575,7 @@ def asked(environ: dict[str, str], *command: str) -> str:
     return result.stdout
 
 
+@pytest.mark.needs("root", "sinfo", "slurmctld")
 def test_slurmctld_runs_on_the_rendered_files(coordinator: Path, tmp_path: Path) -> None:
     with controller_of(coordinator / "etc/slurm", tmp_path / "slurm") as environ:
         partitions = asked(environ, "sinfo", "--noheader", "--format=%R %D %c %N").splitlines()
@@ -596,6 +599,7 @@ def test_slurmctld_runs_on_the_rendered_files(coordinator: Path, tmp_path: Path)
         assert not re.search(r"(?i)parsing error|unrecognized|invalid", said), said
 
 
+@pytest.mark.needs("root", "sinfo", "slurmctld")
 def test_jobs_without_a_gpu_leave_cores_for_the_job_with_one(
     coordinator: Path, tmp_path: Path
 ) -> None:
@@ -619,6 +623,7 @@ def test_no_stage_of_the_profile_asks_for_more_than_a_node_has(coordinator: Path
         assert eval(str(wanted["mem_mb"]), last) <= node_memory, stage
 
 
+@pytest.mark.needs("root", "sinfo", "slurmctld", "slurmd")
 def test_slurmd_finds_the_gpu_of_a_worker_and_none_of_the_transfer_machine(
     coordinator: Path, tmp_path: Path
 ) -> None:
@@ -636,6 +641,7 @@ def test_slurmd_finds_the_gpu_of_a_worker_and_none_of_the_transfer_machine(
             assert ("Name=gpu Type=l4 Count=1" in result.stdout + result.stderr) is expected
 
 
+@pytest.mark.needs("root", "sinfo", "slurmctld", "slurmd")
 def test_a_sick_node_is_drained_and_taken_back_when_it_is_well(
     coordinator: Path, tmp_path: Path
 ) -> None:
@@ -694,6 +700,7 @@ def test_the_desk_runs_as_a_user_of_its_own_and_writes_nowhere(coordinator: Path
     assert (service["IPAddressDeny"], service["IPAddressAllow"]) == ("any", "localhost")
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_accepts_the_desks_unit(coordinator: Path, tmp_path: Path) -> None:
     unit = coordinator / "etc/systemd/system/earmark-review.service"
     text = unit.read_text().replace("/mnt/data/earmark/.venv/bin/earmark", sys.executable)
@@ -780,6 +787,7 @@ def caddy(files: Path, folder: Path, upstream: str) -> Iterator[tuple[int, int]]
         process.wait(30)
 
 
+@pytest.mark.needs("caddy")
 def test_caddy_takes_every_kind_of_certificate(tmp_path: Path) -> None:
     for tls in ("internal", "it@example.org", '"/etc/caddy/cert.pem /etc/caddy/key.pem"'):
         root = tmp_path / "root"
@@ -795,6 +803,7 @@ def test_caddy_takes_every_kind_of_certificate(tmp_path: Path) -> None:
         assert tls.strip('"').split()[0] in adapted.stdout
 
 
+@pytest.mark.needs("caddy")
 def test_people_reach_the_desk_by_tls_alone(
     migrated_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -873,6 +882,7 @@ def test_the_service_runs_a_cycle_as_the_service_user_and_may_write_to_little(
     assert timer["Timer"]["OnCalendar"] == "minutely"
 
 
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_accepts_the_units(coordinator: Path, tmp_path: Path) -> None:
     for unit in units(coordinator):
         text = unit.read_text().replace("/mnt/data/earmark/.venv/bin/earmark", sys.executable)

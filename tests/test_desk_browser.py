@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,6 @@ else:
     axe = OnDemand("axe_playwright_python.sync_playwright")
     sync_api = OnDemand("playwright.sync_api")
 
-CHROMIUM = "/usr/bin/chromium"  # Debian's
 LEASE = 5.0  # seconds
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 #: Numbered like this on the keyboard.
@@ -55,7 +55,9 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="module")
 def chromium(playwright: Playwright) -> Iterator[Browser]:
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    browser = playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+    )
     yield browser
     browser.close()
 

@@ -92,6 +92,7 @@ def test_use_is_counted_as_df_counts_it(small: Path) -> None:
     assert usage(small).bytes_free == pytest.approx(5 << 20, rel=0.01)
 
 
+@pytest.mark.needs("root")
 def test_inodes_count_as_much_as_bytes(tmp_path: Path) -> None:
     with small_volume(tmp_path / "volume", 10, inodes=20) as root:
         for name in range(17):

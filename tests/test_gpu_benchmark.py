@@ -32,6 +32,7 @@ else:
     gpu = OnDemand("benchmarks.gpu")
     random_models = OnDemand("benchmarks.random_models")
 
+pytestmark = pytest.mark.slow
 README = (REPOSITORY / "benchmarks/README.md").read_text(encoding="utf-8")
 H100 = roofline.DEVICES["NVIDIA H100 80GB HBM3"]
 

@@ -98,6 +98,7 @@ def padded(small: Path, target: Path, megabytes: int) -> None:
     os.utime(target, (changed, changed))
 
 
+@pytest.mark.needs("root")
 def test_a_full_volume_stops_every_stage_for_as_long_as_it_is_full(
     tmp_path: Path, small_source: Path, undisturbed: list[tuple], migrated_database: str
 ) -> None:
@@ -134,6 +135,7 @@ def test_a_full_volume_stops_every_stage_for_as_long_as_it_is_full(
         assert rows_of(migrated_database) == undisturbed
 
 
+@pytest.mark.needs("root")
 def test_a_fetch_that_waits_for_room_holds_no_core_that_would_make_it(
     tmp_path: Path, small_source: Path, migrated_database: str
 ) -> None:

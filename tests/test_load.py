@@ -912,7 +912,7 @@ def test_a_server_killed_at_any_moment_leaves_an_archive_fully_in_or_out(tmp_pat
     assert held(server) == {"a.tar": WHOLE}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk that fills up")
+@pytest.mark.needs("root")
 def test_a_server_whose_disk_is_full_takes_nothing_until_there_is_room(tmp_path, volume):
     with small_volume(volume / "disk", 400) as disk:
         folder = disk / "postgres"
@@ -954,6 +954,7 @@ def test_loaders_that_change_the_same_archives_in_any_order_neither_block_nor_lo
     assert len(review_queue(migrated_database, 1000)) == 600
 
 
+@pytest.mark.needs("libfaketime")
 def test_a_clock_that_jumps_leaves_every_archive_whole_and_in_the_queue(tmp_path, volume):
     """The server's clock, by libfaketime: days ahead, days back, and in the middle of a load."""
     clock = volume / "clock"

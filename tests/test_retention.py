@@ -329,6 +329,7 @@ def test_audio_without_a_receipt_stays_however_old(volume: Volume) -> None:
 # At the source
 
 
+@pytest.mark.needs("ssh", "sshd")
 @pytest.mark.parametrize("kind", ["folder", "ssh"])
 def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
     tmp_path: Path, volume: Volume, source: FolderSource, kind: str

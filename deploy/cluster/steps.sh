@@ -368,13 +368,13 @@ python_environment() {
   on_machine "the checkout in $EARMARK_CHECKOUT" checkout_is_there '' \
     "clone the repository there as $EARMARK_USER"
   environment_is_made() {
-    as_user test -e "$EARMARK_CHECKOUT/.venv/.ready" &&
-      ! as_user test "$EARMARK_CHECKOUT/requirements.lock" -nt "$EARMARK_CHECKOUT/.venv/.ready" &&
+    as_user test -e "$EARMARK_CHECKOUT/.venv/.installed" &&
+      ! as_user test "$EARMARK_CHECKOUT/requirements.lock" -nt "$EARMARK_CHECKOUT/.venv/.installed" &&
       as_user "$EARMARK_CHECKOUT/.venv/bin/earmark" --version > /dev/null
   }
-  make_environment() { as_user make --directory "$EARMARK_CHECKOUT" .venv/.ready; }
+  make_environment() { as_user make --directory "$EARMARK_CHECKOUT" install; }
   on_machine "its Python environment" environment_is_made make_environment \
-    "see what \`make .venv/.ready\` says there"
+    "see what \`make install\` says there"
 }
 
 # What a machine needs to take part in SLURM: the configuration, the shared key, the health check.
