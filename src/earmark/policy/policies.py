@@ -205,9 +205,3 @@ def one_line(content: str) -> str:
     pose as another section.  Speech has no line breaks to lose.
     """
     return " ".join(content.split())
-
-
-def render_prompt(policy_text: str, content: str) -> str:
-    """The prompt that asks whether ``content`` falls under a policy."""
-    before, after = prompt_around(policy_text)
-    return before + one_line(content) + after
