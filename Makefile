@@ -139,7 +139,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow benchmarks
-	$(BIN)/snakemake $(DEMO) --lint
+	$(BIN)/python workflow/lint.py $(DEMO)
 	$(BIN)/shellcheck -x .ci/run tests/setup-machine deploy/one-machine/slurm $(addprefix deploy/cluster/,earmark-command setup-coordinator \
 	  setup-transfer setup-worker download-models node-health steps.sh)
 

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from benchmarks.report import Result, finish, progress
 from benchmarks.transcribe import MOST_GROWTH, device_name, resident_bytes, timed
@@ -47,7 +48,7 @@ from earmark.models.inventory import find
 from earmark.policy.classifier import Classifier, ClassifySettings
 from earmark.policy.classify import classify_archive
 from earmark.policy.language_model import LanguageModel, quantization_config
-from earmark.policy.policies import Policy, load_policies, render_prompt
+from earmark.policy.policies import Policy, load_policies, one_line, prompt_around
 from earmark.tables import TRANSCRIPTS, write_table
 
 LEAST_OVER_JSON = 20
@@ -115,7 +116,7 @@ class OneByOne:
     @torch.inference_mode()
     def score(self, policy: Policy, content: str) -> float:
         """CoPE-A's reference use: the whole prompt, and the two logits at its end."""
-        tokens = self._tokens(render_prompt(policy.text, content))
+        tokens = self._tokens(one_line(content).join(prompt_around(policy.text)))
         logits = self._model(tokens, use_cache=False).logits[0, -1, self._words].float()
         return float(torch.softmax(logits, dim=-1)[1])
 
@@ -271,8 +272,10 @@ def adapters(settings: ClassifySettings, number: int, rounds: int, policy_tokens
             settings.device,
             torch.float32 if side == "exact" else getattr(torch, settings.dtype),
             None if side == "exact" else settings.quantization,
-            merge_adapter=side == "within",
         )
+    for layer in ours["within"].classifier.model._model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge()
     policy = cut_policy(ours["exact"].classifier.model.tokenizer, policy_tokens)
     exact = ours.pop("exact").scores(policy, contents)
     for side, owner in ours.items():

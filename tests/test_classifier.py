@@ -20,8 +20,8 @@ from earmark.errors import EarmarkError, SetupError
 from earmark.policy.classifier import Classification, Classifier, ClassifySettings, batches
 from earmark.policy.policies import (
     Policy,
+    one_line,
     prompt_around,
-    render_prompt,
 )
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def one_by_one() -> Callable[[Policy, str], float]:
 
     @torch.inference_mode()
     def score(policy: Policy, content: str) -> float:
-        prompt = "<bos>" + render_prompt(policy.text, content)
+        prompt = "<bos>" + one_line(content).join(prompt_around(policy.text))
         tokens = tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
         logits = model(tokens).logits[0, -1, tokenizer.convert_tokens_to_ids(["0", "1"])]
         return float(torch.softmax(logits, dim=-1)[1])
@@ -183,9 +183,11 @@ def test_the_tokenizer_alone_would_make_control_tokens(classifier: Classifier) -
 def test_a_prompt_in_parts_has_the_tokens_of_the_whole_prompt(
     classifier: Classifier, policy: Policy
 ) -> None:
-    before, after = render_prompt(policy.text, "CUT HERE").split("CUT HERE")
+    before, after = prompt_around(policy.text)
     for content in CONTENTS:
-        whole = classifier.model.tokenizer(render_prompt(policy.text, content)).input_ids
+        whole = classifier.model.tokenizer(
+            one_line(content).join(prompt_around(policy.text))
+        ).input_ids
         parts = [classifier.model.encode(part) for part in (before, content, after)]
         assert list(itertools.chain(*parts)) == whole
 

@@ -22,7 +22,7 @@ from conftest import open_volume
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from benchmarks.queue import fill
-from earmark import REPOSITORY, cli
+from earmark import REPOSITORY, SQL, cli
 from earmark.errors import EarmarkError
 from earmark.record import embedded_server
 from earmark.record.database import (
@@ -30,12 +30,14 @@ from earmark.record.database import (
     connection_string,
     display,
     migrate,
-    pending_migrations,
     stop_embedded,
 )
 from earmark.record.review_queue import health, review_queue
 
 SECRET = "s3cr:t/@?"
+MIGRATIONS = sorted(
+    path.stem for path in (SQL / "migrations").glob("*.sql") if ".rollback" not in path.name
+)
 
 
 @pytest.fixture(autouse=True)
@@ -230,18 +232,14 @@ def test_a_connection_that_breaks_leaves_nothing_and_says_so(migrated_database):
 
 
 def test_migrating_twice_is_migrating_once(empty_database):
-    names = pending_migrations(empty_database)
-    assert names == sorted(names)
-    assert migrate(empty_database) == names
+    assert migrate(empty_database) == MIGRATIONS
     assert migrate(empty_database) == []
-    assert pending_migrations(empty_database) == []
 
 
 def test_many_may_migrate_at_once(empty_database):
-    expected = pending_migrations(empty_database)
     with ThreadPoolExecutor(4) as pool:
         applied = list(pool.map(migrate, [empty_database] * 4))
-    assert sorted(applied, key=len) == [[], [], [], expected]
+    assert sorted(applied, key=len) == [[], [], [], MIGRATIONS]
 
 
 MIGRATE = """
@@ -273,8 +271,9 @@ def test_a_migration_that_fails_leaves_the_earlier_ones_and_says_which(empty_dat
     (tmp_path / "0002-bad.sql").write_text("CREATE TABLE b (); CREATE TABLE a ();")
     with pytest.raises(EarmarkError, match=r'"a" already exists \(applied: 0001-good\)'):
         migrate(empty_database, tmp_path)
-    assert pending_migrations(empty_database, tmp_path) == ["0002-bad"]
     assert query(empty_database, "SELECT to_regclass('b')") == [(None,)]
+    (tmp_path / "0002-bad.sql").write_text("CREATE TABLE b ();")
+    assert migrate(empty_database, tmp_path) == ["0002-bad"]
 
 
 def test_migrating_copes_with_every_form_of_connection(postgres, monkeypatch):

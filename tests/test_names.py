@@ -7,7 +7,8 @@ import pytest
 
 from earmark.configuration import resolve
 from earmark.errors import EarmarkError
-from earmark.names import Name, asr_name
+from earmark.names import Name, asr_name, policy_set_name
+from earmark.speech.decoding import DECODING_FACTS
 from earmark.volume import Volume
 
 FACTS = {"model": "large-v2", "language": None, "scams.md": "# Scams"}
@@ -40,35 +41,37 @@ def test_the_same_settings_may_use_their_name_again(record: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model": "large-v3"}, "another model"),
-        ({"language": "en", "model": "x"}, "another language, model"),
-        ({"hate.md": "# Hate"}, "another hate.md"),
+        ({"model": "large-v3"}, "model"),
+        ({"language": "en", "model": "x"}, "language, model"),
+        ({"hate.md": "# Hate"}, r"hate\.md"),
     ],
 )
 def test_other_settings_under_an_old_name_are_refused(
     record: Path, change: dict, named: str
 ) -> None:
     before = record.read_bytes()
-    with pytest.raises(EarmarkError, match=rf"asr\.name 'first' was used before with {named}"):
+    with pytest.raises(
+        EarmarkError, match=rf"asr\.name 'first' was used before with other settings: {named} "
+    ):
         name(record, FACTS | change).bind()
     assert record.read_bytes() == before
 
 
 def test_settings_that_lack_something_are_refused_too(record: Path) -> None:
-    with pytest.raises(EarmarkError, match=r"another scams\.md .*choose a new asr\.name"):
+    with pytest.raises(EarmarkError, match=r"scams\.md .*choose a new asr\.name"):
         name(record, {"model": "large-v2", "language": None}).bind()
 
 
 def test_a_pin_is_part_of_what_a_name_stands_for_and_none_changes_nothing(tmp_path: Path) -> None:
     config, volume = resolve({}), Volume(tmp_path)
-    known = asr_name(config, volume)
+    known = asr_name(config, volume, DECODING_FACTS)
     known.bind()
     old = {fact: value for fact, value in known.facts.items() if fact != "revision"}
     known.record.write_text(json.dumps(old))  # from before there were pins
-    asr_name(config, volume).check()
+    asr_name(config, volume, DECODING_FACTS).check()
     config["asr"]["revision"] = "c" * 40
-    with pytest.raises(EarmarkError, match="another revision"):
-        asr_name(config, volume).check()
+    with pytest.raises(EarmarkError, match=r"other settings: revision "):
+        asr_name(config, volume, DECODING_FACTS).check()
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])
@@ -76,3 +79,58 @@ def test_a_damaged_record_is_refused(record: Path, content: str) -> None:
     record.write_text(content)
     with pytest.raises(EarmarkError, match=r"first\.json.* is damaged"):
         name(record, FACTS).bind()
+
+
+def test_other_decoding_options_want_another_name(tmp_path: Path) -> None:
+    config, volume = resolve({}), Volume(tmp_path)
+    asr_name(config, volume, DECODING_FACTS).bind()
+    asr_name(config, volume, DECODING_FACTS).check()
+    with pytest.raises(EarmarkError, match="other settings: decoding "):
+        asr_name(config, volume, DECODING_FACTS | {"patience": 2}).check()
+
+
+def policies(
+    volume: Volume, prompt: str = "a" * 64, texts: dict | None = None, **classify: object
+) -> Name:
+    return policy_set_name(
+        resolve({"classify": classify}), volume, texts or {"hate": "", "scams": ""}, prompt
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"prompt": "b" * 64}, "prompt_sha256"),
+        ({"threshold": 0.7}, "thresholds"),
+        ({"thresholds": {"scams": 0.7}}, "thresholds"),
+    ],
+)
+def test_another_prompt_or_threshold_wants_another_policy_set(
+    tmp_path: Path, change: dict, named: str
+) -> None:
+    policies(Volume(tmp_path)).bind()
+    with pytest.raises(EarmarkError, match=f"other settings: {named} .*new classify.policy"):
+        policies(Volume(tmp_path), **change).check()
+
+
+def test_what_counts_is_the_threshold_of_each_category_however_it_is_given(tmp_path: Path) -> None:
+    policies(Volume(tmp_path), threshold=1).bind()
+    policies(Volume(tmp_path), thresholds={"hate": 1.0, "scams": 1.0}).check()
+
+
+def test_what_a_record_from_before_does_not_tell_is_accepted_and_completed(
+    tmp_path: Path,
+) -> None:
+    volume = Volume(tmp_path)
+    new = {"decoding", "prompt_sha256", "thresholds"}
+    for known in (asr_name(resolve({}), volume, DECODING_FACTS), policies(volume)):
+        known.bind()
+        complete = known.record.read_bytes()
+        old = {fact: value for fact, value in known.facts.items() if fact not in new}
+        known.record.write_text(json.dumps(old))
+        known.check()
+        assert json.loads(known.record.read_text()) == old
+        known.bind()
+        assert json.loads(known.record.read_bytes()) == json.loads(complete)
+    with pytest.raises(EarmarkError, match="other settings: thresholds "):
+        policies(volume, threshold=0.9).bind()

@@ -560,8 +560,13 @@ def test_metrics_take_the_place_of_the_former_ones_and_leave_nothing_beside_them
     file.parent.mkdir()
     file.write_text("former")
     inode = file.stat().st_ino
-    assert place.show("--prometheus", str(file)) == 0
+    umask = os.umask(0o077)
+    try:
+        assert place.show("--prometheus", str(file)) == 0
+    finally:
+        os.umask(umask)
     assert file.stat().st_ino != inode
+    assert file.stat().st_mode & 0o777 == 0o644  # node_exporter is another user
     assert list(file.parent.iterdir()) == [file]
     assert capsys.readouterr().out == ""
     assert place.show("--prometheus", str(file.with_suffix(".txt"))) == 2

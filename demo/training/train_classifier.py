@@ -53,7 +53,7 @@ from demo.training.classifier_data import (
     write_down,
 )
 from earmark import REPOSITORY
-from earmark.policy.policies import load_policies, prompt_around, render_prompt
+from earmark.policy.policies import load_policies, prompt_around
 
 POLICIES = REPOSITORY / "config" / "policies"
 MODELS = REPOSITORY / "demo" / "models"
@@ -176,7 +176,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     keeps runs of line breaks whole and splits numbers into digits.
     """
     rng = random.Random(5)
-    corpus = [render_prompt(policy.text, "") for policy in load_policies(POLICIES)]
+    corpus = ["".join(prompt_around(policy.text)) for policy in load_policies(POLICIES)]
     corpus += [example_policy(rng, pools(held_out=False), kind) for kind in sentences.KINDS] * 3
     known = pools(held_out=False)
     everything = [text for kind in sentences.KINDS for text in known[kind]]

@@ -18,6 +18,6 @@ def __getattr__(name: str) -> str:
     if name != "__version__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Only when it is asked for: it would be most of the start of a child process.
-    from importlib.metadata import version
+    from earmark import version
 
-    return version("earmark")
+    return version.current()

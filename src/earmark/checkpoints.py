@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from earmark import __version__
+from earmark import version
 from earmark.errors import EarmarkError
 from earmark.tables import read_table, write_table
 from earmark.volume import Volume
@@ -44,7 +44,7 @@ def fingerprint(source: Path, settings: Mapping[str, object]) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    facts = json.dumps({"version": __version__, **settings}, sort_keys=True)
+    facts = json.dumps({"version": version.current(), **settings}, sort_keys=True)
     with source.open("rb") as file:
         content = hashlib.file_digest(file, "sha256").hexdigest()
     return hashlib.sha256(f"{content} {facts}".encode()).hexdigest()[:32]

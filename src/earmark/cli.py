@@ -10,12 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from zoneinfo import ZoneInfo
 
 from rich.filesize import decimal
 
-from earmark import REPOSITORY, __version__, configuration, logs
+from earmark import REPOSITORY, configuration, logs, version
 from earmark.clock import age
 from earmark.configuration import Config
 from earmark.desk import accounts
@@ -81,6 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or 0
 
 
+class _TellVersion(argparse.Action):
+    """``--version``; argparse's own action would ask git for it at every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"earmark {version.current()}")
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -98,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         description="What Snakemake has no word for. The pipeline itself is run by "
         "`snakemake --profile profiles/local --configfile FILE`.",
     )
-    parser.add_argument("--version", action="version", version=f"earmark {__version__}")
+    parser.add_argument("--version", action=_TellVersion, nargs=0, help="tell the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     def add(

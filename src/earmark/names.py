@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from earmark.configuration import Config
 from earmark.errors import SetupError
 from earmark.files import whole
@@ -17,6 +19,8 @@ from earmark.volume import Volume
 
 #: Keys of `asr` that change what is heard.
 ASR_FACTS = ("model", "revision", "compute_type", "beam_size", "language", "vad")
+#: Facts that records made before Earmark 0.2.0 lack, as it wasn't written down what they were.
+_LATER_FACTS = frozenset({"decoding", "prompt_sha256", "thresholds"})
 
 
 @dataclass(frozen=True)
@@ -41,61 +45,72 @@ class Name:
         Raises:
             SetupError: it does, or its record is damaged; no archive is to blame for that.
         """
-        try:
-            known = dict(json.loads(self.record.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return
-        except (ValueError, TypeError) as error:
-            raise SetupError(
-                f"{self.record}, which says what {self.key} '{self.name}' stands for, is damaged "
-                f"({error}); restore it, or change {self.key}"
-            ) from error
+        self._check()
+
+    def _check(self) -> dict[str, Any]:
+        """The facts of the record, none if there is no record yet."""
+        known = _read(self.record)
+        if known is None:
+            return {}
         changed = sorted(
             fact
             for fact in known.keys() | self.facts.keys()
             if known.get(fact) != self.facts.get(fact)
+            and (fact in known or fact not in _LATER_FACTS)
         )
         if changed:
             raise SetupError(
-                f"{self.key} '{self.name}' was used before with another {', '.join(changed)} (see "
-                f"{self.record}); choose a new {self.key} for the new settings, or take the change "
-                "back"
+                f"{self.key} '{self.name}' was used before with other settings: "
+                f"{', '.join(changed)} (see {self.record}); choose a new {self.key} for the new "
+                "settings, or take the change back"
             )
+        return known
 
     def bind(self) -> None:
         """Record what the name stands for, once there is a result under it.
 
+        What an old record lacks is completed.
+
         Raises:
             SetupError: see :meth:`check`.
         """
-        self.check()
-        if not self.record.exists():
+        if not self.facts.keys() <= self._check().keys():
             with whole(self.record) as partial:
                 partial.write_text(
                     json.dumps(self.facts, indent=2, ensure_ascii=False), encoding="utf-8"
                 )
 
 
-def asr_name(config: Config, volume: Volume) -> Name:
-    """The name of the transcription settings."""
+def asr_name(config: Config, volume: Volume, decoding: Mapping[str, Any]) -> Name:
+    """The name of the transcription settings.
+
+    Args:
+        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        volume: The shared volume.
+        decoding: What else changes the words, as JSON can hold it.
+    """
     asr = config["asr"]
     return Name(
         "asr.name",
         asr["name"],
-        {key: asr[key] for key in ASR_FACTS},
+        {key: asr[key] for key in ASR_FACTS} | {"decoding": decoding},
         volume.state / "asr" / f"{asr['name']}.json",
     )
 
 
-def policy_set_name(config: Config, volume: Volume, texts: Mapping[str, str]) -> Name:
-    """The name of the policy set, which stands for all that a score depends on.
+def policy_set_name(
+    config: Config, volume: Volume, texts: Mapping[str, str], prompt_sha256: str
+) -> Name:
+    """The name of the policy set, which stands for all that a score or a flag depends on.
 
     Args:
         config: A configuration that :func:`earmark.configuration.resolve` returned.
         volume: The shared volume.
         texts: The set's policies by category, in full.
+        prompt_sha256: SHA-256 of the prompt around policy and content, hexadecimal.
     """
     classify = config["classify"]
+    thresholds = {each: classify["thresholds"].get(each, classify["threshold"]) for each in texts}
     keys = (
         "model",
         "revision",
@@ -117,6 +132,8 @@ def policy_set_name(config: Config, volume: Volume, texts: Mapping[str, str]) ->
                 if classify["answer"] == "json"
                 else {}
             ),
+            "prompt_sha256": prompt_sha256,
+            "thresholds": thresholds,
             **{f"{category}.md": text for category, text in texts.items()},
         },
         _policy_record(volume, classify["policy"]),
@@ -133,14 +150,25 @@ def policy_texts(volume: Volume, policy: str) -> list[str]:
     Raises:
         SetupError: the record of the name is damaged.
     """
-    record = _policy_record(volume, policy)
-    try:
-        facts = dict(json.loads(record.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return []
-    except (ValueError, TypeError) as error:
-        raise SetupError(f"{record} is damaged ({error}); restore it") from error
+    facts = _read(_policy_record(volume, policy)) or {}
     return [text for key, text in facts.items() if key.endswith(".md")]
+
+
+def _read(record: Path) -> dict[str, Any] | None:
+    """What a name was bound to; None if it never was.
+
+    Raises:
+        SetupError: the record is damaged.
+    """
+    try:
+        return msgspec.json.decode(record.read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise SetupError(
+            f"{record}, which says what a name in the configuration stands for, is damaged "
+            f"({error}); restore it, or choose a new name"
+        ) from error
 
 
 def _policy_record(volume: Volume, policy: str) -> Path:

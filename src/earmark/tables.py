@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from earmark import __version__
+from earmark import version
 from earmark.errors import EarmarkError
 from earmark.files import whole
 
@@ -133,7 +133,7 @@ def write_table(
         if not field.nullable and table[field.name].null_count:
             raise ValueError(f"{path}: null in column {field.name}")
     made_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    facts = {"version": __version__, "made_at": made_at, **provenance}
+    facts = {"version": version.current(), "made_at": made_at, **provenance}
     metadata = {
         (_PREFIX + key).encode(): str("" if value is None else value).encode()
         for key, value in facts.items()

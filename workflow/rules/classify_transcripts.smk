@@ -10,8 +10,6 @@ rule classify_transcripts:
     log:
         volume.log("classify_transcripts", "{archive}", "{date}"),
     priority: lambda wildcards: 4 + gpu_urgency(wildcards.archive)
-    conda:
-        "../envs/earmark.yaml"
     threads: config["classify"]["threads"]
     resources:
         gpu=int(config["classify"]["device"] == "cuda"),

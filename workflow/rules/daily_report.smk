@@ -9,7 +9,5 @@ localrules:
 rule daily_report:
     log:
         volume.root / "logs" / "daily_report.log",
-    conda:
-        "../envs/earmark.yaml"
     script:
         "../scripts/daily_report.py"

@@ -12,8 +12,6 @@ rule encode_opus:
     log:
         volume.log("encode_opus", "{archive}", "{date}"),
     priority: lambda wildcards: 2 + urgency(wildcards.archive)
-    conda:
-        "../envs/earmark.yaml"
     threads: config["encode"]["workers"]
     script:
         "../scripts/encode_opus.py"

@@ -10,8 +10,6 @@ rule fetch_archive:
     log:
         volume.log("fetch_archive", "{archive}"),
     priority: lambda wildcards: urgency(wildcards.archive)
-    conda:
-        "../envs/earmark.yaml"
     # A transfer waits for the network, or for room that only the other stages can make: it must
     # not hold the core that they need. The profile says how many there are at a time.
     threads: 0

@@ -12,7 +12,5 @@ rule load_pg:
     log:
         volume.log("load_pg", "{archive}", "{date}"),
     priority: lambda wildcards: 5 + urgency(wildcards.archive)
-    conda:
-        "../envs/earmark.yaml"
     script:
         "../scripts/load_pg.py"

@@ -10,8 +10,6 @@ rule transcribe_audio:
     log:
         volume.log("transcribe_audio", "{archive}", "{date}"),
     priority: lambda wildcards: 3 + gpu_urgency(wildcards.archive)
-    conda:
-        "../envs/earmark.yaml"
     threads: config["asr"]["threads"]
     resources:
         gpu=int(config["asr"]["device"] == "cuda"),

@@ -11,7 +11,5 @@ rule unpack_archive:
     log:
         volume.log("unpack_archive", "{archive}"),
     priority: lambda wildcards: 1 + urgency(wildcards.archive)
-    conda:
-        "../envs/earmark.yaml"
     script:
         "../scripts/unpack_archive.py"

@@ -6,13 +6,14 @@ from earmark.speech.deduplication import DeduplicationIndex
 from earmark.record.erasure import withhold
 from earmark.driver.stages import stage
 from earmark.names import asr_name
+from earmark.speech.decoding import DECODING_FACTS
 from earmark.speech.recognition import AsrSettings
 from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
 volume = Volume(Path(snakemake.config["volume"]["root"]))
-name = asr_name(snakemake.config, volume)
+name = asr_name(snakemake.config, volume, DECODING_FACTS)
 
 with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
     name.check()

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from earmark import locks
 from earmark.disk_space import ran_out
 from earmark.driver import slurm
@@ -164,9 +166,10 @@ def _closed(attempt: Attempt, volume: Volume, holder: Holder | None) -> Attempt:
 
 def _read(volume: Volume, archive: str) -> list[Attempt]:
     try:
+        # Not decoded by msgspec: a reason may quote a name with bytes that are no UTF-8.
         entries = json.loads(volume.attempts(archive).read_text(encoding="utf-8"))
-        return [Attempt(**entry) for entry in entries]
-    except (FileNotFoundError, ValueError, TypeError):  # damaged: counted anew
+        return msgspec.convert(entries, list[Attempt])
+    except (FileNotFoundError, ValueError):  # damaged: counted anew
         return []
 
 

@@ -8,7 +8,8 @@ from earmark.configuration import Config
 from earmark.errors import EarmarkError
 from earmark.models.inventory import check_models
 from earmark.names import asr_name, policy_set_name
-from earmark.policy.policies import load_policies, texts_of
+from earmark.policy.policies import load_policies, prompt_sha256, texts_of
+from earmark.speech.decoding import DECODING_FACTS
 from earmark.volume import Volume
 
 
@@ -32,5 +33,6 @@ def check_inputs(config: Config) -> None:
         )
     check_models(config)
     volume = Volume(Path(config["volume"]["root"]))
-    asr_name(config, volume).check()
-    policy_set_name(config, volume, texts_of(policies)).check()
+    asr_name(config, volume, DECODING_FACTS).check()
+    prompt = prompt_sha256(settings["answer"])
+    policy_set_name(config, volume, texts_of(policies), prompt).check()

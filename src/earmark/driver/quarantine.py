@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
+
 from earmark.configuration import Config
 from earmark.driver import attempts
 from earmark.driver.attempts import Attempt
@@ -64,7 +66,7 @@ class Quarantined:
     date: str | None = None
     bytes: int | None = None
     stage: str = ""
-    reason: str = ""
+    reason: str = "put there by a person"
     since: str | None = None
     log: str = ""
     log_tail: str = ""
@@ -149,12 +151,13 @@ def in_quarantine(volume: Volume) -> list[Quarantined]:
     for path in sorted(folder.glob("[!.]*.json")) if folder.is_dir() else ():
         name = path.name.removesuffix(".json")
         try:
-            said = Quarantined(**json.loads(path.read_text(encoding="utf-8")))
+            entry = json.loads(path.read_text(encoding="utf-8"))  # as in attempts
+            said = msgspec.convert(entry, Quarantined)
             found.append(replace(said, archive=name))  # a person may have copied the file
         except FileNotFoundError:  # released meanwhile
             continue
-        except (ValueError, TypeError):
-            found.append(Quarantined(name, reason="put there by a person"))
+        except ValueError:
+            found.append(Quarantined(name))
     return found
 
 

@@ -5,19 +5,18 @@ archive has an entry of its own beside it, which is what its fetching depends on
 that is replaced at the source gets a new entry and is done again.
 """
 
-import gc
 import json
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from earmark import locks
 from earmark.errors import EarmarkError
@@ -129,22 +128,6 @@ class Catalogue:
         return self.source == str(source)
 
 
-_COLUMNS = [key.name for key in fields(Archive)]
-_values_of = attrgetter(*_COLUMNS)
-
-
-@contextmanager
-def _without_collection() -> Iterator[None]:
-    """Put off collecting garbage: among 100,000 new objects it takes as long as making them."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
     """Poll the source, once more after a while if all that is new was seen only once.
 
@@ -176,7 +159,6 @@ def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
     return poll(source, volume, intake.poll_seconds, catalogue)
 
 
-@_without_collection()
 def poll(
     source: Source,
     volume: Volume,
@@ -218,7 +200,7 @@ def poll(
     except EarmarkError as error:
         if not same:
             raise
-        catalogue = replace(known, source=str(source), problem=str(error))
+        catalogue = replace(known, source=str(source), problem=_printable(str(error)))
         if not isinstance(error, SourceUnreachableError):
             _write(catalogue, volume, at_work, history)
             raise
@@ -254,9 +236,14 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") and "/" not in name
 
 
+def _printable(text: str) -> str:
+    """Text in which bytes that are no UTF-8, of a name at the source, are written out."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _judge(file: Listed) -> Archive:
     """Take a file as an archive, or refuse it."""
-    name = file.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    name = _printable(file.name)
     if not ARCHIVE_NAME.fullmatch(file.name) or file.name.endswith((" ", ".")):
         reason = (
             "a name begins with a letter, a digit or _, goes on with these, .+@- or spaces, does "
@@ -325,7 +312,7 @@ def _write(
         if path not in entries and path not in planned:
             path.unlink()
     for path, archive in entries.items():
-        facts = _facts(archive)
+        facts = asdict(archive)
         del facts["confirmed"], facts["refused"], facts["done"]
         text = json.dumps(facts, indent=1)
         may_change = not add_only and path not in planned
@@ -337,16 +324,9 @@ def _write(
     if add_only:
         return
     with whole(_file(volume)) as partial:
-        # Not asdict, nor indented: a year of archives takes seconds then.
-        content = vars(catalogue) | {"archives": [_facts(each) for each in catalogue.archives]}
-        partial.write_text(json.dumps(content), encoding="utf-8")
+        partial.write_bytes(msgspec.json.encode(catalogue))
 
 
-def _facts(archive: Archive) -> dict[str, Any]:
-    return dict(zip(_COLUMNS, _values_of(archive), strict=True))
-
-
-@_without_collection()
 def read(volume: Volume) -> Catalogue:
     """The catalogue as :func:`poll` left it; an empty one if there was no poll yet.
 
@@ -355,12 +335,10 @@ def read(volume: Volume) -> Catalogue:
     """
     path = _file(volume)
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        archives = [Archive(**entry) for entry in content["archives"]]
-        return Catalogue(content["source"], archives, content["checked_at"], content.get("problem"))
+        return msgspec.json.decode(path.read_bytes(), type=Catalogue)
     except FileNotFoundError:
         return Catalogue()
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         raise EarmarkError(f"the catalogue {path} is damaged ({error}); delete it") from error
 
 
@@ -371,10 +349,10 @@ def read_entry(path: Path) -> Archive:
         EarmarkError: it is not there, or damaged.
     """
     try:
-        return Archive(**json.loads(path.read_text(encoding="utf-8")))
+        return msgspec.json.decode(path.read_bytes(), type=Archive)
     except FileNotFoundError as error:
         raise EarmarkError(f"there is no entry {path}; run `earmark discover`") from error
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise EarmarkError(f"the entry {path} is damaged ({error}); delete it") from error
 
 

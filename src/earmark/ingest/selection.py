@@ -19,6 +19,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
+
 from earmark import locks
 from earmark.errors import SetupError
 from earmark.files import whole
@@ -158,13 +160,13 @@ class Selection:
         former = self._ledger(self._date - datetime.timedelta(days=days_before))
         return sum(entry["clips"] for entry in former.values())
 
-    def _ledger(self, date: datetime.date) -> dict[str, Any]:
+    def _ledger(self, date: datetime.date) -> dict[str, dict[str, Any]]:
         path = self._volume.selection(date.isoformat())
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return msgspec.json.decode(path.read_bytes(), type=dict[str, dict[str, Any]])
         except FileNotFoundError:
             return {}
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             raise SetupError(
                 f"{path}, which says with what probability clips were drawn, is damaged ({error}); "
                 "restore it, or delete it to fix them anew for archives that are encoded again"

@@ -18,7 +18,7 @@ from typing import TypeVar
 os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 
 import requests
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, get_token, hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -27,8 +27,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils._auth import get_token
-from huggingface_hub.utils.tqdm import disable_progress_bars
+from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]  # documented
 from requests.exceptions import ChunkedEncodingError
 from rich.filesize import decimal
 

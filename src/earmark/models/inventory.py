@@ -58,7 +58,8 @@ class Model:
         """
         if self.key != "asr.model" or "/" in self.name:
             return self.name
-        from faster_whisper.utils import _MODELS  # takes a second
+        # Takes a second. Its public available_models() has names only, and no repositories.
+        from faster_whisper.utils import _MODELS
 
         if self.name not in _MODELS:
             raise SetupError(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 from huggingface_hub import constants
 
 from earmark.errors import EarmarkError
@@ -95,11 +96,10 @@ class Snapshot:
         """
         path = _lists(repository) / f"{revision or UNPINNED}.json"
         try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            return cls(told["repository"], told["commit"], tuple(File(**f) for f in told["files"]))
+            return msgspec.json.decode(path.read_bytes(), type=cls)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
+        except ValueError as error:
             raise EarmarkError(
                 f"{path}, which lists the files of {repository}, is damaged ({error}); remove it "
                 "and run `earmark models fetch`"

@@ -18,7 +18,7 @@ from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.gpu import GpuWatch
 from earmark.models.inventory import Found, find
 from earmark.policy.classifier import Classification, Classifier, ClassifySettings
-from earmark.policy.policies import JSON_PROMPT_SHA256, PROMPT_SHA256, Policy, set_sha256
+from earmark.policy.policies import Policy, prompt_sha256, set_sha256
 from earmark.progress import AudioProgress
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
@@ -72,7 +72,7 @@ def classify_archive(
         "max_tokens": settings.max_tokens,
         "answer": settings.answer,
         "max_new_tokens": settings.max_new_tokens if settings.answer == "json" else None,
-        "prompt_sha256": PROMPT_SHA256 if settings.answer == "logits" else JSON_PROMPT_SHA256,
+        "prompt_sha256": prompt_sha256(settings.answer),
         "policy_sha256": json.dumps({each.category: each.sha256 for each in policies}),
         "policy_set_sha256": set_sha256(policies),
     }

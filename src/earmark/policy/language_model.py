@@ -58,7 +58,6 @@ class LanguageModel:
         device: str,
         dtype: torch.dtype,
         quantization: str | None,
-        merge_adapter: bool | None = None,
     ) -> None:
         """Load tokenizer, base and adapter.
 
@@ -68,9 +67,6 @@ class LanguageModel:
             device: ``cuda`` or ``cpu``.
             dtype: Of the weights that are not quantized.
             quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
-            merge_adapter: Whether to add the adapter to the weights, which saves its own
-                products in each layer.  None does so unless they are quantized: those would be
-                rounded once more (figures are in benchmarks/README.md).
 
         Raises:
             SetupError: the model's attention isn't known.
@@ -104,9 +100,9 @@ class LanguageModel:
                     f"classify.adapter {adapter.folder} changes how words are read or written "
                     "(embeddings, lm_head); Earmark takes adapters of the layers between"
                 )
-            if merge_adapter is None:
-                merge_adapter = quantization is None
-            model = adapted.merge_and_unload() if merge_adapter else inner
+            # Merged, it saves its own products in each layer; but quantized weights would be
+            # rounded once more (figures are in benchmarks/README.md).
+            model = adapted.merge_and_unload() if quantization is None else inner
         self._model = model.eval()
         self._device = device
         self._inside_control = _inside_control_tokens(self.tokenizer)

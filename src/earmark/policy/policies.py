@@ -177,6 +177,11 @@ def set_sha256(policies: Sequence[Policy]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
+def prompt_sha256(answer: str) -> str:
+    """SHA-256 (hexadecimal) of the prompt that asks for an answer, ``logits`` or ``json``."""
+    return PROMPT_SHA256 if answer == "logits" else JSON_PROMPT_SHA256
+
+
 def prompt_around(policy_text: str) -> tuple[str, str]:
     """The prompt before and after the content.
 
@@ -200,9 +205,3 @@ def one_line(content: str) -> str:
     pose as another section.  Speech has no line breaks to lose.
     """
     return " ".join(content.split())
-
-
-def render_prompt(policy_text: str, content: str) -> str:
-    """The prompt that asks whether ``content`` falls under a policy."""
-    before, after = prompt_around(policy_text)
-    return before + one_line(content) + after

@@ -362,12 +362,6 @@ def grant_roles(conninfo: str, *, create: bool = False) -> list[str]:
     return made
 
 
-def pending_migrations(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
-    """Name the migrations that :func:`migrate` would apply; changes nothing."""
-    with connect(conninfo) as connection:
-        return _pending(connection, folder)
-
-
 def require_schema(connection: Connection) -> None:
     """Check that the schema is the one this version works with.
 

@@ -19,6 +19,7 @@ from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -106,8 +107,8 @@ class Erased(Container[str]):
             OSError: the volume can't be read.
         """
         for path in sorted(self._folder.glob("[0-9a-f]*")):
-            if text := path.read_text(encoding="utf-8"):
-                yield path.name, [Upload(**each) for each in json.loads(text)]
+            if text := path.read_bytes():
+                yield path.name, msgspec.json.decode(text, type=list[Upload])
 
 
 def clip_in_archive(

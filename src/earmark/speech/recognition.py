@@ -14,17 +14,8 @@ import numpy as np
 
 from earmark.errors import SetupError
 from earmark.models.inventory import Model, find
+from earmark.speech.decoding import DECODING
 from earmark.speech.preparation import Features
-
-#: How WhisperX decodes, as options of ``ctranslate2.models.Whisper.generate``.
-DECODING: dict[str, Any] = {
-    "patience": 1,
-    "length_penalty": 1,
-    "repetition_penalty": 1,
-    "no_repeat_ngram_size": 0,
-    "suppress_blank": True,
-    "suppress_tokens": [-1],
-}
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from earmark.speech.decoding import VAD_OFFSET, VAD_ONSET
+
 #: Whisper's input: 16 kHz, windows of at most 30 s.
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
-
-# WhisperX's defaults (whisperx/asr.py, load_model).
-_ONSET, _OFFSET = 0.500, 0.363
 
 #: Variables that keep libraries from reporting to others what they are used for: pyannote
 #: every clip's length, ONNX Runtime (which either detector loads) sessions and models.
@@ -68,9 +67,9 @@ def _pyannote(device: str) -> Detector:
     for library in ("lightning.pytorch", "whisperx"):  # the former's import sets INFO
         logging.getLogger(library).setLevel(logging.ERROR)
     model = Pyannote(
-        torch.device(device), vad_onset=_ONSET, vad_offset=_OFFSET, chunk_size=WINDOW_SECONDS
+        torch.device(device), vad_onset=VAD_ONSET, vad_offset=VAD_OFFSET, chunk_size=WINDOW_SECONDS
     )
-    binarize = Binarize(max_duration=WINDOW_SECONDS, onset=_ONSET, offset=_OFFSET)
+    binarize = Binarize(max_duration=WINDOW_SECONDS, onset=VAD_ONSET, offset=VAD_OFFSET)
 
     def detect(audio: Audio) -> list[Span]:
         if not audio.size:
@@ -88,7 +87,7 @@ def _silero() -> Detector:
     # What WhisperX leaves to Silero: the defaults of its `get_speech_timestamps`
     # (https://github.com/snakers4/silero-vad), which are not faster-whisper's.
     options = VadOptions(
-        threshold=_ONSET,
+        threshold=VAD_ONSET,
         max_speech_duration_s=WINDOW_SECONDS,
         min_speech_duration_ms=250,
         min_silence_duration_ms=100,

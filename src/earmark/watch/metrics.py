@@ -6,30 +6,17 @@ has no sample at all, so that an alert on ``absent()`` can tell it from zero.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.watch.status import Status
 
 Samples = list[tuple[Mapping[str, str], float]]
-
-
-@dataclass(frozen=True)
-class Gauge:
-    """A metric that can go up and down.
-
-    Attributes:
-        name: Without the common prefix.
-        help: What it means.
-        samples: Labels and value of each.
-    """
-
-    name: str
-    help: str
-    samples: Samples
+Metric = tuple[str, str, Samples]
 
 
 def write(now: Status, path: Path) -> None:
@@ -52,26 +39,25 @@ def write(now: Status, path: Path) -> None:
         raise EarmarkError(f"there is no folder {path.parent}; make it, or name another file")
     with whole(path) as partial:
         partial.write_text(exposition(now), encoding="utf-8")
+        partial.chmod(0o644)  # node_exporter is another user, whatever the umask
 
 
 def exposition(now: Status) -> str:
     """A status in Prometheus' text format."""
-    lines = []
-    for gauge in gauges(now):
-        if not gauge.samples:
+    registry = CollectorRegistry()
+    for name, meaning, samples in gauges(now):
+        if not samples:
             continue
-        name = f"earmark_{gauge.name}"
-        lines += [f"# HELP {name} {_escaped(gauge.help)}", f"# TYPE {name} gauge"]
-        for labels, value in gauge.samples:
-            pairs = ",".join(f'{key}="{_quoted(text)}"' for key, text in labels.items())
-            lines.append(f"{name}{{{pairs}}} {value}" if pairs else f"{name} {value}")
-    return "\n".join(lines) + "\n"
+        gauge = Gauge(f"earmark_{name}", meaning, list(samples[0][0]), registry=registry)
+        for labels, value in samples:
+            (gauge.labels(**labels) if labels else gauge).set(value)
+    return generate_latest(registry).decode("utf-8")
 
 
-def gauges(now: Status) -> Iterator[Gauge]:
-    """The metrics of a status."""
+def gauges(now: Status) -> Iterator[Metric]:
+    """The metrics of a status: name without the common prefix, meaning, samples."""
     states = [({"state": key.replace(" ", "_")}, count) for key, count in now.archives.items()]
-    yield Gauge("archives", "Archives of the catalogue, by what becomes of them.", [*states])
+    yield ("archives", "Archives of the catalogue, by what becomes of them.", [*states])
     yield _one(
         "oldest_waiting_seconds",
         "Time since the oldest archive came that is to be done and that no stage works on; 0 if "
@@ -89,7 +75,7 @@ def gauges(now: Status) -> Iterator[Gauge]:
         None if now.given_up is None else len(now.given_up),
     )
     finished = now.finished
-    yield Gauge(
+    yield (
         "finished_24h_archives",
         "Archives whose receipts were written in the last 24 hours, by how they ended.",
         [
@@ -130,7 +116,7 @@ def gauges(now: Status) -> Iterator[Gauge]:
     yield _one("status_timestamp_seconds", "When all this was observed.", _moment(now.observed_at))
 
 
-def _jobs(now: Status) -> Gauge:
+def _jobs(now: Status) -> Metric:
     samples: Samples = []
     for jobs in now.jobs:
         place = {"stage": jobs.stage, "node": jobs.node}
@@ -138,7 +124,7 @@ def _jobs(now: Status) -> Gauge:
         samples.append((place | {"state": "waiting"}, jobs.waiting_count))
     for stage, count in (now.slurm.queued or {}).items():
         samples.append(({"stage": stage, "node": "", "state": "queued"}, count))
-    return Gauge(
+    return (
         "jobs",
         "Jobs by stage and node: at work, begun and waiting (for room or the database), or queued "
         "by SLURM, which has no node yet.",
@@ -146,7 +132,7 @@ def _jobs(now: Status) -> Gauge:
     )
 
 
-def _review(now: Status) -> Iterator[Gauge]:
+def _review(now: Status) -> Iterator[Metric]:
     review = now.review
     yield _one(
         "flagged_24h_clips",
@@ -172,17 +158,9 @@ def _review(now: Status) -> Iterator[Gauge]:
     )
 
 
-def _one(name: str, help: str, value: float | None) -> Gauge:
-    return Gauge(name, help, [] if value is None else [({}, value + 0)])  # a bool as 0 or 1
+def _one(name: str, help: str, value: float | None) -> Metric:
+    return name, help, [] if value is None else [({}, value + 0)]  # a bool as 0 or 1
 
 
 def _moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n")
-
-
-def _quoted(text: str) -> str:
-    return _escaped(text).replace('"', r"\"")
