@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,7 +19,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from earmark import locks
+from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
@@ -302,11 +302,12 @@ def _has_receipt(archive: Archive, volume: Volume) -> bool:
     What was deleted at the source and came again under its name is another archive.
     """
     path = volume.receipt(archive.date, archive.name)
-    try:
-        size = json.loads(path.read_text(encoding="utf-8")).get("bytes")
-        return size in (None, archive.bytes) and path.stat().st_mtime >= archive.modified_ns / 1e9
-    except (FileNotFoundError, ValueError):
+    receipt = receipts.read(path)
+    if receipt is None or receipt.bytes not in (None, archive.bytes):
         return False
+    with suppress(FileNotFoundError):  # deleted, to be done again
+        return path.stat().st_mtime >= archive.modified_ns / 1e9
+    return False
 
 
 def _write(
