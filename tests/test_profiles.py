@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 import yaml
 from snakemake.cli import get_argument_parser
-from workflow_run import STAGES
 
 from earmark import REPOSITORY
+from earmark.volume import STAGES
 
 WORKFLOW = REPOSITORY / "workflow"
 PROFILES = sorted(path.parent.name for path in (REPOSITORY / "profiles").glob("*/config.yaml"))

@@ -9,6 +9,7 @@ from earmark.configuration import Config
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
+from earmark.tables import TABLES
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -69,8 +70,7 @@ def _classified(volume: Volume) -> list[tuple[str, str]]:
     known = {archive.name: archive for archive in catalogue.read(volume).archives}
     found = {
         (path.parent.name.removeprefix("date="), path.stem)
-        for pattern in ("processed/date=*/*.json", "classes/policy=*/date=*/*.parquet")
-        for path in volume.root.glob(pattern)
+        for path in (*volume.root.glob("processed/date=*/*.json"), *TABLES["classes"].files(volume))
     }
 
     def is_replaced(date: str, name: str) -> bool:

@@ -26,7 +26,7 @@ from earmark.ingest.selection import uniform
 from earmark.receipts import Receipt
 from earmark.record.database import connect, require_schema
 from earmark.record.staging import copy, merge, stage
-from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_provenance, read_table
+from earmark.tables import TABLES, read_provenance, read_table
 
 _Row = dict[str, Any]
 
@@ -132,19 +132,19 @@ def load_archive(
 def _read(manifest: Path, transcripts: Path, classes: Path, archive: str) -> DuckDBPyConnection:
     """The three files, checked, as the tables ``members``, ``heard`` and ``judged``."""
     files = duckdb.connect()
-    made: tuple[tuple[str, Path, pa.Schema, str], ...] = (
-        ("members", manifest, MANIFEST, "ordinal"),
-        ("heard", transcripts, TRANSCRIPTS, "ordinal"),
-        ("judged", classes, CLASSES, "ordinal, category"),
+    made = (
+        ("members", manifest, TABLES["manifests"]),
+        ("heard", transcripts, TABLES["transcripts"]),
+        ("judged", classes, TABLES["classes"]),
     )
-    for name, path, schema, _ in made:
-        files.register(name, read_table(path, schema))
-    for name, path, _, keys in made:
+    for name, path, table in made:
+        files.register(name, read_table(path, table.schema))
+    for name, path, table in made:
         strangers, unknown, count, different = files.sql(
             "SELECT list_sort(list(DISTINCT archive) FILTER (archive <> $archive)), "
             "min(ordinal) FILTER (ordinal NOT IN "
             "(SELECT ordinal FROM members WHERE status <> 'skipped')), "
-            f"count(*), count(DISTINCT ({keys})) FROM {name}",
+            f"count(*), count(DISTINCT ({', '.join(table.key)})) FROM {name}",
             params={"archive": archive},
         ).fetchall()[0]
         if strangers:

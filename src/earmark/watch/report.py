@@ -4,7 +4,6 @@ Gathers from the status, the receipts and tables of the last days and the databa
 figure looks like, :mod:`earmark.watch.charts` knows.  The page needs nothing beside itself.
 """
 
-import glob
 import re
 import shlex
 import subprocess
@@ -31,6 +30,7 @@ from earmark.record import database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import readable, receipts_since
+from earmark.tables import TABLES
 from earmark.volume import Volume
 from earmark.watch import charts
 from earmark.watch.forecast import Forecast
@@ -41,6 +41,8 @@ DAYS_BEFORE = 7
 #: Reasons of failures that are listed, the most frequent ones.
 MOST_REASONS = 12
 _HOUR, _DAY = 3600.0, 86_400.0
+#: Columns that tell what failed and how much room audio takes, in whatever table has them.
+_TOLD = {"status", "error", "opus_path", "opus_bytes"}
 #: So long a command that is to tell somebody may take.
 _ALERT_SECONDS = 60.0
 
@@ -360,8 +362,7 @@ def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     found = receipts_since(volume, since)
     receipts = []
     for written_at, _, told in readable(found):
-        classes = volume.classes("*", glob.escape(told.date), glob.escape(told.archive))
-        is_new = len(list(volume.root.glob(str(classes.relative_to(volume.root))))) < 2
+        is_new = len(TABLES["classes"].files(volume, told.date, told.archive)) < 2
         receipts.append(_Receipt(written_at, told, is_new))
     return receipts, len(found) - len(receipts)
 
@@ -416,22 +417,15 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         told = each.told
         if told.status != "ok" and each.is_new:
             failed("archive", [told.reason])
-        where = told.date, told.archive
-        tables = [("classify", volume.classes(told.policy, *where))]
         try:
-            if each.is_new:
-                manifest = pq.read_table(
-                    volume.manifest(*where),
-                    columns=["status", "error", "opus_path", "opus_bytes"],
-                    partitioning=None,
-                )
-                files = manifest.filter(pc.is_valid(manifest["opus_path"]))  # duplicates have none
-                audio_bytes += pc.sum(files["opus_bytes"]).as_py() or 0
-                failed("encode", _errors(manifest, "failed"))
-                tables.append(("transcribe", volume.transcripts(told.asr, *where)))
-            for stage, path in tables:
-                table = pq.read_table(path, columns=["status", "error"], partitioning=None)
-                failed(stage, _errors(table, "failed", "unparsed"))
+            for table in TABLES.values():
+                if each.is_new or "policy" in table.partitions:
+                    made_by = {key: getattr(told, key) for key in table.partitions}
+                    path = volume.table(table.name, told.date, told.archive, **made_by)
+                    columns = _TOLD.intersection(table.schema.names)
+                    rows = pq.read_table(path, columns=sorted(columns), partitioning=None)
+                    audio_bytes += _audio_bytes(rows)
+                    failed(table.stage.partition("_")[0], _errors(rows, "failed", "unparsed"))
         except (OSError, KeyError, pa.ArrowException):
             unread += 1
     most = counts.most_common(MOST_REASONS)
@@ -440,6 +434,13 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         audio_bytes,
         unread,
     )
+
+
+def _audio_bytes(rows: pa.Table) -> int:
+    """Bytes of the Opus files that a table names; a duplicate has none."""
+    if "opus_bytes" not in rows.column_names:
+        return 0
+    return pc.sum(rows.filter(pc.is_valid(rows["opus_path"]))["opus_bytes"]).as_py() or 0
 
 
 def _errors(table: pa.Table, *statuses: str) -> list[str | None]:
