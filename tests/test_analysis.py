@@ -2,15 +2,16 @@
 
 import datetime
 import json
-from dataclasses import fields
+import types
+from typing import Any, get_args, get_origin, get_type_hints
 
 import duckdb
 import pytest
 
 from earmark import SQL
 from earmark.errors import EarmarkError
+from earmark.receipts import Receipt
 from earmark.record.analysis import queries, run
-from earmark.record.load import Receipt
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
@@ -233,10 +234,22 @@ def test_a_stage_counts_on_the_day_it_was_done_however_often_the_archive_is_load
     assert found == {"transcribe": datetime.date(2026, 10, 7), "load": DAY}
 
 
+def duckdb_type(kind: Any) -> str:
+    """What DuckDB calls the type of a receipt's field."""
+    if get_origin(kind) is dict:
+        return f"MAP({', '.join(map(duckdb_type, get_args(kind)))})"
+    if get_origin(kind) is types.UnionType:
+        return duckdb_type(get_args(kind)[0])
+    return {str: "VARCHAR", int: "BIGINT", float: "DOUBLE"}[kind]
+
+
 def test_the_view_of_receipts_has_all_their_fields(volume_root, tmp_path):
     own = tmp_path / "own.sql"
     own.write_text("-- Which?\nSELECT * FROM receipts")
-    assert run(own, volume_root).columns == [field.name for field in fields(Receipt)]
+    found = run(own, volume_root)
+    expected = {name: duckdb_type(kind) for name, kind in get_type_hints(Receipt).items()}
+    expected["date"] = "DATE"
+    assert dict(zip(found.columns, map(str, found.types), strict=True)) == expected
 
 
 def test_a_repeated_upload_has_the_answer_of_the_first(volume_root):

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from example_receipt import example
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from earmark import locks
+from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, Intake, plan_run, poll
@@ -40,9 +41,8 @@ def put(source: Path, name: str, content: bytes = b"tar", modified: float = NOON
 
 
 def receive(volume: Volume, archive: Archive) -> None:
-    receipt = volume.receipt(archive.date, archive.name)
-    receipt.parent.mkdir(parents=True, exist_ok=True)
-    receipt.write_text("{}")
+    told = example(archive=archive.name, date=archive.date, bytes=archive.bytes)
+    receipts.write(volume.receipt(archive.date, archive.name), told)
 
 
 def discover(source: Path, volume: Volume) -> list[Archive]:

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
+from example_receipt import example
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,13 +32,14 @@ from benchmarks.noon import (
     simulate,
     week,
 )
-from earmark import REPOSITORY
+from earmark import REPOSITORY, receipts
 from earmark.configuration import resolve
 from earmark.driver.checks import check_inputs
 from earmark.driver.urgency import MOST_HOURS_GIVEN_WAY, Deadline
 from earmark.driver.work import Work
 from earmark.errors import EarmarkError
 from earmark.ingest.catalogue import Archive, Intake, plan_run
+from earmark.receipts import Receipt
 from earmark.record import throughput
 from earmark.volume import Volume
 
@@ -134,16 +135,19 @@ def volume(tmp_path: Path) -> Volume:
     return Volume(tmp_path / "volume")
 
 
-def receive(volume: Volume, name: str, receipt: Any, hours_ago: float = 0.0) -> None:
+def receive(volume: Volume, name: str, told: Receipt | str, hours_ago: float = 0.0) -> None:
     path = volume.receipt("2026-11-04", name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(receipt if isinstance(receipt, str) else json.dumps(receipt))
+    if isinstance(told, Receipt):
+        receipts.write(path, told)
+    else:
+        path.write_text(told)
     then = time.time() - hours_ago * HOUR
     os.utime(path, (then, then))
 
 
-def worked(size: int | None, transcribe: float | None, classify: float | None) -> dict[str, Any]:
-    return {"bytes": size, "seconds": {"transcribe": transcribe, "classify": classify}}
+def worked(size: int | None, transcribe: float | None, classify: float | None) -> Receipt:
+    return example(bytes=size, seconds={"transcribe": transcribe, "classify": classify})
 
 
 def test_how_long_gpus_work_is_measured_on_the_archives_of_a_day(volume: Volume) -> None:
@@ -153,7 +157,7 @@ def test_how_long_gpus_work_is_measured_on_the_archives_of_a_day(volume: Volume)
     receive(volume, "yesterday.tar", worked(10, 9e9, 9e9), hours_ago=25)
     receive(volume, "unheard.tar", worked(10**9, None, None))
     receive(volume, "unsized.tar", worked(None, 100.0, 100.0))
-    receive(volume, "empty.tar", {})
+    receive(volume, "empty.tar", "{}")
     receive(volume, "damaged.tar", "{")
     assert throughput.gpu_seconds_per_byte(volume, time.time()) == pytest.approx(800 / 4000)
 

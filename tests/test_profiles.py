@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from on_demand import OnDemand
-from workflow_run import STAGES
 
 from earmark import REPOSITORY
+from earmark.volume import STAGES
 
 if TYPE_CHECKING:
     from snakemake import cli

@@ -9,7 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from workflow_run import ROWS, STAGES, Run, wait_for, wait_for_any
+from workflow_run import ROWS, Run, wait_for, wait_for_any
+
+from earmark.volume import STAGES
 
 
 @pytest.mark.parametrize("victim", ["driver", "worker", "all"])

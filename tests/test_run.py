@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from workflow_run import DEMO, STAGES, Run, wait_for
+from workflow_run import DEMO, Run, wait_for
 
 from earmark import REPOSITORY
+from earmark.volume import STAGES
 
 
 def test_a_dry_run_previews_the_pending_archives_and_does_nothing(

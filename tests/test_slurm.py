@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import COMMAND, SlurmCluster, slurm_cluster
-from workflow_run import ROWS, STAGES, Run
+from workflow_run import ROWS, Run
 
 from earmark.driver import cycle, slurm
-from earmark.volume import Volume
+from earmark.volume import STAGES, Volume
 
 __all__ = ["slurm_cluster"]
 

@@ -17,14 +17,6 @@ from earmark.volume import Volume
 
 DEMO = REPOSITORY / "demo"
 EXPECTED = json.loads((DEMO / "expected.json").read_text(encoding="utf-8"))
-STAGES = [
-    "fetch_archive",
-    "unpack_archive",
-    "encode_opus",
-    "transcribe_audio",
-    "classify_transcripts",
-    "load_pg",
-]
 
 #: All that a run stores about clips.
 ROWS = """

@@ -22,12 +22,9 @@ import pyarrow as pa
 from earmark import version
 from earmark.errors import EarmarkError
 from earmark.tables import read_table, write_table
-from earmark.volume import Volume
+from earmark.volume import STAGES, Volume
 
 logger = logging.getLogger(__name__)
-
-#: The stages that keep parts, as their rules are called.
-STAGES = ("transcribe_audio", "classify_transcripts")
 
 
 def fingerprint(source: Path, settings: Mapping[str, object]) -> str:

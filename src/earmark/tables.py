@@ -1,14 +1,16 @@
-"""The declared columns of every Parquet file that crosses from one stage to the next.
+"""The tables that cross from one stage to the next: their columns, and what becomes of them.
 
 Writers and readers both go through :func:`write_table` and :func:`read_table`, so a file
 with other columns or other types never leaves the stage that made it.
 """
 
 import datetime
+import glob
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from earmark import version
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.volume import Volume
 
 _TIME = pa.timestamp("us", tz="UTC")
 
@@ -104,6 +107,83 @@ CLASSES = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the volume, one Parquet file per archive, with the columns archive and ordinal.
+
+    Attributes:
+        name: The folder below ``volume.root``, and the view for analysis.
+        schema: The columns of its files.
+        key: Columns that tell the rows of an archive apart.
+        stage: The stage that makes it, as its rule is called.
+        partitions: Folders above that of the date: fields of a receipt that name what made it.
+        retention: The age at which it goes: ``text`` for ``retention.text_days``; None for never.
+        erasing: What becomes of the rows of a clip that is erased: ``blank`` leaves that it was
+            there, ``drop`` leaves nothing.
+    """
+
+    name: str
+    schema: pa.Schema
+    key: tuple[str, ...]
+    stage: str
+    partitions: tuple[Literal["asr", "policy"], ...]
+    retention: Literal["text"] | None
+    erasing: Literal["blank", "drop"]
+
+    def pattern(self, date: str = "*", archive: str = "*") -> str:
+        """Glob for its files below ``volume.root``, of all partitions."""
+        anything = dict.fromkeys(self.partitions, "*")
+        return str(Volume(Path()).table(self.name, date, archive, **anything))
+
+    def files(
+        self, volume: Volume, date: str | None = None, archive: str | None = None
+    ) -> list[Path]:
+        """Its files, of all partitions; those of one day or of one archive if that is asked for."""
+        wanted = ("*" if each is None else glob.escape(each) for each in (date, archive))
+        return sorted(volume.root.glob(self.pattern(*wanted)))
+
+    def folders(self, volume: Volume, date: str) -> list[Path]:
+        """The folders that hold its files of one day."""
+        return sorted(volume.root.glob(str(Path(self.pattern(glob.escape(date))).parent)))
+
+
+#: All tables, by name.  A stage with a table of its own has an entry here: erasure, retention,
+#: analysis and the report know of the table by it.  :data:`MEMBERS` has none, since it goes with
+#: the folder that it lies in as soon as the next stage is done.
+TABLES = {
+    table.name: table
+    for table in (
+        Table(
+            "manifests",
+            MANIFEST,
+            key=("ordinal",),
+            stage="encode_opus",
+            partitions=(),
+            retention=None,
+            erasing="blank",
+        ),
+        Table(
+            "transcripts",
+            TRANSCRIPTS,
+            key=("ordinal",),
+            stage="transcribe_audio",
+            partitions=("asr",),
+            retention="text",
+            erasing="drop",
+        ),
+        Table(
+            "classes",
+            CLASSES,
+            key=("ordinal", "category"),
+            stage="classify_transcripts",
+            partitions=("policy",),
+            retention="text",
+            erasing="drop",
+        ),
+    )
+}
 
 _PREFIX = "earmark."
 

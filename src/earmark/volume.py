@@ -12,6 +12,17 @@ from pathlib import Path
 ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,199}")
 
 
+#: The stages that an archive goes through, in order, as their rules are called.
+STAGES = (
+    "fetch_archive",
+    "unpack_archive",
+    "encode_opus",
+    "transcribe_audio",
+    "classify_transcripts",
+    "load_pg",
+)
+
+
 @dataclass(frozen=True)
 class Volume:
     """The files of one archive on the volume.
@@ -34,17 +45,22 @@ class Volume:
         """Folder of the archive's Opus files."""
         return self.root / "audio" / f"date={date}" / archive
 
+    def table(self, name: str, date: str, archive: str, **partitions: str) -> Path:
+        """Parquet file of one archive in a table of :data:`earmark.tables.TABLES`."""
+        folders = (f"{key}={value}" for key, value in (partitions | {"date": date}).items())
+        return self.root.joinpath(name, *folders, f"{archive}.parquet")
+
     def manifest(self, date: str, archive: str) -> Path:
         """Parquet file with one row per member."""
-        return self.root / "manifests" / f"date={date}" / f"{archive}.parquet"
+        return self.table("manifests", date, archive)
 
     def transcripts(self, asr: str, date: str, archive: str) -> Path:
         """Parquet file with one row per transcribed clip."""
-        return self.root / "transcripts" / f"asr={asr}" / f"date={date}" / f"{archive}.parquet"
+        return self.table("transcripts", date, archive, asr=asr)
 
-    def classes(self, policy: str, date: str, archive: str) -> Path:
+    def classes(self, policy_set: str, date: str, archive: str) -> Path:
         """Parquet file with one row per clip and policy category."""
-        return self.root / "classes" / f"policy={policy}" / f"date={date}" / f"{archive}.parquet"
+        return self.table("classes", date, archive, policy=policy_set)
 
     def receipt(self, date: str, archive: str) -> Path:
         """JSON file that says the archive is in the database."""

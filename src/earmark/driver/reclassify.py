@@ -1,14 +1,15 @@
 """Applying another policy set to archives that are done."""
 
 import datetime
-import json
 import logging
 from pathlib import Path
 
+from earmark import receipts
 from earmark.configuration import Config
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
+from earmark.tables import TABLES
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def to_reclassify(config: Config) -> tuple[list[str], list[str]]:
     volume = Volume(Path(config["volume"]["root"]))
     since, until = (_day(config, key) for key in ("since", "until"))
     check_inputs(config)
-    asr, policy = config["asr"]["name"], config["classify"]["policy"]
+    asr, policy_set = config["asr"]["name"], config["classify"]["policy"]
     wanted: list[str] = []
     again: list[str] = []
     silent: list[str] = []
@@ -42,11 +43,12 @@ def to_reclassify(config: Config) -> tuple[list[str], list[str]]:
         if not since <= date <= until:
             continue
         if volume.transcripts(asr, date, archive).exists():
-            classes = volume.classes(policy, date, archive)
+            classes = volume.classes(policy_set, date, archive)
             receipt = volume.receipt(date, archive)
             # Receipts alone are there: Snakemake would not miss what lies before them.
             wanted += [str(classes), str(receipt)]
-            if classes.exists() and _policy_of(receipt) != policy:
+            loaded = receipts.read(receipt)
+            if classes.exists() and (loaded is None or loaded.policy != policy_set):
                 again.append(str(receipt))
         else:
             silent.append(archive)
@@ -55,7 +57,7 @@ def to_reclassify(config: Config) -> tuple[list[str], list[str]]:
             "%d archives have no transcripts of %s (asr.name) and are left out, such as %s",
             len(silent), asr, silent[0]
         )  # fmt: skip
-    logger.info("%d archives are to have the policy set %s", len(wanted) // 2, policy)
+    logger.info("%d archives are to have the policy set %s", len(wanted) // 2, policy_set)
     return wanted, again
 
 
@@ -68,8 +70,7 @@ def _classified(volume: Volume) -> list[tuple[str, str]]:
     known = {archive.name: archive for archive in catalogue.read(volume).archives}
     found = {
         (path.parent.name.removeprefix("date="), path.stem)
-        for pattern in ("processed/date=*/*.json", "classes/policy=*/date=*/*.parquet")
-        for path in volume.root.glob(pattern)
+        for path in (*volume.root.glob("processed/date=*/*.json"), *TABLES["classes"].files(volume))
     }
 
     def is_replaced(date: str, name: str) -> bool:
@@ -92,11 +93,3 @@ def _day(config: Config, key: str) -> str:
             f"the config's 'reclassify.{key}' is {text!r}, which is no date; name the days of the "
             "archives: --config reclassify='{since: 2026-11-01, until: 2026-11-30}'"
         ) from error
-
-
-def _policy_of(receipt: Path) -> str | None:
-    """The policy set that an archive was loaded with last; None if nobody knows."""
-    try:
-        return str(json.loads(receipt.read_text(encoding="utf-8"))["policy"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None

@@ -24,7 +24,7 @@ from earmark.ingest.catalogue import Archive, History
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.record.database import connect, require_schema
 from earmark.record.erasure import ERASURES
-from earmark.tables import CLASSES, MANIFEST, read_table
+from earmark.tables import CLASSES, MANIFEST, TABLES, read_table
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -265,12 +265,10 @@ def _expired_text(volume: Volume, days: float) -> Iterator[Leftover]:
         date, archive = path.parent.name.removeprefix("date="), path.stem
         if not _is_older(path, days) or _is_held(archive, volume):
             continue
-        name = volume.manifest(date, archive).name
-        for kind in ("transcripts", "classes"):
-            for folder in _children(volume.root / kind):
-                table = folder / f"date={date}" / name
-                if table.exists():
-                    yield Leftover(table, archive, f"{kind} older than {days:g} days")
+        for table in TABLES.values():
+            if table.retention == "text":
+                for file in table.files(volume, date, archive):
+                    yield Leftover(file, archive, f"{table.name} older than {days:g} days")
 
 
 def expire_rows(conninfo: str, days: float, dry_run: bool = False) -> int:
@@ -311,8 +309,7 @@ def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
     """Ordinals of the clips that some policy flagged, or could not decide about."""
     manifest = read_table(volume.manifest(date, archive), MANIFEST)
     kept: set[int] = set()
-    days = volume.root.glob(f"classes/*/date={date}")
-    tables = [path for day in days if (path := day / volume.manifest(date, archive).name).exists()]
+    tables = TABLES["classes"].files(volume, date, archive)
     if not tables:  # they are past their own age, and nobody knows any more
         return set(manifest["ordinal"].to_pylist())
     for path in tables:
@@ -325,10 +322,8 @@ def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
 def _table_folders(volume: Volume, date: str) -> set[Path]:
     """The folders of one day that hold one file per archive."""
     return {
-        volume.manifest(date, "").parent,
         volume.receipt(date, "").parent,
-        *volume.root.glob(f"transcripts/*/date={date}"),
-        *volume.root.glob(f"classes/*/date={date}"),
+        *(folder for table in TABLES.values() for folder in table.folders(volume, date)),
     }
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from earmark import locks
+from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
@@ -289,11 +290,12 @@ def _has_receipt(archive: Archive, volume: Volume) -> bool:
     What was deleted at the source and came again under its name is another archive.
     """
     path = volume.receipt(archive.date, archive.name)
-    try:
-        size = json.loads(path.read_text(encoding="utf-8")).get("bytes")
-        return size in (None, archive.bytes) and path.stat().st_mtime >= archive.modified_ns / 1e9
-    except (FileNotFoundError, ValueError):
+    receipt = receipts.read(path)
+    if receipt is None or receipt.bytes not in (None, archive.bytes):
         return False
+    with suppress(FileNotFoundError):  # deleted, to be done again
+        return path.stat().st_mtime >= archive.modified_ns / 1e9
+    return False
 
 
 def _write(

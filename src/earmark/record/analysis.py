@@ -10,11 +10,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from earmark import SQL
 from earmark.errors import EarmarkError
-from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS
+from earmark.tables import TABLES, Table
+from earmark.volume import Volume
 
 _FOLDER = SQL / "analysis"
 _VIEWS = _FOLDER / "views.sql"
@@ -69,10 +71,40 @@ def run(
         raise EarmarkError(f"{path}: {error}") from error
 
 
+def view_of(table: Table) -> str:
+    """The statement that makes the view of a table, as ``views.sql`` has it.
+
+    Args:
+        table: One of :data:`earmark.tables.TABLES`.
+    """
+    times = ", ".join(
+        f"{field.name} AT TIME ZONE 'UTC' AS {field.name}"
+        for field in table.schema
+        if pa.types.is_timestamp(field.type)
+    )
+    types = ", ".join([*(f"{key}: VARCHAR" for key in table.partitions), "date: DATE"])
+    return f"""\
+CREATE OR REPLACE VIEW {table.name} AS
+SELECT *{f" REPLACE ({times})" if times else ""}
+FROM read_parquet(
+    getvariable('volume') || '/{table.pattern()}',
+    union_by_name = true,
+    hive_partitioning = true,
+    hive_types = {{{types}}}
+)
+WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
+"""
+
+
 def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views of ``views.sql``."""
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
-    statements = connection.extract_statements(_VIEWS.read_text(encoding="utf-8"))
+    known = _VIEWS.read_text(encoding="utf-8")
+    views = (view_of(table) for table in TABLES.values())
+    statements = connection.extract_statements(
+        "".join([*(view for view in views if view not in known), known])
+    )
     volume = re.sub(r"([*?\[{])", r"[\1]", str(volume_root.resolve()))  # it goes into a glob
     found = 0
     with TemporaryDirectory() as empty:
@@ -90,7 +122,7 @@ def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
                 connection.execute(statement.query.replace("VIEW", "TABLE", 1))
     if not found:
         raise EarmarkError(
-            f"{volume_root} holds no results (manifests, transcripts, classes, processed); "
+            f"{volume_root} holds no results ({', '.join(TABLES)}, processed); "
             "run the workflow first or correct volume.root"
         )
     connection.execute("SET VARIABLE volume = ?", [volume])
@@ -99,13 +131,11 @@ def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
 
 def _lay_out_empty(volume: Path) -> None:
     """Make a volume of which every file has its columns and no row."""
-    for folder, schema in (
-        ("manifests/date=1970-01-01", MANIFEST),
-        ("transcripts/asr=none/date=1970-01-01", TRANSCRIPTS),
-        ("classes/policy=none/date=1970-01-01", CLASSES),
-    ):
-        (volume / folder).mkdir(parents=True)
-        pq.write_table(schema.empty_table(), volume / folder / "none.parquet")
+    for table in TABLES.values():
+        none = dict.fromkeys(table.partitions, "none")
+        path = Volume(volume).table(table.name, "1970-01-01", "none", **none)
+        path.parent.mkdir(parents=True)
+        pq.write_table(table.schema.empty_table(), path)
     for file in ("processed/date=1970-01-01/none.json", "state/policies/none.json"):
         (volume / file).parent.mkdir(parents=True)
         (volume / file).touch()

@@ -31,7 +31,7 @@ from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.speech.deduplication import DeduplicationIndex
-from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table
+from earmark.tables import MANIFEST, TABLES, TRANSCRIPTS, read_table
 from earmark.volume import Volume
 
 #: Name of the log, which no age ends.
@@ -128,7 +128,7 @@ def clip_in_archive(
     Raises:
         EarmarkError: there is no such clip, or several archives have the name.
     """
-    found = sorted(volume.root.glob(f"manifests/date={date or '*'}/{glob.escape(archive)}.parquet"))
+    found = TABLES["manifests"].files(volume, date, archive)
     if not found:
         raise EarmarkError(
             f"there is no manifest of {archive}" + (f" of {date}" if date else "") + f" in "
@@ -168,8 +168,8 @@ def describe(volume: Volume, upload: Upload) -> dict[str, object]:
     if manifest.exists():
         for row in read_table(manifest, MANIFEST).filter(here).to_pylist():
             known |= {key: row[key] for key in ("member", "duration_seconds")}
-    for table in volume.root.glob(f"transcripts/*/date={upload.date}/{glob.escape(manifest.name)}"):
-        for row in read_table(table, TRANSCRIPTS).filter(here).to_pylist():
+    for path in TABLES["transcripts"].files(volume, upload.date, upload.archive):
+        for row in read_table(path, TRANSCRIPTS).filter(here).to_pylist():
             known["transcript"] = (row["text"] or "")[:80]
     return asdict(upload) | known
 
@@ -242,7 +242,7 @@ def _elsewhere(volume: Volume, sha256: str) -> Iterator[Upload]:
         asr = folder.name.removeprefix("asr=")
         for place in DeduplicationIndex(volume, asr, "").find([sha256]).get(sha256, []):
             yield Upload(place.archive, place.date, place.ordinal)
-    for path in volume.root.glob("manifests/date=*/*.parquet"):
+    for path in TABLES["manifests"].files(volume):
         archive, date = path.stem, path.parent.name.removeprefix("date=")
         if not volume.receipt(date, archive).exists():
             for ordinal in _ordinals_of(path, {sha256}):
@@ -326,17 +326,13 @@ def _erase_files(volume: Volume, archive: str, date: str, ordinals: Collection[i
     if volume.receipt(date, archive).exists():
         volume.incoming(archive).unlink(missing_ok=True)
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
-    name = f"{glob.escape(archive)}.parquet"
-    for kind in ("transcripts/*", "classes/*", "manifests"):
-        folder = f"{kind}/date={date}"
-        for path in volume.root.glob(f"{folder}/.{name}.*.partial"):
-            path.unlink(missing_ok=True)
-        for path in volume.root.glob(f"{folder}/{name}"):
-            if kind == "manifests":
-                _rewrite(path, MANIFEST, lambda table: _blank(table, ordinals))
-            else:
-                schema = TRANSCRIPTS if kind == "transcripts/*" else CLASSES
-                _rewrite(path, schema, lambda table: _without(table, ordinals))
+    # The manifest, by which an erasure finds its clips, comes last.
+    for table in reversed(TABLES.values()):
+        for folder in table.folders(volume, date):
+            for path in folder.glob(f".{glob.escape(archive)}.parquet.*.partial"):
+                path.unlink(missing_ok=True)
+        for path in table.files(volume, date, archive):
+            _rewrite(path, table.schema, _ERASING[table.erasing], ordinals)
 
 
 def _erase_from_reports(volume: Volume, ids: Collection[int], audio: Collection[Path]) -> None:
@@ -422,11 +418,19 @@ def _without(table: pa.Table, ordinals: Collection[int]) -> pa.Table:
     return table.filter(pc.invert(gone))
 
 
-def _rewrite(path: Path, schema: pa.Schema, change: Callable[[pa.Table], pa.Table]) -> None:
+_ERASING = {"blank": _blank, "drop": _without}
+
+
+def _rewrite(
+    path: Path,
+    schema: pa.Schema,
+    change: Callable[[pa.Table, Collection[int]], pa.Table],
+    ordinals: Collection[int],
+) -> None:
     """Replace a table; it stays as old as it was, and nothing is made again for it."""
     read_table(path, schema)  # says what is wrong with it
     table = pq.read_table(path, partitioning=None)
-    changed = change(table)
+    changed = change(table, ordinals)
     if changed.equals(table):
         return
     then = path.stat()

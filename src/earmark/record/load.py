@@ -6,11 +6,9 @@ files again touches no row, so a load that was cut off anywhere can simply be re
 
 import datetime
 import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,38 +20,15 @@ from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 from psycopg2.extras import Json
 
+from earmark import receipts
 from earmark.errors import EarmarkError
-from earmark.files import whole
 from earmark.ingest.selection import uniform
+from earmark.receipts import Receipt
 from earmark.record.database import connect, require_schema
 from earmark.record.staging import copy, merge, stage
-from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_provenance, read_table
+from earmark.tables import TABLES, read_provenance, read_table
 
 _Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """What a load left in the database; the fields of ``processed/…/{archive}.json``."""
-
-    archive: str
-    date: str  # ISO 8601
-    asr: str
-    policy: str
-    order: str | None  # `source.order` of the run
-    status: str  # of the archive: ok | partial | failed
-    reason: str | None
-    type: str | None
-    bytes: int | None
-    members: dict[str, int]  # total, ok, failed, skipped, duplicates
-    clips: dict[str, int]  # by status in audio_files
-    flagged: dict[str, int]  # clips by category
-    judged: dict[str, int]  # clips that got an answer, by category
-    undecided: int  # answers that failed or could not be read
-    rows: dict[str, int]  # by table
-    seconds: dict[str, float | None]  # by stage
-    provenance: dict[str, dict[str, str]]  # by file
-    loaded_at: str  # ISO 8601, when a load last changed the archive's row
 
 
 def load_archive(
@@ -150,29 +125,26 @@ def load_archive(
         provenance=provenance,
         loaded_at=loaded_at.isoformat(),
     )
-    with whole(receipt) as partial:
-        partial.write_text(
-            json.dumps(asdict(result), ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-        )
+    receipts.write(receipt, result)
     return result
 
 
 def _read(manifest: Path, transcripts: Path, classes: Path, archive: str) -> DuckDBPyConnection:
     """The three files, checked, as the tables ``members``, ``heard`` and ``judged``."""
     files = duckdb.connect()
-    made: tuple[tuple[str, Path, pa.Schema, str], ...] = (
-        ("members", manifest, MANIFEST, "ordinal"),
-        ("heard", transcripts, TRANSCRIPTS, "ordinal"),
-        ("judged", classes, CLASSES, "ordinal, category"),
+    made = (
+        ("members", manifest, TABLES["manifests"]),
+        ("heard", transcripts, TABLES["transcripts"]),
+        ("judged", classes, TABLES["classes"]),
     )
-    for name, path, schema, _ in made:
-        files.register(name, read_table(path, schema))
-    for name, path, _, keys in made:
+    for name, path, table in made:
+        files.register(name, read_table(path, table.schema))
+    for name, path, table in made:
         strangers, unknown, count, different = files.sql(
             "SELECT list_sort(list(DISTINCT archive) FILTER (archive <> $archive)), "
             "min(ordinal) FILTER (ordinal NOT IN "
             "(SELECT ordinal FROM members WHERE status <> 'skipped')), "
-            f"count(*), count(DISTINCT ({keys})) FROM {name}",
+            f"count(*), count(DISTINCT ({', '.join(table.key)})) FROM {name}",
             params={"archive": archive},
         ).fetchall()[0]
         if strangers:

@@ -4,9 +4,9 @@ No question grows with the history: only receipts of the last hours are read, fo
 times of the folders they are in.
 """
 
-import json
 import os
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from earmark import receipts
+from earmark.receipts import Receipt
 from earmark.volume import Volume
 
 #: How an archive can end that was done.
@@ -83,17 +85,11 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
         hours = max(min(hours, (now - read[-1][0]) / 3600), 1 / 3600)
     outcomes: Counter[str] = Counter()
     archives, clips, seconds, unread = 0, 0, 0.0, 0
-    for written_at, path in read:
-        try:
-            receipt = json.loads(path.read_text(encoding="utf-8"))
-            answered = receipt["clips"].items()
-            count = sum(n for key, n in answered if key not in ("pending", "failed"))
-            outcomes[receipt["status"]] += 1
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # gone, or damaged
-            continue
+    for written_at, path, receipt in readable(read):
+        outcomes[receipt.status] += 1
         if written_at < now - hours * 3600:
             continue
-        archives, clips = archives + 1, clips + count
+        archives, clips = archives + 1, clips + receipt.answered
         try:
             seconds += _audio_seconds(
                 volume.manifest(path.parent.name.removeprefix("date="), path.stem)
@@ -129,13 +125,10 @@ def gpu_seconds_per_byte(volume: Volume, now: float) -> float:
     """
     newest = sorted(receipts_since(volume, now - OUTCOME_HOURS * 3600), reverse=True)
     worked, size = 0.0, 0
-    for _, path in newest[:_MOST_RECEIPTS]:
-        try:
-            receipt = json.loads(path.read_text(encoding="utf-8"))
-            seconds = receipt["seconds"]["transcribe"] + receipt["seconds"]["classify"]
-            worked, size = worked + seconds, size + receipt["bytes"]
-        except (OSError, ValueError, KeyError, TypeError):  # gone, damaged, or nothing was heard
-            continue
+    for *_, receipt in readable(newest[:_MOST_RECEIPTS]):
+        transcribe, classify = (receipt.seconds.get(key) for key in ("transcribe", "classify"))
+        if transcribe is not None and classify is not None and receipt.bytes is not None:
+            worked, size = worked + transcribe + classify, size + receipt.bytes
     return worked / size if size else 0.0
 
 
@@ -162,6 +155,20 @@ def receipts_since(volume: Volume, since: float) -> list[tuple[float, Path]]:
                     if written_at >= since:
                         found.append((written_at, Path(file.path)))
     return found
+
+
+def readable(found: Iterable[tuple[float, Path]]) -> Iterator[tuple[float, Path, Receipt]]:
+    """Those of some receipts that can be read, with what they tell.
+
+    Args:
+        found: As :func:`receipts_since` returns them.
+    """
+    for written_at, path in found:
+        receipt = None
+        with suppress(OSError):
+            receipt = receipts.read(path)
+        if receipt is not None:
+            yield written_at, path, receipt
 
 
 def _audio_seconds(manifest: Path) -> float:

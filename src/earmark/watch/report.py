@@ -4,8 +4,6 @@ Gathers from the status, the receipts and tables of the last days and the databa
 figure looks like, :mod:`earmark.watch.charts` knows.  The page needs nothing beside itself.
 """
 
-import glob
-import json
 import re
 import shlex
 import subprocess
@@ -27,10 +25,12 @@ from earmark import locks
 from earmark.driver.quarantine import Quarantined, in_quarantine
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.receipts import Receipt
 from earmark.record import database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
-from earmark.record.throughput import receipts_since
+from earmark.record.throughput import readable, receipts_since
+from earmark.tables import TABLES
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status, status
@@ -40,6 +40,8 @@ DAYS_BEFORE = 7
 #: Reasons of failures that are listed, the most frequent ones.
 MOST_REASONS = 12
 _HOUR, _DAY = 3600.0, 86_400.0
+#: Columns that tell what failed and how much room audio takes, in whatever table has them.
+_TOLD = {"status", "error", "opus_path", "opus_bytes"}
 #: So long a command that is to tell somebody may take.
 _ALERT_SECONDS = 60.0
 
@@ -352,61 +354,33 @@ def _last_noon(conninfo: str, next_noon: str) -> int:
 @dataclass(frozen=True)
 class _Receipt:
     written_at: float  # s since 1970
-    archive: str
-    date: str
-    asr: str
-    policy: str
-    status: str
-    reason: str | None
-    clips: int  # that have an answer
-    flagged: dict[str, int]
-    judged: dict[str, int]  # clips that have an answer, by category
-    seconds: dict[str, float]
+    told: Receipt
     is_new: bool  # it was not done before, with another policy set
 
 
 def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     """The receipts written since a moment, and how many can't be read."""
-    receipts, unread = [], 0
-    for written_at, path in receipts_since(volume, since):
-        try:
-            told = json.loads(path.read_text(encoding="utf-8"))
-            receipts.append(_receipt(written_at, told, volume))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            unread += 1
-    return receipts, unread
-
-
-def _receipt(written_at: float, told: dict[str, Any], volume: Volume) -> _Receipt:
-    archive, date, asr, policy, status = (
-        str(told[key]) for key in ("archive", "date", "asr", "policy", "status")
-    )
-    classes = volume.classes("*", glob.escape(date), glob.escape(archive))
-    return _Receipt(
-        written_at,
-        *(archive, date, asr, policy, status),
-        reason=None if told["reason"] is None else str(told["reason"]),
-        clips=sum(int(n) for key, n in told["clips"].items() if key not in ("pending", "failed")),
-        flagged={str(category): int(count) for category, count in told["flagged"].items()},
-        judged={str(category): int(count) for category, count in told["judged"].items()},
-        seconds={stage: float(taken or 0.0) for stage, taken in told["seconds"].items()},
-        is_new=len(list(volume.root.glob(str(classes.relative_to(volume.root))))) < 2,
-    )
+    found = receipts_since(volume, since)
+    receipts = []
+    for written_at, _, told in readable(found):
+        is_new = len(TABLES["classes"].files(volume, told.date, told.archive)) < 2
+        receipts.append(_Receipt(written_at, told, is_new))
+    return receipts, len(found) - len(receipts)
 
 
 def _speed(receipts: Sequence[_Receipt], now: float) -> Speed:
     new = [each for each in receipts if each.is_new]
     seconds_per_clip = {}
     for stage, done in (("transcribe", new), ("classify", receipts)):
-        clips = sum(each.clips for each in done)
-        seconds = sum(each.seconds.get(stage, 0.0) for each in done)
+        clips = sum(each.told.answered for each in done)
+        seconds = sum(each.told.seconds.get(stage) or 0.0 for each in done)
         seconds_per_clip[stage] = seconds / clips if clips else 0.0
     hours = [0] * 24
     for each in receipts:
         ago = min(23, max(0, int((now - each.written_at) // _HOUR)))
-        hours[23 - ago] += each.clips
+        hours[23 - ago] += each.told.answered
     return Speed(
-        clips=sum(each.clips for each in receipts),
+        clips=sum(each.told.answered for each in receipts),
         seconds_per_clip=seconds_per_clip,
         by_hour=tuple(hours),
     )
@@ -416,10 +390,10 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
     counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for each in receipts:
         when = "" if each.written_at >= since else "_before"
-        for category, judged in each.judged.items():
-            count = counts[each.policy, category]
+        for category, judged in each.told.judged.items():
+            count = counts[each.told.policy, category]
             count[f"judged{when}"] += judged
-            count[f"flagged{when}"] += each.flagged.get(category, 0)
+            count[f"flagged{when}"] += each.told.flagged.get(category, 0)
     keys = ("judged", "flagged", "judged_before", "flagged_before")
     return tuple(
         FlagRate(*which, *(count[key] for key in keys)) for which, count in sorted(counts.items())
@@ -441,24 +415,18 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         archives.update(known.keys())
 
     for each in receipts:
-        if each.status != "ok" and each.is_new:
-            failed("archive", [each.reason])
-        where = each.date, each.archive
-        tables = [("classify", volume.classes(each.policy, *where))]
+        told = each.told
+        if told.status != "ok" and each.is_new:
+            failed("archive", [told.reason])
         try:
-            if each.is_new:
-                manifest = pq.read_table(
-                    volume.manifest(*where),
-                    columns=["status", "error", "opus_path", "opus_bytes"],
-                    partitioning=None,
-                )
-                files = manifest.filter(pc.is_valid(manifest["opus_path"]))  # duplicates have none
-                audio_bytes += pc.sum(files["opus_bytes"]).as_py() or 0
-                failed("encode", _errors(manifest, "failed"))
-                tables.append(("transcribe", volume.transcripts(each.asr, *where)))
-            for stage, path in tables:
-                table = pq.read_table(path, columns=["status", "error"], partitioning=None)
-                failed(stage, _errors(table, "failed", "unparsed"))
+            for table in TABLES.values():
+                if each.is_new or "policy" in table.partitions:
+                    made_by = {key: getattr(told, key) for key in table.partitions}
+                    path = volume.table(table.name, told.date, told.archive, **made_by)
+                    columns = _TOLD.intersection(table.schema.names)
+                    rows = pq.read_table(path, columns=sorted(columns), partitioning=None)
+                    audio_bytes += _audio_bytes(rows)
+                    failed(table.stage.partition("_")[0], _errors(rows, "failed", "unparsed"))
         except (OSError, KeyError, pa.ArrowException):
             unread += 1
     most = counts.most_common(MOST_REASONS)
@@ -467,6 +435,13 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         audio_bytes,
         unread,
     )
+
+
+def _audio_bytes(rows: pa.Table) -> int:
+    """Bytes of the Opus files that a table names; a duplicate has none."""
+    if "opus_bytes" not in rows.column_names:
+        return 0
+    return pc.sum(rows.filter(pc.is_valid(rows["opus_path"]))["opus_bytes"]).as_py() or 0
 
 
 def _errors(table: pa.Table, *statuses: str) -> list[str | None]:
