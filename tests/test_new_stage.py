@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_erasure import DATE, WORDS, Erasing
-from test_status import Place
+from erasing import DATE, WORDS, Erasing
+from place import Place
 
 from earmark import REPOSITORY, SQL, configuration
 from earmark.driver.retention import Retention, leftovers, remove
