@@ -40,7 +40,7 @@ help:
 	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
 	@echo "make bench-feed     how much of the GPUs' time a driver leaves unused (half an hour; root)"
 	@echo "make check-cluster  30 archives on a SLURM of four nodes (a quarter of an hour; root)"
-	@echo "make lint           ruff, mypy, snakefmt, snakemake --lint, shellcheck"
+	@echo "make lint           ruff, mypy, import-linter, snakefmt, snakemake --lint, shellcheck"
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in both lock files"
 	@echo "make schema         write sql/schema.sql from the migrations"
@@ -138,6 +138,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check workflow benchmarks
 	$(BIN)/python workflow/lint.py $(DEMO)
 	$(BIN)/shellcheck -x .ci/run tests/setup-machine deploy/one-machine/slurm $(addprefix deploy/cluster/,earmark-command setup-coordinator \
