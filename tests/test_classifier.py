@@ -2,21 +2,20 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
 
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError, SetupError
-from earmark.policy.classifier import Classification, Classifier, ClassifySettings, batches
+from earmark.policy.classifier import Classification, Classifier, batches
 from earmark.policy.language_model import LanguageModel
 from earmark.policy.policies import (
     Policy,
@@ -25,6 +24,7 @@ from earmark.policy.policies import (
     render_prompt,
 )
 from earmark.policy.prefix_attention import SCORES_TOGETHER, Prefix
+from earmark.settings import ClassifySettings
 
 BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
 ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"
@@ -85,16 +85,6 @@ def one_by_one() -> Callable[[Policy, str], float]:
         return float(torch.softmax(logits, dim=-1)[1])
 
     return score
-
-
-def test_the_defaults_are_those_of_the_configuration() -> None:
-    schema = yaml.safe_load(
-        (REPOSITORY / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8")
-    )
-    properties = schema["properties"]["classify"]["properties"]
-    of_the_policies = {"policy", "policies", "categories"}
-    expected = {name: properties[name]["default"] for name in properties.keys() - of_the_policies}
-    assert asdict(ClassifySettings()) == expected
 
 
 def test_a_batch_scores_as_whole_prompts_do_one_by_one(

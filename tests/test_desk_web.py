@@ -17,7 +17,8 @@ from psycopg2.extensions import make_dsn
 from earmark.configuration import read
 from earmark.desk.app import create_app, soon
 from earmark.desk.connections import Connections
-from earmark.ingest.media import EncodeSettings, encode_opus
+from earmark.ingest.media import encode_opus
+from earmark.settings import EncodeSettings
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'`{{7*7}}</textarea>"
 

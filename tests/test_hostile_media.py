@@ -20,8 +20,8 @@ from test_hostile_archives import pack_zip
 from test_unpack import END, entry
 
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.ingest.unpack import unpack_archive
+from earmark.settings import EncodeSettings
 from earmark.tables import MANIFEST, read_table
 
 

@@ -6,20 +6,21 @@ is decides what the model writes.  Everything else is as with any instruction-tu
 """
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from msgspec.structs import replace
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerFast
 
 from earmark import REPOSITORY
 from earmark.errors import SetupError
-from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.policy.classifier import Classifier
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import JSON_PROMPT_SHA256, load_policies
+from earmark.settings import ClassifySettings
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 POLICIES = load_policies(REPOSITORY / "config" / "policies", ["harassment", "scams"])

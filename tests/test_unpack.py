@@ -14,12 +14,8 @@ from refusals import largest_file
 
 from earmark import tables
 from earmark.ingest.tarstream import read_members, readable
-from earmark.ingest.unpack import (
-    MEMBERS_FILE,
-    UnpackLimits,
-    detect_archive_type,
-    unpack_archive,
-)
+from earmark.ingest.unpack import MEMBERS_FILE, detect_archive_type, unpack_archive
+from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, read_provenance, read_table
 
 BLOCK = 512

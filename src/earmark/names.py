@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from earmark.configuration import Config
 from earmark.errors import SetupError
 from earmark.files import whole
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 #: Keys of `asr` that change what is heard.
@@ -76,26 +76,26 @@ class Name:
                 )
 
 
-def asr_name(config: Config, volume: Volume) -> Name:
+def asr_name(settings: Settings, volume: Volume) -> Name:
     """The name of the transcription settings."""
-    asr = config["asr"]
+    asr = settings.asr
     return Name(
         "asr.name",
-        asr["name"],
-        {key: asr[key] for key in ASR_FACTS},
-        volume.state / "asr" / f"{asr['name']}.json",
+        asr.name,
+        {key: getattr(asr, key) for key in ASR_FACTS},
+        volume.state / "asr" / f"{asr.name}.json",
     )
 
 
-def policy_set_name(config: Config, volume: Volume, texts: Mapping[str, str]) -> Name:
+def policy_set_name(settings: Settings, volume: Volume, texts: Mapping[str, str]) -> Name:
     """The name of the policy set, which stands for all that a score depends on.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         volume: The shared volume.
         texts: The set's policies by category, in full.
     """
-    classify = config["classify"]
+    classify = settings.classify
     keys = (
         "model",
         "revision",
@@ -107,19 +107,19 @@ def policy_set_name(config: Config, volume: Volume, texts: Mapping[str, str]) ->
     )
     return Name(
         "classify.policy",
-        classify["policy"],
+        classify.policy,
         {
-            "asr.name": config["asr"]["name"],
-            **{key: classify[key] for key in keys},
+            "asr.name": settings.asr.name,
+            **{key: getattr(classify, key) for key in keys},
             # Names that were bound before there was a choice mean logits.
             **(
-                {key: classify[key] for key in ("answer", "max_new_tokens")}
-                if classify["answer"] == "json"
+                {key: getattr(classify, key) for key in ("answer", "max_new_tokens")}
+                if classify.answer == "json"
                 else {}
             ),
             **{f"{category}.md": text for category, text in texts.items()},
         },
-        _policy_record(volume, classify["policy"]),
+        _policy_record(volume, classify.policy),
     )
 
 

@@ -14,6 +14,6 @@ rule encode_opus:
     priority: lambda wildcards: 2 + urgency(wildcards.archive)
     conda:
         "../envs/earmark.yaml"
-    threads: config["encode"]["workers"]
+    threads: settings.encode.workers
     script:
         "../scripts/encode_opus.py"

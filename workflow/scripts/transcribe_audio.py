@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from earmark.configuration import resolve
 from earmark.speech.deduplication import DeduplicationIndex
 from earmark.record.erasure import withhold
 from earmark.driver.stages import stage
 from earmark.names import asr_name
-from earmark.speech.recognition import AsrSettings
 from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
-volume = Volume(Path(snakemake.config["volume"]["root"]))
-name = asr_name(snakemake.config, volume)
+settings = resolve(snakemake.config)
+volume = Volume.of(settings)
+name = asr_name(settings, volume)
 
 with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
     name.check()
@@ -21,7 +24,7 @@ with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
         Path(snakemake.input.manifest),
         output=Path(snakemake.output.transcripts),
         volume_root=volume.root,
-        settings=AsrSettings(**snakemake.config["asr"] | {"threads": snakemake.threads}),
+        settings=replace(settings.asr, threads=snakemake.threads),
         checkpoint=volume.checkpoint(archive, "transcribe_audio"),
         index=DeduplicationIndex(volume, name.name, date),
     )

@@ -17,12 +17,13 @@ from datetime import UTC, datetime
 from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from earmark import locks
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
+from earmark.settings import SourceSettings
 from earmark.volume import ARCHIVE_NAME, Volume
 
 logger = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class Archive:
         return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).date().isoformat()
 
     def urgency(self, order: str) -> float:
-        """Between 0 and 1: the more urgent of two archives in an order of `Intake` has more."""
+        """Between 0 and 1: of two archives the more urgent by a ``source.order`` has more."""
         fraction = self.modified_ns / _LAST_MOMENT
         return fraction if order == "newest" else 1 - fraction
 
@@ -68,29 +69,6 @@ class Archive:
     def age_seconds(self) -> float:
         """Seconds since its last change."""
         return time.time() - self.modified_ns / 1e9
-
-
-@dataclass(frozen=True)
-class Intake:
-    """Which archives are taken, and when.
-
-    Attributes:
-        latency_minutes: Only archives that have not changed for so long.
-        poll_seconds: Only archives that two polls so far apart saw with one size and time.
-        batch: How many that are not on the volume yet enter one run.
-        order: Which of them come first; ``deadline`` is ``oldest`` here, as it concerns GPUs only
-            (:mod:`earmark.driver.urgency`).
-    """
-
-    latency_minutes: float = 10.0
-    poll_seconds: float = 60.0
-    batch: int = 50
-    order: Literal["oldest", "newest", "deadline"] = "deadline"
-
-
-def intake_of(config: Mapping[str, Any]) -> Intake:
-    """Which archives a resolved configuration takes."""
-    return Intake(**{key.name: config["source"][key.name] for key in fields(Intake)})
 
 
 @dataclass(frozen=True)
@@ -145,7 +123,7 @@ def _without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
+def discover(source: Source, volume: Volume, intake: SourceSettings) -> Catalogue:
     """Poll the source, once more after a while if all that is new was seen only once.
 
     Args:
@@ -450,7 +428,7 @@ def is_done(archive: Archive, volume: Volume) -> bool:
     return received_at >= archive.noted_at
 
 
-def plan_run(archives: Sequence[Archive], volume: Volume, intake: Intake) -> Plan:
+def plan_run(archives: Sequence[Archive], volume: Volume, intake: SourceSettings) -> Plan:
     """Which archives are to be done now, and which are left for later.
 
     Args:
