@@ -19,9 +19,10 @@ from sounds import chirp, write_audio
 
 from earmark import progress
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings, decode_audio
+from earmark.ingest.media import decode_audio
 from earmark.ingest.unpack import unpack_archive
 from earmark.progress import track
+from earmark.settings import EncodeSettings
 from earmark.tables import MANIFEST, read_provenance, read_table
 
 ARCHIVE = "sound_2026-11-01_00.tar.gz"
@@ -223,7 +224,7 @@ ENCODE = """
 import sys
 from pathlib import Path
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
+from earmark.settings import EncodeSettings
 root, slow = Path(sys.argv[1]), Path(sys.argv[2])
 encode_archive(slow.parent, root / "out", root / "out.parquet", "a", root, EncodeSettings())
 """

@@ -15,15 +15,17 @@ import pytest
 from ssh_host import ALIAS, SshHost
 
 from earmark import locks
-from earmark.disk_space import DiskSpaceLimits
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
-from earmark.ingest.catalogue import Archive, Intake, plan_run, poll
-from earmark.ingest.fetch import TransferSettings, fetch_archive, running_transfers
+from earmark.ingest.catalogue import Archive, plan_run, poll
+from earmark.ingest.fetch import fetch_archive, running_transfers
 from earmark.ingest.source import FolderSource, Listed, Source, SourceUnreachableError, SshSource
+from earmark.settings import DiskSpaceLimits, SourceSettings, TransferSettings
 from earmark.volume import Volume
 
-LIMITS = DiskSpaceLimits(100, 100, 100, check_seconds=0.1)
+LIMITS = DiskSpaceLimits(
+    warn_percent=100, stop_fetching_percent=100, stop_encoding_percent=100, check_seconds=0.1
+)
 SIZE = 6_000_000
 
 
@@ -200,7 +202,7 @@ def test_hostile_names_are_refused_with_an_entry_and_nothing_is_executed(
     assert catalogue.read(volume).archives == archives
     assert len(archives) == len(HOSTILE_NAMES) + 1
     (good,) = [archive for archive in archives if archive.refused is None]
-    assert plan_run(archives, volume, Intake()).now == [good]
+    assert plan_run(archives, volume, SourceSettings()).now == [good]
     fetch("good.tar", over_ssh(host), volume)
     assert over_ssh(host).delete([Listed("good.tar", 3, good.modified_ns)]) == ["good.tar"]
     assert sorted(host.folder.iterdir()) == sorted(hostile)
@@ -251,17 +253,17 @@ FETCH = """
 import sys
 from pathlib import Path
 from earmark.driver.stages import stage
-from earmark.disk_space import DiskSpaceLimits
 from earmark.ingest.source import SshSource
-from earmark.ingest.fetch import TransferSettings, fetch_archive
+from earmark.ingest.fetch import fetch_archive
+from earmark.settings import DiskSpaceLimits, TransferSettings
 from earmark.volume import Volume
 volume, config, folder = Volume(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
-settings = TransferSettings(float(sys.argv[4]))
+settings = TransferSettings(timeout_minutes=float(sys.argv[4]))
 log = volume.log("fetch_archive", "a.tar")
 with stage("fetch_archive", "a.tar", volume, log, settings.timeout_minutes * 60) as lock:
     fetch_archive(
         volume.entry("a.tar"), SshSource("archive-host", config, folder, 30), volume, settings,
-        DiskSpaceLimits(100, 100, 100), lock,
+        DiskSpaceLimits(stop_fetching_percent=100), lock,
     )
 """
 

@@ -18,8 +18,8 @@ from sounds import chirp, write_audio
 from tars import BLOCK, END, HUGE, NO_LIMITS, entry, forged, pack_zip, read_all, statuses, unpack
 
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
-from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, unpack_archive
+from earmark.ingest.unpack import MEMBERS_FILE, unpack_archive
+from earmark.settings import EncodeSettings, UnpackLimits
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
 
 __all__ = ["unpack"]  # a fixture
@@ -369,7 +369,8 @@ def test_a_member_that_declares_more_than_there_is_takes_no_room(unpack):
 STAGE = """
 import resource, sys
 from pathlib import Path
-from earmark.ingest.unpack import UnpackLimits, unpack_archive
+from earmark.ingest.unpack import unpack_archive
+from earmark.settings import UnpackLimits
 unpack_archive(Path(sys.argv[1]), Path(sys.argv[2]), UnpackLimits(max_member_bytes=1 << 40))
 (own,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
 print(own.split()[1], resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)

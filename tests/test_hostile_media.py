@@ -19,8 +19,8 @@ from sounds import ENCODERS, chirp, write_audio
 from tars import END, entry, pack_zip
 
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.ingest.unpack import unpack_archive
+from earmark.settings import EncodeSettings
 from earmark.tables import MANIFEST, read_table
 
 

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from demo_clips import MEMBERS, MODEL, QUICK, extract_clips, spoken, write_manifest
+from msgspec.structs import replace
 from sounds import write_audio
 
 from earmark.checkpoints import Checkpoint
@@ -21,7 +21,7 @@ from earmark.errors import EarmarkError
 from earmark.gpu import GpuWatch
 from earmark.ingest.media import decode_audio
 from earmark.speech import recognition
-from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import transcribe_archive
 from earmark.tables import TRANSCRIPTS, read_provenance, read_table
 
@@ -45,7 +45,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, audible: list[dict]) -
 
 def transcribe(folder: Path, rows: list[dict], **settings: object) -> list[dict]:
     source = write_manifest(folder / "manifest.parquet", rows)
-    wanted = AsrSettings(**{**asdict(QUICK), **settings})
+    wanted = replace(QUICK, **settings)
     transcribe_archive(source, folder / "out.parquet", folder, wanted, folder / "parts")
     shutil.rmtree(folder / "parts", ignore_errors=True)  # as loading does
     found: list[dict] = read_table(folder / "out.parquet", TRANSCRIPTS).to_pylist()
