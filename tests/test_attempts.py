@@ -153,9 +153,9 @@ def test_a_damaged_account_is_begun_anew(shared: Volume) -> None:
 
 def test_a_failure_counts_even_if_its_reason_quotes_a_name_that_is_no_utf8(shared: Volume) -> None:
     fail(shared, ValueError("no file \udcff"))
-    assert "\udcff" in (failures(shared, NAME)[0].reason or "")
+    assert "\\udcff" in (failures(shared, NAME)[0].reason or "")
     assert [each.archive for each in quarantine.give_up(shared, [ARCHIVE], 1)] == [NAME]
-    assert "\udcff" in quarantine.in_quarantine(shared)[0].reason
+    assert "\\udcff" in quarantine.in_quarantine(shared)[0].reason
 
 
 def test_an_archive_is_given_up_after_so_many_failures_of_one_stage(shared: Volume) -> None:

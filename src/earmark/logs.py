@@ -30,7 +30,7 @@ def configure(worker: str, log_file: Path | None = None) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(_LogFile(log_file, encoding="utf-8"))
+        handlers.append(_LogFile(log_file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(_formatter(worker))
     logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)

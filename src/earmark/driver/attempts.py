@@ -94,7 +94,9 @@ def fail(volume: Volume, archive: str, reason: str, counts: bool) -> None:
         return
     *former, last = found
     if last.reason is None:
-        _write(volume, archive, [*former, replace(last, reason=reason[:1000], counts=counts)])
+        # It may quote a name with bytes that are no UTF-8, which no log and no page can hold.
+        said = reason.encode("utf-8", "backslashreplace").decode("utf-8")[:1000]
+        _write(volume, archive, [*former, replace(last, reason=said, counts=counts)])
 
 
 def forget(volume: Volume, archive: str) -> None:
