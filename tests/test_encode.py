@@ -1,6 +1,5 @@
 """Encoding an unpacked archive, and its manifest."""
 
-import contextlib
 import json
 import logging
 import os
@@ -11,17 +10,18 @@ import sys
 import tarfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
+from processes import children, is_alive, readers, wait_for
 from refusals import largest_file
 from sounds import chirp, write_audio
 
 from earmark import progress
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings, decode_audio
+from earmark.ingest.media import decode_audio
 from earmark.ingest.unpack import unpack_archive
 from earmark.progress import track
+from earmark.settings import EncodeSettings
 from earmark.tables import MANIFEST, read_provenance, read_table
 
 ARCHIVE = "sound_2026-11-01_00.tar.gz"
@@ -175,11 +175,6 @@ def test_a_file_that_hangs_its_decoder_is_one_failed_row(volume, clips):
     assert volume.opus_files() == ["000000.opus", "000002.opus", "000003.opus"]
 
 
-def children(parent=None):
-    tasks = Path(f"/proc/{parent or os.getpid()}/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
-
-
 @pytest.mark.parametrize(("deaths", "status"), [(1, "ok"), (2, "failed")])
 def test_a_worker_that_dies_is_replaced_and_costs_at_most_its_own_file(
     volume, clips, deaths, status
@@ -223,7 +218,7 @@ ENCODE = """
 import sys
 from pathlib import Path
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
+from earmark.settings import EncodeSettings
 root, slow = Path(sys.argv[1]), Path(sys.argv[2])
 encode_archive(slow.parent, root / "out", root / "out.parquet", "a", root, EncodeSettings())
 """
@@ -252,31 +247,6 @@ def test_no_child_outlives_a_stage_that_is_killed(volume, clips, stage):
         finally:
             if is_alive(child):
                 os.kill(child, signal.SIGKILL)
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.02)
-
-
-def readers(file, parent):
-    """The children of a process that have a file open."""
-    found = set()
-    for pid in children(parent):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if any(fd.samefile(file) for fd in Path(f"/proc/{pid}/fd").iterdir()):
-                found.add(pid)
-    return found
-
-
-def is_alive(pid):
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"  # dead, but nobody has asked how
 
 
 def test_a_child_whose_parent_died_before_it_could_ask_ends_at_once():

@@ -12,18 +12,21 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from processes import children, wait_for
 from ssh_host import ALIAS, SshHost
 
 from earmark import locks
-from earmark.disk_space import DiskSpaceLimits
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
-from earmark.ingest.catalogue import Archive, Intake, plan_run, poll
-from earmark.ingest.fetch import TransferSettings, fetch_archive, running_transfers
+from earmark.ingest.catalogue import Archive, plan_run, poll
+from earmark.ingest.fetch import fetch_archive, running_transfers
 from earmark.ingest.source import FolderSource, Listed, Source, SourceUnreachableError, SshSource
+from earmark.settings import DiskSpaceLimits, SourceSettings, TransferSettings
 from earmark.volume import Volume
 
-LIMITS = DiskSpaceLimits(100, 100, 100, check_seconds=0.1)
+LIMITS = DiskSpaceLimits(
+    warn_percent=100, stop_fetching_percent=100, stop_encoding_percent=100, check_seconds=0.1
+)
 SIZE = 6_000_000
 
 
@@ -75,13 +78,6 @@ def partials(volume: Volume) -> list[Path]:
 def incoming(volume: Volume) -> list[str]:
     folder = volume.incoming("")
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-
-
-def wait_until(condition, seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.02)
 
 
 @pytest.fixture(params=["folder", "ssh"])
@@ -200,7 +196,7 @@ def test_hostile_names_are_refused_with_an_entry_and_nothing_is_executed(
     assert catalogue.read(volume).archives == archives
     assert len(archives) == len(HOSTILE_NAMES) + 1
     (good,) = [archive for archive in archives if archive.refused is None]
-    assert plan_run(archives, volume, Intake()).now == [good]
+    assert plan_run(archives, volume, SourceSettings()).now == [good]
     fetch("good.tar", over_ssh(host), volume)
     assert over_ssh(host).delete([Listed("good.tar", 3, good.modified_ns)]) == ["good.tar"]
     assert sorted(host.folder.iterdir()) == sorted(hostile)
@@ -251,17 +247,17 @@ FETCH = """
 import sys
 from pathlib import Path
 from earmark.driver.stages import stage
-from earmark.disk_space import DiskSpaceLimits
 from earmark.ingest.source import SshSource
-from earmark.ingest.fetch import TransferSettings, fetch_archive
+from earmark.ingest.fetch import fetch_archive
+from earmark.settings import DiskSpaceLimits, TransferSettings
 from earmark.volume import Volume
 volume, config, folder = Volume(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
-settings = TransferSettings(float(sys.argv[4]))
+settings = TransferSettings(timeout_minutes=float(sys.argv[4]))
 log = volume.log("fetch_archive", "a.tar")
 with stage("fetch_archive", "a.tar", volume, log, settings.timeout_minutes * 60) as lock:
     fetch_archive(
         volume.entry("a.tar"), SshSource("archive-host", config, folder, 30), volume, settings,
-        DiskSpaceLimits(100, 100, 100), lock,
+        DiskSpaceLimits(stop_fetching_percent=100), lock,
     )
 """
 
@@ -280,10 +276,10 @@ def test_a_fetch_that_is_killed_leaves_no_process_and_goes_on_where_it_was(
     find(over_ssh(host), volume)
     host.line.bytes_a_second = SIZE / 4
     with start_fetch(host, volume) as killed:
-        wait_until(lambda: partials(volume) and partials(volume)[0].stat().st_size > SIZE // 4)
+        wait_for(lambda: partials(volume) and partials(volume)[0].stat().st_size > SIZE // 4)
         killed.kill()
     # Its rsync dies with it, and until then the lock is held.
-    wait_until(lambda: not locks.is_held(volume.archive_lock("a.tar")))
+    wait_for(lambda: not locks.is_held(volume.archive_lock("a.tar")))
     kept = partials(volume)[0].stat().st_size
     host.line.bytes_a_second, host.line.received = None, 0
     assert fetch("a.tar", over_ssh(host), volume).read_bytes() == there.read_bytes()
@@ -311,8 +307,8 @@ def test_a_fetch_that_hangs_is_given_up_and_can_do_no_harm_when_it_wakes_up(
     find(over_ssh(host), volume)
     host.line.bytes_a_second = SIZE / 4
     with start_fetch(host, volume, timeout_minutes=0.1) as hanging:
-        wait_until(lambda: partials(volume) and partials(volume)[0].stat().st_size > SIZE // 8)
-        stopped = [hanging.pid, *children_of(hanging.pid)]
+        wait_for(lambda: partials(volume) and partials(volume)[0].stat().st_size > SIZE // 8)
+        stopped = [hanging.pid, *children(hanging.pid, recursive=True)]
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
         host.line.bytes_a_second = None
@@ -323,14 +319,6 @@ def test_a_fetch_that_hangs_is_given_up_and_can_do_no_harm_when_it_wakes_up(
         hanging.communicate(timeout=60)
     assert volume.incoming("a.tar").read_bytes() == there.read_bytes()
     assert hanging.returncode != 0
-
-
-def children_of(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *children_of(int(child))]
-    return found
 
 
 def test_a_transfer_that_takes_too_long_ends_and_goes_on_later(
@@ -364,7 +352,7 @@ def test_an_archive_that_grows_while_it_is_fetched_does_not_arrive(
     host.line.bytes_a_second = SIZE / 2
 
     def grow() -> None:
-        wait_until(lambda: partials(volume) and partials(volume)[0].stat().st_size > 0)
+        wait_for(lambda: partials(volume) and partials(volume)[0].stat().st_size > 0)
         with there.open("ab") as file:
             file.write(os.urandom(1000))
 
@@ -384,7 +372,7 @@ def test_an_archive_that_vanishes_while_it_is_fetched_is_told_by_its_name(
     host.line.bytes_a_second = SIZE / 2
 
     def vanish() -> None:
-        wait_until(lambda: partials(volume) and partials(volume)[0].stat().st_size > 0)
+        wait_for(lambda: partials(volume) and partials(volume)[0].stat().st_size > 0)
         there.unlink()
 
     vanishing = threading.Thread(target=vanish)
@@ -449,9 +437,9 @@ def test_running_transfers_tell_how_much_they_still_need(host: SshHost, volume: 
     assert list(running_transfers(volume)) == []
     host.line.bytes_a_second = SIZE / 3
     with start_fetch(host, volume) as fetching:
-        wait_until(lambda: any(t.bytes > 0 for t in running_transfers(volume)))
+        wait_for(lambda: any(t.bytes > 0 for t in running_transfers(volume)))
         (transfer,) = running_transfers(volume)
         assert (transfer.archive, transfer.total) == ("a.tar", SIZE)
         assert 0 < transfer.bytes < SIZE
         fetching.kill()
-    wait_until(lambda: not list(running_transfers(volume)))
+    wait_for(lambda: not list(running_transfers(volume)))

@@ -4,6 +4,7 @@ Beside `test_media`, which has what each kind of file is: here they go through t
 `encode_archive` and its worker processes, and each must end in one row.
 """
 
+import contextlib
 import itertools
 import shutil
 import socket
@@ -15,12 +16,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from processes import children
 from sounds import ENCODERS, chirp, write_audio
 from tars import END, entry, pack_zip
 
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.ingest.unpack import unpack_archive
+from earmark.settings import EncodeSettings
 from earmark.tables import MANIFEST, read_table
 
 
@@ -349,15 +351,11 @@ class Memory(threading.Thread):
                 self.most = max([self.most, *(int(line.split()[1]) / 1024 for line in taken)])
 
     def _children(self):
-        for task in Path("/proc/self/task").iterdir():
-            try:
-                pids = (task / "children").read_text().split()
-                for pid in pids:
-                    # Not one of another test, nor one that has not begun its own program yet.
-                    if "earmark.ingest.media" in Path(f"/proc/{pid}/cmdline").read_text():
-                        yield Path(f"/proc/{pid}/status").read_text()
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # ended meanwhile
+        for pid in children():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # ended meanwhile
+                # Not one of another test, nor one that has not begun its own program yet.
+                if "earmark.ingest.media" in Path(f"/proc/{pid}/cmdline").read_text():
+                    yield Path(f"/proc/{pid}/status").read_text()
 
 
 def test_a_tiny_file_of_many_hours_is_given_up_in_time_and_takes_little_memory(

@@ -1,6 +1,5 @@
 """Clips prepared ahead of the model, by processes that may be killed or hang."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo_clips import MEMBERS, extract_clips, spoken
+from processes import children, is_alive, readers, wait_for
 
 from earmark.errors import EarmarkError
 from earmark.speech import preparation
@@ -32,18 +32,6 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Clip]:
 def processes() -> Iterator[Preparation]:
     with Preparation("silero", "cpu", processes=2) as prepared:
         yield prepared
-
-
-def children(parent: int) -> set[int]:
-    tasks = Path(f"/proc/{parent}/task").iterdir()
-    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} seconds"
-        time.sleep(0.02)
 
 
 def test_processes_prepare_what_this_one_prepares_in_the_clips_order(
@@ -106,7 +94,7 @@ def test_a_job_that_fails_does_not_wait_for_clips_at_work(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "hangs")
     hanging = [Clip(n, tmp_path / "hangs", 1.0) for n in range(4)]
     gone = Clip(9, tmp_path / "gone.opus", 1.0)
-    before = children(os.getpid())
+    before = children()
     begun = time.monotonic()
     with (
         pytest.raises(EarmarkError, match="not on the volume"),
@@ -114,7 +102,7 @@ def test_a_job_that_fails_does_not_wait_for_clips_at_work(tmp_path: Path) -> Non
     ):
         next(processes.prepare([gone, *hanging], MELS, AHEAD))
     assert time.monotonic() - begun < preparation._PATIENCE_SECONDS / 2
-    assert children(os.getpid()) == before
+    assert children() == before
 
 
 def test_a_file_that_vanished_stops_the_job(processes: Preparation, tmp_path: Path) -> None:
@@ -136,13 +124,13 @@ def test_a_process_that_dies_is_replaced_and_costs_at_most_its_own_clip(
     good = clips[spoken("en")["ordinal"]]
     victim = Clip(77, tmp_path / "victim", 1.0)
     os.mkfifo(victim.path)  # keeps a process busy until it is killed
-    before = children(os.getpid())
+    before = children()
     killed: set[int] = set()
 
     def kill() -> None:
         while len(killed) < deaths:
             time.sleep(0.1)
-            for pid in children(os.getpid()) - before - killed:
+            for pid in children() - before - killed:
                 if len(killed) == deaths - 1 and status == "ok":
                     victim.path.unlink()
                     victim.path.write_bytes(good.path.read_bytes())
@@ -158,7 +146,7 @@ def test_a_process_that_dies_is_replaced_and_costs_at_most_its_own_clip(
     assert bool(first.windows) == (status == "ok")
     expected = None if status == "ok" else "the process that decoded it died of SIGSEGV"
     assert first.error == expected
-    assert children(os.getpid()) == before
+    assert children() == before
 
 
 def test_a_clip_that_hangs_is_given_up(
@@ -191,24 +179,6 @@ def test_no_process_outlives_a_job_that_is_killed(tmp_path: Path) -> None:
             started = readers(slow, parent.pid)
             parent.kill()
         wait_for(lambda: not any(is_alive(pid) for pid in started), seconds=5)
-
-
-def readers(file: Path, parent: int) -> set[int]:
-    """The children of a process that have a file open."""
-    found = set()
-    for pid in children(parent):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if any(fd.samefile(file) for fd in Path(f"/proc/{pid}/fd").iterdir()):
-                found.add(pid)
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_silence_has_no_windows(processes: Preparation, clips: list[Clip]) -> None:

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from demo_clips import MEMBERS, MODEL, QUICK, extract_clips, spoken, write_manifest
+from msgspec.structs import replace
+from processes import children
 from sounds import write_audio
 
 from earmark.checkpoints import Checkpoint
@@ -21,7 +22,7 @@ from earmark.errors import EarmarkError
 from earmark.gpu import GpuWatch
 from earmark.ingest.media import decode_audio
 from earmark.speech import recognition
-from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import transcribe_archive
 from earmark.tables import TRANSCRIPTS, read_provenance, read_table
 
@@ -45,7 +46,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, audible: list[dict]) -
 
 def transcribe(folder: Path, rows: list[dict], **settings: object) -> list[dict]:
     source = write_manifest(folder / "manifest.parquet", rows)
-    wanted = AsrSettings(**{**asdict(QUICK), **settings})
+    wanted = replace(QUICK, **settings)
     transcribe_archive(source, folder / "out.parquet", folder, wanted, folder / "parts")
     shutil.rmtree(folder / "parts", ignore_errors=True)  # as loading does
     found: list[dict] = read_table(folder / "out.parquet", TRANSCRIPTS).to_pylist()
@@ -211,11 +212,6 @@ def test_a_machine_without_the_gpu_that_is_asked_for_says_so_and_leaves_no_proce
     assert children() == before
 
 
-def children() -> set[str]:
-    tasks = Path("/proc/self/task").iterdir()
-    return {child for task in tasks for child in (task / "children").read_text().split()}
-
-
 def test_what_was_seen_of_the_gpu_is_kept_with_the_rows(
     tmp_path: Path, audible: list[dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -307,10 +303,10 @@ def test_parts_made_under_other_settings_or_from_another_manifest_are_not_used(
 
 JOB = """
 import sys
-from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from demo_clips import QUICK
+from msgspec.structs import replace
 from earmark.speech.transcribe import transcribe_archive
 folder = Path(sys.argv[1])
 wanted = replace(QUICK, batch_size=1, checkpoint_seconds=0, threads=2)
