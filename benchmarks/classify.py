@@ -44,11 +44,12 @@ from benchmarks.report import Result, finish, progress
 from benchmarks.transcribe import MOST_GROWTH, device_name, resident_bytes, timed
 from demo.training.classifier_data import MIXED, draw_post, pools
 from earmark import REPOSITORY
-from earmark.models.inventory import find
-from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.models.inventory import find_classifier
+from earmark.policy.classifier import Classifier
 from earmark.policy.classify import classify_archive
 from earmark.policy.language_model import LanguageModel, quantization_config
 from earmark.policy.policies import Policy, load_policies, one_line, prompt_around
+from earmark.settings import ClassifySettings
 from earmark.tables import TRANSCRIPTS, write_table
 
 LEAST_OVER_JSON = 20
@@ -263,12 +264,11 @@ def adapters(settings: ClassifySettings, number: int, rounds: int, policy_tokens
     """Tell what the adapter costs beside the weights and within them; returns the exit status."""
     contents = transcripts(number)
     ours = {"beside": Ours(settings), "within": Ours(settings), "exact": Ours(settings)}
-    adapter = settings.pinned_adapter
-    assert adapter is not None
+    base, adapter = find_classifier(settings)
     for side, owner in ours.items():
         owner.classifier.model = LanguageModel(
-            find(settings.pinned_model),
-            find(adapter),
+            base,
+            adapter,
             settings.device,
             torch.float32 if side == "exact" else getattr(torch, settings.dtype),
             None if side == "exact" else settings.quantization,

@@ -66,7 +66,7 @@ def _check(folder: Path, copies: int) -> int:
     config["source"]["directory"] = str(source)
     configfile = folder / "config.yaml"
     configfile.write_text(yaml.safe_dump(config), encoding="utf-8")
-    url = connection_string(configuration.read(configfile)["database"]["url"], volume.root)
+    url = connection_string(configuration.read(configfile).database.url, volume.root)
 
     earmark = [sys.executable, "-m", "earmark"]
     begun = time.monotonic()

@@ -57,13 +57,13 @@ class Place:
         demo["volume"]["root"] = str(folder / "volume")
         demo["source"] |= {"directory": str(source), "batch": pending}
         self.configfile.write_text(yaml.safe_dump(demo), encoding="utf-8")
-        self.config = configuration.read(self.configfile)
+        self.settings = configuration.read(self.configfile)
         volume = Volume(folder / "volume")
         now = time.time()
         for number in range(done):
             then = now - 100 * DAY + number * 90 * DAY / done
             self._archive(source / f"done_{number:06d}.tar.gz", then)
-        settings = (source_of(self.config), volume, catalogue.intake_of(self.config).poll_seconds)
+        settings = (source_of(self.settings), volume, self.settings.source.poll_seconds)
         for archive in catalogue.poll(*settings).archives:
             receipt = volume.receipt(archive.date, archive.name)
             receipt.parent.mkdir(parents=True, exist_ok=True)

@@ -40,13 +40,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
+from msgspec.structs import replace
 
 from benchmarks import clips, fidelity
 from benchmarks.report import Result, finish, progress
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.ingest.unpack import unpack_archive
+from earmark.settings import EncodeSettings
 
 LEAST_RATIO = 4.0
 MOST_BYTES_OFF = 0.05
@@ -170,7 +172,7 @@ class Measured:
 
 def measure(options: argparse.Namespace, folder: Path) -> tuple[Measured, list[str]]:
     """Run both sides in turns; returns what they did and the faults of our files."""
-    settings = EncodeSettings(workers=options.workers, **dict(options.set))
+    settings = msgspec.convert({"workers": options.workers, **dict(options.set)}, EncodeSettings)
     progress(f"making {options.clips} clips of {clips.SECONDS} s")
     sources = make_clips(folder, options.clips, options.workers, options.seed)
     for kind in clips.KINDS:
@@ -200,7 +202,7 @@ def measure(options: argparse.Namespace, folder: Path) -> tuple[Measured, list[s
 def _of_size(settings: EncodeSettings, size: int, wanted: int) -> EncodeSettings:
     """The settings with the bit rate that makes files of another size."""
     thousands = round(settings.bits_per_second / 1000 * wanted / size)
-    return dataclasses.replace(settings, bitrate=f"{thousands}k")
+    return replace(settings, bitrate=f"{thousands}k")
 
 
 def _keep_faster(sides: Sides, kind: clips.Kind, side: Side) -> None:

@@ -57,7 +57,7 @@ rule transcribe_audio:
     input:
         volume.manifest("{date}", "{archive}"),
     output:
-        volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+        volume.transcripts(settings.asr.name, "{date}", "{archive}"),
     priority: lambda wildcards: 3 + gpu_urgency(wildcards.archive)
     params:
         seconds=lambda wildcards: seconds(wildcards.archive, "transcribe"),
@@ -67,9 +67,9 @@ rule transcribe_audio:
 
 rule classify_transcripts:
     input:
-        volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+        volume.transcripts(settings.asr.name, "{date}", "{archive}"),
     output:
-        volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
+        volume.classes(settings.classify.policy, "{date}", "{archive}"),
     priority: lambda wildcards: 4 + gpu_urgency(wildcards.archive)
     params:
         seconds=lambda wildcards: seconds(wildcards.archive, "classify"),
@@ -80,7 +80,7 @@ rule classify_transcripts:
 rule load_pg:
     input:
         entry=volume.entry("{archive}"),
-        classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
+        classes=volume.classes(settings.classify.policy, "{date}", "{archive}"),
     output:
         volume.receipt("{date}", "{archive}"),
     priority: lambda wildcards: 5 + urgency(wildcards.archive)

@@ -42,6 +42,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -62,11 +63,12 @@ from benchmarks.roofline import L4, Device, Step
 from earmark import REPOSITORY, __version__, logs
 from earmark.errors import EarmarkError, SetupError
 from earmark.gpu import GpuWatch
-from earmark.ingest.media import EncodeSettings, decode_audio, encode_opus
-from earmark.policy.classifier import ClassifySettings, batches
+from earmark.ingest.media import decode_audio, encode_opus
+from earmark.policy.classifier import batches
 from earmark.policy.policies import one_line, prompt_around
+from earmark.settings import AsrSettings, ClassifySettings, EncodeSettings
 from earmark.speech.preparation import FRAMES, Clip
-from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import Transcriber
 from earmark.speech.vad import SAMPLE_RATE, load_detector
 
@@ -184,8 +186,8 @@ def build(plan: Plan) -> Plan:
     spoken_clips(plan)
     return replace(
         plan,
-        asr=replace(plan.asr, model=str(whisper)),
-        classify=replace(plan.classify, model=str(gemma), adapter=str(adapter)),
+        asr=msgspec.structs.replace(plan.asr, model=str(whisper)),
+        classify=msgspec.structs.replace(plan.classify, model=str(gemma), adapter=str(adapter)),
     )
 
 
@@ -355,7 +357,7 @@ def _judge(
 
 
 def _judge_naively(settings: ClassifySettings, contents: Sequence[str]) -> float:
-    naive = classify.OneByOne(replace(settings, quantization="8bit"))
+    naive = classify.OneByOne(msgspec.structs.replace(settings, quantization="8bit"))
     naive.generate(contents[0])
     return transcribe.timed(lambda: [naive.generate(each) for each in contents])[1]
 
@@ -596,7 +598,7 @@ def _small_plan(options: argparse.Namespace) -> Plan:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    asr, judge = AsrSettings("", ""), ClassifySettings()
+    asr, judge = AsrSettings(), ClassifySettings()
     parser.add_argument("--small", action="store_true", help="tiny models on the CPU, no bars")
     parser.add_argument("--only", choices=["build", *MEASURES], help="one part of it")
     parser.add_argument("--folder", type=Path, default=_FOLDER, help="(%(default)s)")

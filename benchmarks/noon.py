@@ -39,7 +39,8 @@ import numpy as np
 
 from benchmarks.report import Result, finish, progress
 from earmark.driver.urgency import Deadline
-from earmark.ingest.catalogue import Archive, Intake
+from earmark.ingest.catalogue import Archive
+from earmark.settings import SourceSettings
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -200,12 +201,12 @@ class Simulation:
         heapq.heappush(self._events, (moment, next(self._numbers), happen))
 
     def _dispatch(self, now: float) -> None:
-        while self._at_source and self._in_work < Intake().batch:
+        while self._at_source and self._in_work < SourceSettings().batch:
             arrival = min(self._at_source, key=lambda each: each.archive.modified_ns)
             self._at_source.remove(arrival)
             self._in_work += 1
             self._reckoned_at = now
-            wait = Intake().latency_minutes * 60
+            wait = SourceSettings().latency_minutes * 60
             wait += arrival.archive.bytes / 1e9 * self.assumed.prepare_seconds_per_gb
             self._at(now + wait, lambda later, each=arrival: self._ready.append(each))
         self._start(now)

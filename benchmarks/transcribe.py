@@ -39,13 +39,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.report import Result, finish, progress
 from earmark import REPOSITORY
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings, decode_audio
+from earmark.ingest.media import decode_audio
 from earmark.ingest.unpack import unpack_archive
+from earmark.settings import AsrSettings, EncodeSettings
 from earmark.speech.preparation import Clip
-from earmark.speech.recognition import AsrSettings
 from earmark.speech.transcribe import Transcriber, clips_of
 from earmark.speech.vad import NO_REPORTS
 from earmark.tables import MANIFEST, read_table
@@ -225,7 +227,7 @@ def profile(clips: Sequence[Clip], settings: AsrSettings) -> int:
     told("encoder", Recogniser, "encode")
     told("language", Recogniser, "detect_languages")
     told("decoder", Recogniser, "decode")
-    with Ours(replace(settings, threads=1)) as ours:
+    with Ours(msgspec.structs.replace(settings, threads=1)) as ours:
         ours.transcribe(clips[:1])
         spent.clear()
         begun = clock()

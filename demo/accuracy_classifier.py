@@ -9,8 +9,9 @@ from pathlib import Path
 from demo.training import sentences
 from demo.training.classifier_data import HARMLESS, MIXED, draw_post, pools
 from earmark import REPOSITORY
-from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.policy.classifier import Classifier
 from earmark.policy.policies import load_policies
+from earmark.settings import ClassifySettings
 
 MODEL = REPOSITORY / "demo" / "models" / "gemma-demo"
 ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"

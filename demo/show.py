@@ -10,6 +10,7 @@ from rich.table import Table
 
 from earmark import cli, configuration
 from earmark.record.database import connect, connection_string
+from earmark.volume import Volume
 
 STATUSES = ("flagged", "transcribed", "pending", "failed", "skipped", "duplicates")
 
@@ -64,7 +65,7 @@ def main() -> int:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("archive", "status", "members", *STATUSES, "reason"):
         table.add_column(column, justify="right" if column in ("members", *STATUSES) else "left")
-    root = Path(configuration.read(configfile)["volume"]["root"])
+    root = Volume.of(configuration.read(configfile)).root
     with connect(connection_string(None, root)) as connection, connection.cursor() as cursor:
         cursor.execute(COUNTS)
         for row in cursor:

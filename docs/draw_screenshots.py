@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import yaml
+from msgspec.structs import replace
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -23,6 +24,7 @@ from earmark.desk import accounts
 from earmark.names import policy_texts
 from earmark.record import database, embedded_server
 from earmark.record.load import load_archive
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 DOCS = Path(__file__).resolve().parent
@@ -32,10 +34,10 @@ CONTROLS = 0.2  # of what nothing flagged
 LAPTOP, TABLET = (1280, 800), (820, 1180)
 
 
-def load(config: dict[str, Any], conninfo: str, receipt: Path) -> None:
+def load(settings: Settings, conninfo: str, receipt: Path) -> None:
     """Bring the demo's files into a database."""
-    volume = Volume(Path(config["volume"]["root"]))
-    asr, policy = config["asr"]["name"], config["classify"]["policy"]
+    volume = Volume.of(settings)
+    asr, policy = settings.asr.name, settings.classify.policy
     manifests = sorted((volume.root / "manifests").glob("date=*/*.parquet"))
     if not manifests:
         sys.exit(f"there are no results in {volume.root}; run `make demo` first")
@@ -152,7 +154,7 @@ def main() -> None:
     """Draw the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--configfile", type=Path, required=True, help="the demo's")
-    config = configuration.read(parser.parse_args().configfile)
+    settings = configuration.read(parser.parse_args().configfile)
     (DOCS / "review").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="earmark-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -160,17 +162,18 @@ def main() -> None:
         server = embedded_server.use(folder / "postgres")
         try:
             database.migrate(server)
-            load(config, server, folder / "receipt.json")
+            load(settings, server, folder / "receipt.json")
             with database.connect(server) as connection:
                 for person, role in (("ada", "reviewer"), ("ben", "reviewer"), ("lea", "lead")):
                     accounts.add(connection, person, PASSWORD, role)
-            shown = config | {
-                "database": config["database"] | {"url": server},
-                "queue": config["queue"] | {"control_fraction": CONTROLS},
-                "desk": config["desk"] | {"port": 0, "second_review_fraction": 1},
-            }
+            shown = replace(
+                settings,
+                database=replace(settings.database, url=server),
+                queue=replace(settings.queue, control_fraction=CONTROLS),
+                desk=replace(settings.desk, port=0, second_review_fraction=1),
+            )
             configfile = folder / "config.yaml"
-            configfile.write_text(yaml.safe_dump(shown), encoding="utf-8")
+            configfile.write_text(yaml.safe_dump(msgspec.to_builtins(shown)), encoding="utf-8")
             with serving(configfile) as url, sync_playwright() as playwright:
                 browser = playwright.chromium.launch(
                     executable_path=CHROMIUM, args=["--no-sandbox"]

@@ -1,8 +1,8 @@
 """The demo's classifier with its policies, and texts whose answers are known."""
 
 from earmark import REPOSITORY
-from earmark.policy.classifier import ClassifySettings
 from earmark.policy.policies import load_policies
+from earmark.settings import ClassifySettings
 
 BASE = REPOSITORY / "demo" / "models" / "gemma-demo"
 ADAPTER = REPOSITORY / "demo" / "models" / "cope-demo"

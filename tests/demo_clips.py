@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path
 
 from earmark import REPOSITORY
-from earmark.speech.recognition import AsrSettings
+from earmark.settings import AsrSettings
 from earmark.tables import MANIFEST, write_table
 
 DEMO = REPOSITORY / "demo"

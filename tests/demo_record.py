@@ -10,12 +10,11 @@ from demo_clips import DEMO, EXPECTED, QUICK
 
 from earmark import REPOSITORY
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.ingest.unpack import unpack_archive
-from earmark.policy.classifier import ClassifySettings
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import load_policies
 from earmark.record.load import load_archive
+from earmark.settings import ClassifySettings, EncodeSettings
 from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 

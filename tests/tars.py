@@ -8,7 +8,8 @@ import zipfile
 import pytest
 
 from earmark.ingest.tarstream import read_members
-from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, unpack_archive
+from earmark.ingest.unpack import MEMBERS_FILE, unpack_archive
+from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, read_provenance, read_table
 
 BLOCK = 512

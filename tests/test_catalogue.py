@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
-from earmark.ingest.catalogue import Archive, Intake, plan_run, poll
+from earmark.ingest.catalogue import Archive, plan_run, poll
 from earmark.ingest.source import FolderSource, Listed, SourceUnreachableError
+from earmark.settings import SourceSettings
 from earmark.volume import Volume
 
 NOON = 1_793_534_400  # 2026-11-01 12:00 UTC
@@ -51,7 +52,7 @@ def discover(source: Path, volume: Volume) -> list[Archive]:
 
 
 def pending(archives: list[Archive], volume: Volume, latency_minutes: float) -> list[Archive]:
-    return plan_run(archives, volume, Intake(latency_minutes=latency_minutes)).now
+    return plan_run(archives, volume, SourceSettings(latency_minutes=latency_minutes)).now
 
 
 def names(archives: list[Archive]) -> list[str]:
@@ -192,7 +193,7 @@ def listed(name: str, size: int = 3, modified: float = NOON) -> Listed:
 
 def test_only_what_two_polls_saw_alike_is_taken(volume: Volume) -> None:
     source = Told(listed("growing.tar"), listed("settled.tar"))
-    intake = Intake(poll_seconds=0.05)
+    intake = SourceSettings(poll_seconds=0.05)
     first = poll(source, volume, 0.05).archives
     assert plan_run(first, volume, intake).unsettled == first
     at_once = poll(source, volume, 0.05).archives
@@ -209,14 +210,14 @@ def test_only_what_two_polls_saw_alike_is_taken(volume: Volume) -> None:
 
 def test_a_first_look_is_followed_by_a_second_one(volume: Volume) -> None:
     source = Told(listed("a.tar"))
-    intake = Intake(poll_seconds=0.3)
+    intake = SourceSettings(poll_seconds=0.3)
     begun = time.monotonic()
     found = catalogue.discover(source, volume, intake)
     assert 0.3 <= time.monotonic() - begun < 5
     assert names(plan_run(found.archives, volume, intake).now) == ["a.tar"]
     source.listed = [listed("a.tar"), listed("b.tar")]
     begun = time.monotonic()
-    found = catalogue.discover(source, volume, Intake(poll_seconds=30))
+    found = catalogue.discover(source, volume, SourceSettings(poll_seconds=30))
     assert time.monotonic() - begun < 15  # there is enough to do, the next run takes the new one
     assert names(plan_run(found.archives, volume, intake).now) == ["a.tar"]
 
@@ -249,7 +250,7 @@ def test_what_was_known_of_another_source_is_not_taken_for_this_ones(volume: Vol
     new.listed = [listed("done.tar")]
     found = poll(new, volume, 0)
     assert names(found.archives) == ["done.tar"]
-    assert plan_run(found.archives, volume, Intake()).now == []
+    assert plan_run(found.archives, volume, SourceSettings()).now == []
 
 
 def test_an_archive_that_comes_again_after_it_was_deleted_is_another_one(volume: Volume) -> None:
@@ -281,15 +282,15 @@ def test_a_run_takes_a_batch_in_the_order_asked_for_and_what_is_here_already(
 ) -> None:
     source = Told(*(listed(f"{hour}.tar", modified=NOON + 3600 * hour) for hour in range(5)))
     archives = poll(source, volume, 0).archives
-    plan = plan_run(archives, volume, Intake(batch=2))
+    plan = plan_run(archives, volume, SourceSettings(batch=2))
     assert (names(plan.now), names(plan.later)) == (["0.tar", "1.tar"], ["2.tar", "3.tar", "4.tar"])
-    assert names(plan_run(archives, volume, Intake(batch=2, order="newest")).now) == [
+    assert names(plan_run(archives, volume, SourceSettings(batch=2, order="newest")).now) == [
         "4.tar",
         "3.tar",
     ]
     volume.incoming("2.tar").parent.mkdir(parents=True)
     volume.incoming("2.tar").write_bytes(b"tar")
-    plan = plan_run(archives, volume, Intake(batch=2))
+    plan = plan_run(archives, volume, SourceSettings(batch=2))
     assert names(plan.now) == ["0.tar", "1.tar", "2.tar"]
 
 
@@ -304,7 +305,7 @@ def test_an_impossible_time_of_change_is_refused(volume: Volume, modified: float
 def test_a_name_that_only_a_lying_host_can_tell_is_refused(volume: Volume, name: str) -> None:
     archives = poll(Told(listed(name)), volume, 0).archives
     assert all(archive.refused for archive in archives)
-    assert plan_run(archives, volume, Intake()).now == []
+    assert plan_run(archives, volume, SourceSettings()).now == []
 
 
 @pytest.mark.parametrize(
@@ -384,9 +385,12 @@ def test_an_archive_whose_receipt_was_deleted_is_pending_again(
         receipt.parent.mkdir(parents=True, exist_ok=True)
         receipt.write_text("{}")
     assert archive.done
-    assert plan_run([archive], volume, Intake(0, 0)).now == []
+    at_once = SourceSettings(latency_minutes=0, poll_seconds=0)
+    assert plan_run([archive], volume, at_once).now == []
     receipt.unlink()
-    assert plan_run([archive], volume, Intake(0, 0)).now == [archive]
+    assert plan_run([archive], volume, SourceSettings(latency_minutes=0, poll_seconds=0)).now == [
+        archive
+    ]
 
 
 @pytest.mark.parametrize("change", ["none", "receipt", "quarantine", "refused", "replaced"])

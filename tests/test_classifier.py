@@ -4,20 +4,18 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
 from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from on_demand import OnDemand
 
-from earmark import REPOSITORY
 from earmark.errors import EarmarkError, SetupError
-from earmark.policy.classifier import Classification, Classifier, ClassifySettings, batches
+from earmark.policy.classifier import Classification, Classifier, batches
 from earmark.policy.policies import (
     Policy,
     one_line,
@@ -80,16 +78,6 @@ def one_by_one() -> Callable[[Policy, str], float]:
         return float(torch.softmax(logits, dim=-1)[1])
 
     return score
-
-
-def test_the_defaults_are_those_of_the_configuration() -> None:
-    schema = yaml.safe_load(
-        (REPOSITORY / "workflow" / "schemas" / "config.schema.yaml").read_text(encoding="utf-8")
-    )
-    properties = schema["properties"]["classify"]["properties"]
-    of_the_policies = {"policy", "policies", "categories"}
-    expected = {name: properties[name]["default"] for name in properties.keys() - of_the_policies}
-    assert asdict(ClassifySettings()) == expected
 
 
 def test_a_batch_scores_as_whole_prompts_do_one_by_one(

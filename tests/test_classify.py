@@ -8,18 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THREAT
+from msgspec.structs import replace
 from on_demand import OnDemand
 
-from earmark.policy.classifier import ClassifySettings
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import PROMPT_SHA256, set_sha256
+from earmark.settings import ClassifySettings
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
 #: Classifies "transcripts" of a folder, one clip at a time.
 JOB = """
 import sys
-from dataclasses import replace
+from msgspec.structs import replace
 from datetime import datetime
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])

@@ -1,21 +1,25 @@
 """The configuration: defaults, the page that explains them, and errors a person can act on."""
 
+import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from earmark import REPOSITORY, configuration
+from config.write_reference import files, with_tables
+from earmark import REPOSITORY
 from earmark.configuration import DEFAULT_FILE, read, resolve
 from earmark.errors import EarmarkError
+from earmark.settings import Settings, schema
 
 MINIMAL = {"volume": {"root": "/volume"}, "source": {"kind": "folder", "directory": "/source"}}
 KEYS = [
     (section, key, rules)
-    for section, body in configuration.schema()["properties"].items()
+    for section, body in schema()["properties"].items()
     for key, rules in body["properties"].items()
 ]
 
@@ -25,12 +29,14 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_the_default_file_lists_every_key_of_the_schema_with_its_default() -> None:
+@pytest.mark.parametrize("file", files(), ids=lambda file: file.name)
+def test_what_is_made_from_the_settings_says_what_they_say(file: Path) -> None:
+    assert file.read_text(encoding="utf-8") == files()[file], "run `make settings`"
+
+
+def test_the_default_file_lists_every_key_with_its_default() -> None:
     defaults = yaml.safe_load(DEFAULT_FILE.read_text(encoding="utf-8"))
-    assert defaults == {
-        section: {key: rules["default"] for key, rules in body["properties"].items()}
-        for section, body in configuration.schema()["properties"].items()
-    }
+    assert defaults == json.loads(msgspec.json.encode(Settings()))
 
 
 def test_the_page_about_the_configuration_has_every_key_with_its_default_and_no_other() -> None:
@@ -45,24 +51,39 @@ def test_the_page_about_the_configuration_has_every_key_with_its_default_and_no_
     assert described == {(section, key): rules["default"] for section, key, rules in KEYS}
 
 
+def test_a_table_is_written_anew_and_what_stands_around_it_stays() -> None:
+    row = "| `max_attempts` | `3` | "
+    page = "# A\n\n| x | y |\n\n## `failure`\n\nSo it is.\n\n| key |\n|---|\n| old |\n\n## More\n"
+    before, after = page.split("| key |\n|---|\n| old |\n")
+    written = with_tables(page)
+    assert written.startswith(f"{before}| key | default | meaning |\n|---|---|---|\n{row}")
+    assert written.endswith(f"|\n{after}")
+    assert with_tables(written) == written
+
+
+def test_every_key_is_explained() -> None:
+    assert [key for _, key, rules in KEYS if not rules["description"].endswith(".")] == []
+
+
 def test_a_key_that_is_left_out_gets_its_default() -> None:
-    config = resolve(MINIMAL)
-    assert config["asr"]["model"] == "large-v2"
-    assert config["encode"]["bitrate"] == "48k"
+    settings = resolve(MINIMAL)
+    assert settings.asr.model == "large-v2"
+    assert settings.encode.bitrate == "48k"
 
 
 @pytest.mark.parametrize("file", ["config/config.yaml", "demo/config.yaml"])
 def test_the_configurations_that_ship_are_valid(file: str) -> None:
-    assert read(REPOSITORY / file)["volume"]["root"]
+    assert read(REPOSITORY / file).volume.root
 
 
 def test_resolving_twice_changes_nothing() -> None:
-    assert resolve(resolve(MINIMAL)) == resolve(MINIMAL)
+    settings = resolve(MINIMAL)
+    assert resolve(msgspec.to_builtins(settings)) == settings
 
 
 def test_volume_root_of_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOLUME_ROOT", "/elsewhere")
-    assert resolve(MINIMAL)["volume"]["root"] == "/elsewhere"
+    assert resolve(MINIMAL).volume.root == "/elsewhere"
 
 
 def test_relative_paths_start_at_the_checkout(
@@ -70,25 +91,25 @@ def test_relative_paths_start_at_the_checkout(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     source = {"kind": "folder", "directory": "demo/archives"}
-    config = resolve({"volume": {"root": "here"}, "source": source})
-    assert config["volume"]["root"] == str(REPOSITORY / "here")
-    assert config["source"]["directory"] == str(REPOSITORY / "demo/archives")
-    assert config["classify"]["policies"] == str(REPOSITORY / "config/policies")
+    settings = resolve({"volume": {"root": "here"}, "source": source})
+    assert settings.volume.root == str(REPOSITORY / "here")
+    assert settings.source.directory == str(REPOSITORY / "demo/archives")
+    assert settings.classify.policies == str(REPOSITORY / "config/policies")
 
 
 def test_a_folder_of_a_host_is_left_as_it_is_and_must_be_absolute() -> None:
     there = {"kind": "ssh", "directory": "/mnt/hub/export/sound"}
-    assert resolve(MINIMAL | {"source": there})["source"]["directory"] == there["directory"]
+    assert resolve(MINIMAL | {"source": there}).source.directory == there["directory"]
     for folder in ("export", "-delete", "~/export"):
         with pytest.raises(EarmarkError, match=r"'source\.directory' is .* no absolute path"):
             resolve(MINIMAL | {"source": there | {"directory": folder}})
 
 
 def test_the_host_of_the_first_design_is_the_default() -> None:
-    source = resolve({})["source"]
-    assert (source["kind"], source["host"]) == ("ssh", "tt-zrh")
-    assert source["directory"] == "/mnt/hub/export/sound"
-    assert source["ssh_config"] == str(Path("~/.ssh/ssh_config").expanduser())
+    source = resolve({}).source
+    assert (source.kind, source.host) == ("ssh", "tt-zrh")
+    assert source.directory == "/mnt/hub/export/sound"
+    assert source.ssh_config == str(Path("~/.ssh/ssh_config").expanduser())
 
 
 @pytest.mark.parametrize("host", ["-oProxyCommand=reboot", "a b", "$(reboot)", "a;b", ""])
@@ -99,7 +120,7 @@ def test_a_host_that_could_mean_something_else_is_refused(host: str) -> None:
 
 @pytest.mark.parametrize("name", ["large-v2", "Systran/faster-whisper-large-v2"])
 def test_a_name_on_the_model_hub_is_not_taken_for_a_path(name: str) -> None:
-    assert resolve(MINIMAL | {"asr": {"model": name}})["asr"]["model"] == name
+    assert resolve(MINIMAL | {"asr": {"model": name}}).asr.model == name
 
 
 def test_a_misspelt_key_is_refused_by_name_with_the_right_one() -> None:
@@ -114,6 +135,10 @@ def test_a_misspelt_key_is_refused_by_name_with_the_right_one() -> None:
         ({"encode": {"bitrate": "48"}}, r"'encode\.bitrate' is '48', .*match"),
         ({"asr": {"device": "gpu"}}, r"'asr\.device' is 'gpu', .*one of"),
         ({"selection": {"fraction": 0}}, r"'selection\.fraction' is 0, .*minimum"),
+        ({"encode": {"channels": 3}}, r"'encode\.channels' is 3, .*one of \[1, 2\]"),
+        ({"encode": {"bitrate": "1k"}}, r"'encode\.bitrate' is '1k'; expected 6k to 256k"),
+        ({"review": {"alert_hours": [6, 6]}}, r"'review\.alert_hours' is \[6, 6\], .*non-unique"),
+        ({"desk": {"port": 8400.0}}, r"'desk\.port' is wrong: Expected `int`, got `float`"),
         ({"selection": {"min_seconds": 9, "max_seconds": 8}}, r"max_seconds' is 8, .*less than"),
         ({"source": "folder"}, r"'source' is 'folder', .*type 'object'"),
     ],
@@ -143,14 +168,10 @@ anything = st.recursive(
 )
 
 
-@given(
-    st.dictionaries(
-        st.sampled_from(list(configuration.schema()["properties"])) | st.text(), anything
-    )
-)
+@given(st.dictionaries(st.sampled_from(list(schema()["properties"])) | st.text(), anything))
 def test_any_mapping_is_either_completed_or_refused_in_one_sentence(config: dict) -> None:
     try:
-        assert set(configuration.schema()["properties"]) == set(resolve(config))
+        resolve(config)
     except EarmarkError as error:
         explained = str(error)
     else:
@@ -166,7 +187,7 @@ def test_any_value_of_any_key_is_either_accepted_or_refused_by_name(
     config = {name: dict(body) for name, body in MINIMAL.items()}
     config.setdefault(section, {})[key] = value
     try:
-        assert key in resolve(config)[section]
+        resolve(config)
     except EarmarkError as error:
         explained = str(error)
     else:

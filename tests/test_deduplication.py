@@ -2,15 +2,14 @@
 
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from demo_clips import MEMBERS, QUICK, extract_clips, spoken, write_manifest
+from msgspec.structs import replace
 
 from earmark import checkpoints
 from earmark.speech.deduplication import DeduplicationIndex, Place
-from earmark.speech.recognition import AsrSettings
 from earmark.speech.transcribe import transcribe_archive
 from earmark.tables import TRANSCRIPTS, read_provenance, read_table
 from earmark.volume import Volume
@@ -44,7 +43,7 @@ class Archives:
         write_manifest(path, rows)
 
     def transcribe(self, archive: str, **settings: object) -> list[dict]:
-        wanted = AsrSettings(**{**asdict(QUICK), **settings})
+        wanted = replace(QUICK, **settings)
         output = self.volume.transcripts(wanted.name, DAY, archive)
         transcribe_archive(
             self.volume.manifest(DAY, archive),

@@ -19,7 +19,8 @@ from psycopg2.extensions import make_dsn
 
 from earmark.configuration import read
 from earmark.desk.connections import Connections
-from earmark.ingest.media import EncodeSettings, encode_opus
+from earmark.ingest.media import encode_opus
+from earmark.settings import EncodeSettings
 
 if TYPE_CHECKING:
     from earmark.desk import app as app_module

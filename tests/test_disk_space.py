@@ -20,7 +20,6 @@ from ssh_host import ALIAS, SshHost
 
 from earmark import locks
 from earmark.disk_space import (
-    DiskSpaceLimits,
     Usage,
     shortage_for_fetching,
     usage,
@@ -29,15 +28,19 @@ from earmark.disk_space import (
 )
 from earmark.ingest.catalogue import poll
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.fetch import TransferSettings, fetch_archive
-from earmark.ingest.media import EncodeSettings
+from earmark.ingest.fetch import fetch_archive
 from earmark.ingest.source import FolderSource, Source, SshSource
 from earmark.ingest.unpack import unpack_archive
+from earmark.settings import DiskSpaceLimits, EncodeSettings, TransferSettings
 from earmark.tables import MANIFEST, read_table
 from earmark.volume import Volume
 
-LIMITS = DiskSpaceLimits(75, 85, 92, check_seconds=0.1)
-NO_LIMITS = DiskSpaceLimits(100, 100, 100, check_seconds=0.1)
+LIMITS = DiskSpaceLimits(
+    warn_percent=75, stop_fetching_percent=85, stop_encoding_percent=92, check_seconds=0.1
+)
+NO_LIMITS = DiskSpaceLimits(
+    warn_percent=100, stop_fetching_percent=100, stop_encoding_percent=100, check_seconds=0.1
+)
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from earmark import cli
 from earmark.checkpoints import Checkpoint
 from earmark.errors import EarmarkError
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.record import erasure
 from earmark.record.database import connect
 from earmark.record.erasure import (
@@ -26,6 +25,7 @@ from earmark.record.erasure import (
     withhold,
 )
 from earmark.record.load import load_archive
+from earmark.settings import EncodeSettings
 from earmark.tables import (
     MANIFEST,
     MEMBERS,

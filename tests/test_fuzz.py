@@ -35,9 +35,9 @@ from sounds import ENCODERS, chirp, write_audio
 from tars import BLOCK, END, entry
 
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
 from earmark.ingest.tarstream import read_members
-from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, detect_archive_type, unpack_archive
+from earmark.ingest.unpack import MEMBERS_FILE, detect_archive_type, unpack_archive
+from earmark.settings import EncodeSettings, UnpackLimits
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
 
 ARCHIVES = Path(__file__).parents[1] / "demo" / "archives"

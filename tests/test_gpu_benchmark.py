@@ -16,8 +16,9 @@ from on_demand import OnDemand
 from benchmarks import roofline
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError
+from earmark.settings import AsrSettings
 from earmark.speech.preparation import FRAMES
-from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.recognition import Recogniser
 
 if TYPE_CHECKING:
     import torch
@@ -220,7 +221,7 @@ def test_an_unknown_device_measures_itself():
 def test_every_window_has_as_many_words_as_real_speech(folder, small_run, beams):
     model = str(folder / "small/whisper")
     settings = AsrSettings(
-        "", model, device="cpu", compute_type="float32", beam_size=beams, threads=1
+        model=model, device="cpu", compute_type="float32", beam_size=beams, threads=1
     )
     recogniser = Recogniser(settings)
     rng = np.random.default_rng(beams)
@@ -233,7 +234,7 @@ def test_every_window_has_as_many_words_as_real_speech(folder, small_run, beams)
 
 
 def test_a_model_that_ends_elsewhere_is_noticed():
-    demo = AsrSettings("", str(REPOSITORY / "demo/models/whisper-demo"), device="cpu",
+    demo = AsrSettings(model=str(REPOSITORY / "demo/models/whisper-demo"), device="cpu",
                        compute_type="float32", threads=1)  # fmt: skip
     with pytest.raises(EarmarkError, match="instead of 105"):
         gpu._check_length(demo)

@@ -18,8 +18,8 @@ from sounds import chirp, write_audio
 from tars import BLOCK, END, HUGE, NO_LIMITS, entry, forged, pack_zip, read_all, statuses, unpack
 
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
-from earmark.ingest.unpack import MEMBERS_FILE, UnpackLimits, unpack_archive
+from earmark.ingest.unpack import MEMBERS_FILE, unpack_archive
+from earmark.settings import EncodeSettings, UnpackLimits
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
 
 __all__ = ["unpack"]  # a fixture
@@ -370,7 +370,8 @@ STAGE = """
 import resource, sys
 from pathlib import Path
 from earmark import version
-from earmark.ingest.unpack import UnpackLimits, unpack_archive
+from earmark.ingest.unpack import unpack_archive
+from earmark.settings import UnpackLimits
 version.current()  # asks git, a child that would be counted with all that is in memory by then
 unpack_archive(Path(sys.argv[1]), Path(sys.argv[2]), UnpackLimits(max_member_bytes=1 << 40))
 (own,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]

@@ -8,18 +8,19 @@ is decides what the model writes.  Everything else is as with any instruction-tu
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from msgspec.structs import replace
 from on_demand import OnDemand
 
 from earmark import REPOSITORY
 from earmark.errors import SetupError
-from earmark.policy.classifier import Classifier, ClassifySettings
+from earmark.policy.classifier import Classifier
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import JSON_PROMPT_SHA256, load_policies
+from earmark.settings import ClassifySettings
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 if TYPE_CHECKING:

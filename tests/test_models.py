@@ -122,28 +122,27 @@ def test_models_are_fetched_whole_and_jobs_load_them_without_asking_the_hub(
 import sys
 import tarfile
 from pathlib import Path
-from earmark.policy.classifier import ClassifySettings
 from earmark.policy.classify import classify_archive
 from earmark.configuration import read
 from earmark.policy.policies import load_policies
-from earmark.speech.transcribe import AsrSettings, transcribe_archive
+from msgspec.structs import replace
+from earmark.speech.transcribe import transcribe_archive
 from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, write_table
-config, folder = read(Path(sys.argv[1])), Path(sys.argv[2])
+settings, folder = read(Path(sys.argv[1])), Path(sys.argv[2])
 with tarfile.open(next(Path("demo/archives").glob("*_03.tar.gz"))) as archive:
     (folder / "clip").write_bytes(archive.extractfile(archive.next()).read())
 row = {"archive": "a", "ordinal": 0, "member": "a.mp3", "source_bytes": 1, "status": "ok"}
 row |= {"selected": True, "inclusion_probability": 1.0, "opus_path": "clip"}
 write_table(folder / "m", MANIFEST, [row], {})
-asr = config["asr"] | {"device": "cpu", "compute_type": "float32", "threads": 1}
-transcribe_archive(folder / "m", folder / "t", folder, AsrSettings(**asr), folder / "parts")
+asr = replace(settings.asr, device="cpu", compute_type="float32", threads=1)
+transcribe_archive(folder / "m", folder / "t", folder, asr, folder / "parts")
 said = {"archive": "a", "ordinal": 0, "status": "ok", "text": "send me your password"}
 write_table(folder / "s", TRANSCRIPTS, [said], {})
-settings = {k: v for k, v in config["classify"].items() if not k.startswith(("polic", "categ"))}
-settings |= {"device": "cpu", "quantization": None, "dtype": "float32"}
-settings |= {"max_tokens": 2048, "threads": 1}
-policies = load_policies(Path(config["classify"]["policies"]), ["scams"])
+cpu = {"device": "cpu", "quantization": None, "dtype": "float32", "threads": 1}
+classify = replace(settings.classify, max_tokens=2048, **cpu)
+policies = load_policies(Path(classify.policies), ["scams"])
 parts = folder / "class-parts"
-classify_archive(folder / "s", folder / "c", policies, ClassifySettings(**settings), "p", parts)
+classify_archive(folder / "s", folder / "c", policies, classify, "p", parts)
 t, c = read_provenance(folder / "t"), read_provenance(folder / "c")
 print(t["model"], t["model_revision"], c["model_revision"], c["adapter_revision"])
 """

@@ -63,15 +63,15 @@ def test_settings_that_lack_something_are_refused_too(record: Path) -> None:
 
 
 def test_a_pin_is_part_of_what_a_name_stands_for_and_none_changes_nothing(tmp_path: Path) -> None:
-    config, volume = resolve({}), Volume(tmp_path)
-    known = asr_name(config, volume, DECODING_FACTS)
+    settings, volume = resolve({}), Volume(tmp_path)
+    known = asr_name(settings, volume, DECODING_FACTS)
     known.bind()
     old = {fact: value for fact, value in known.facts.items() if fact != "revision"}
     known.record.write_text(json.dumps(old))  # from before there were pins
-    asr_name(config, volume, DECODING_FACTS).check()
-    config["asr"]["revision"] = "c" * 40
+    asr_name(settings, volume, DECODING_FACTS).check()
+    pinned = resolve({"asr": {"revision": "c" * 40}})
     with pytest.raises(EarmarkError, match=r"other settings: revision "):
-        asr_name(config, volume, DECODING_FACTS).check()
+        asr_name(pinned, volume, DECODING_FACTS).check()
 
 
 @pytest.mark.parametrize("content", ["", "{", "3", "[1]"])

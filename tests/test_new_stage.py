@@ -9,8 +9,9 @@ from erasing import DATE, WORDS, Erasing
 from place import Place
 
 from earmark import REPOSITORY, SQL, configuration
-from earmark.driver.retention import Retention, leftovers, remove
+from earmark.driver.retention import leftovers, remove
 from earmark.record.analysis import run, view_of
+from earmark.settings import RetentionSettings
 from earmark.tables import TABLES, Table, read_provenance, read_table, write_table
 from earmark.volume import STAGES, Volume
 from earmark.watch.report import gather
@@ -78,8 +79,8 @@ def test_an_erased_clip_is_gone_from_its_table(archives: Erasing) -> None:
 
 def test_its_files_go_at_the_age_of_texts(archives: Erasing) -> None:
     volume = archives.volume
-    assert list(leftovers(volume, [], Retention(archives="keep"))) == []
-    for leftover in leftovers(volume, [], Retention(archives="keep", text_days=0)):
+    assert list(leftovers(volume, [], RetentionSettings(archives="keep"))) == []
+    for leftover in leftovers(volume, [], RetentionSettings(archives="keep", text_days=0)):
         remove(leftover)
     left = {path.relative_to(volume.root).parts[0] for path in volume.root.rglob("*.tar.parquet")}
     assert left == {"manifests"}
@@ -88,7 +89,7 @@ def test_its_files_go_at_the_age_of_texts(archives: Erasing) -> None:
 def test_what_a_killed_job_left_half_written_goes(archives: Erasing) -> None:
     folder = languages_of(archives.volume, "a.tar").parent
     (folder / ".a.tar.parquet.4711.partial").touch()
-    (leftover,) = leftovers(archives.volume, [], Retention(archives="keep"))
+    (leftover,) = leftovers(archives.volume, [], RetentionSettings(archives="keep"))
     assert (leftover.archive, leftover.reason) == ("a.tar", "half written")
 
 

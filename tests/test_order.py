@@ -38,9 +38,10 @@ from earmark.driver.checks import check_inputs
 from earmark.driver.urgency import MOST_HOURS_GIVEN_WAY, Deadline
 from earmark.driver.work import Work
 from earmark.errors import EarmarkError
-from earmark.ingest.catalogue import Archive, Intake, plan_run
+from earmark.ingest.catalogue import Archive, plan_run
 from earmark.receipts import Receipt
 from earmark.record import throughput
+from earmark.settings import SourceSettings
 from earmark.volume import Volume
 
 NOON = datetime(2026, 11, 4, 12, tzinfo=UTC)
@@ -123,7 +124,8 @@ def test_archives_are_taken_in_as_under_oldest(archives: list[Archive]) -> None:
         Archive(each.name, each.bytes, each.modified_ns, confirmed=True) for each in archives
     ]
     volume = Volume(Path("/nowhere"))
-    plans = [plan_run(settled, volume, Intake(order=order)) for order in ("oldest", "deadline")]
+    orders = [SourceSettings(order=order) for order in ("oldest", "deadline")]
+    plans = [plan_run(settled, volume, order) for order in orders]
     assert plans[0] == plans[1]
 
 

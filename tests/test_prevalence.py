@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from earmark.ingest.selection import Selection, SelectionSettings
+from earmark.ingest.selection import Selection
 from earmark.record.analysis import run
+from earmark.settings import SelectionSettings
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 

@@ -27,7 +27,7 @@ def done(tmp_path: Path, volume: Path, small_source: Path) -> Run:
 
 def with_policy(run: Run, name: str, threshold: float) -> Run:
     changes = {
-        "source": {"directory": run.config()["source"]["directory"]},
+        "source": {"directory": run.settings().source.directory},
         "classify": {"policy": name, "threshold": threshold, "categories": ["scams"]},
     }
     return Run(run.folder.parent / name, run.volume.root, **changes)
@@ -94,7 +94,7 @@ def test_a_load_that_fails_is_made_up_for_when_it_is_called_again(done: Run) -> 
 def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run) -> None:
     (receipt,) = done.volume.root.glob("processed/*/*")
     then = receipt.stat().st_mtime_ns
-    source = Path(done.config()["source"]["directory"])
+    source = Path(done.settings().source.directory)
     (source / "small.tar").write_bytes(b"another one")
     code, said = done.finish("--dry-run")
     assert code == 0, said

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo_clips import MEMBERS, QUICK, extract_clips, spoken
+from msgspec.structs import replace
 
 from earmark.errors import EarmarkError
 from earmark.speech.preparation import Clip, Preparation, Window
-from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.recognition import Recogniser
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_another_languages_prompt_gives_another_answer(
 
 
 def test_a_given_language_is_not_detected(windows: dict[int, Window]) -> None:
-    given = Recogniser(AsrSettings(**{**vars(QUICK), "language": "es"}))
+    given = Recogniser(replace(QUICK, language="es"))
     encoded = given.encode([window.features for window in windows.values()])
     assert set(given.detect_languages(encoded)) == {("es", 1.0)}
 
@@ -83,4 +84,4 @@ def test_a_model_that_cannot_be_loaded_is_explained(
     change: dict, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(EarmarkError, match=message):
-        Recogniser(AsrSettings(**{**vars(QUICK), **change}))
+        Recogniser(replace(QUICK, **change))

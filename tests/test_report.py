@@ -24,6 +24,7 @@ from earmark.errors import EarmarkError
 from earmark.record.database import connect
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
+from earmark.settings import ReviewSettings
 from earmark.tables import MANIFEST, read_table, write_table
 from earmark.watch.forecast import forecast
 from earmark.watch.report import gather, render, tell, warning_of, write_report
@@ -297,7 +298,7 @@ def test_no_transcript_is_a_formula_for_a_spreadsheet(
 
 # --- warnings ---------------------------------------------------------------------------------
 
-WANTED = {"target": 200, "noon": "12:00", "timezone": "UTC"}
+WANTED = ReviewSettings(target=200, noon="12:00", timezone="UTC")
 SEVEN, NOON = datetime(2026, 11, 2, 7, tzinfo=UTC), datetime(2026, 11, 2, 12, tzinfo=UTC)
 
 

@@ -10,17 +10,11 @@ from place import Place
 from ssh_host import ALIAS, SshHost
 
 from earmark import locks
-from earmark.driver.retention import (
-    Retention,
-    delete_at_source,
-    expire_rows,
-    leftovers,
-    remove,
-    sweep,
-)
+from earmark.driver.retention import delete_at_source, expire_rows, leftovers, remove, sweep
 from earmark.ingest.catalogue import Archive, poll
 from earmark.ingest.source import FolderSource, SshSource
 from earmark.record.database import connect
+from earmark.settings import RetentionSettings
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
@@ -69,7 +63,7 @@ def found(volume: Volume, archives: list[Archive], **ages) -> dict[str, str]:
     """What is left over, by its path on the volume."""
     return {
         item.path.relative_to(volume.root).as_posix(): item.reason
-        for item in leftovers(volume, archives, Retention(**ages))
+        for item in leftovers(volume, archives, RetentionSettings(**ages))
     }
 
 
@@ -83,7 +77,7 @@ def test_a_fetched_archive_goes_once_its_receipt_exists(
     for archive in archives:
         put(volume.incoming(archive.name))
     receive(volume, "done.tar")
-    sweep(volume, archives, Retention())
+    sweep(volume, archives, RetentionSettings())
     assert [path.name for path in volume.incoming("").iterdir()] == ["pending.tar"]
 
 
@@ -91,7 +85,7 @@ def test_fetched_archives_stay_if_that_is_wanted(volume: Volume, source: FolderS
     archives = offer(source, volume, "done.tar")
     put(volume.incoming("done.tar"))
     receive(volume, "done.tar")
-    sweep(volume, archives, Retention(archives="keep"))
+    sweep(volume, archives, RetentionSettings(archives="keep"))
     assert volume.incoming("done.tar").exists()
 
 
@@ -104,7 +98,7 @@ def test_an_archive_that_replaces_one_that_is_done_stays_until_it_is_done_itself
     os.utime(source.folder / "a.tar", (NOON + 60, NOON + 60))
     archives = poll(source, volume, 0).archives
     put(volume.incoming("a.tar"), b"another")
-    sweep(volume, archives, Retention())
+    sweep(volume, archives, RetentionSettings())
     assert volume.incoming("a.tar").exists()
 
 
@@ -133,7 +127,7 @@ def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
         put(volume.manifest(DATE, "pending.tar")),
         put(volume.archive_lock("pending.tar")),
     ]
-    sweep(volume, archives, Retention())
+    sweep(volume, archives, RetentionSettings())
     assert [path for path in gone if path.exists()] == []
     assert [path for path in kept if not path.exists()] == []
 
@@ -148,7 +142,7 @@ def test_nothing_that_somebody_works_on_is_touched(volume: Volume, source: Folde
         put(volume.checkpoint("a.tar", "transcribe_audio") / "abc/000000.parquet"),
     ]
     with locks.exclusive(volume.archive_lock("a.tar")):
-        sweep(volume, archives, Retention())
+        sweep(volume, archives, RetentionSettings())
         assert found(volume, archives, audio_days=1) == {}
     assert all(path.exists() for path in kept)
 
@@ -166,7 +160,7 @@ def test_what_was_fetched_or_encoded_of_a_vanished_archive_goes_after_some_days(
     age(volume.audio(DATE, "old.tar"), 8)
     put(volume.audio(DATE, "pending.tar") / "000000.opus")
     age(volume.audio(DATE, "pending.tar"), 8)
-    sweep(volume, archives, Retention())
+    sweep(volume, archives, RetentionSettings())
     assert old.exists()
     assert young.exists()
     assert found(volume, archives, abandoned_days=7).keys() == {
@@ -239,7 +233,7 @@ def test_texts_go_at_their_age_and_audio_whose_verdict_is_gone_counts_as_flagged
         f"transcripts/asr=x/date={DATE}/old.tar.parquet",
         f"classes/policy=set0/date={DATE}/old.tar.parquet",
     }
-    for item in leftovers(volume, [], Retention(text_days=30)):
+    for item in leftovers(volume, [], RetentionSettings(text_days=30)):
         remove(item)
     assert found(volume, [], audio_days=30) == {}
     assert len(found(volume, [], audio_days=1, flagged_audio_days=30)) == 3
@@ -303,7 +297,7 @@ def test_clips_leave_the_database_at_their_age_but_for_those_that_people_decided
 
 def test_the_folder_of_an_archive_goes_with_its_last_audio(volume: Volume) -> None:
     make_results(volume, "a.tar", [[False], [False]], days_old=31)
-    for item in leftovers(volume, [], Retention(audio_days=30)):
+    for item in leftovers(volume, [], RetentionSettings(audio_days=30)):
         assert item.bytes == 1000
         remove(item)
     assert not volume.audio(DATE, "a.tar").exists()
@@ -355,7 +349,7 @@ def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
 
 def test_a_receipt_is_never_removed(volume: Volume) -> None:
     make_results(volume, "a.tar", [[False]], days_old=1000)
-    for item in leftovers(volume, [], Retention(audio_days=0.1, abandoned_days=0)):
+    for item in leftovers(volume, [], RetentionSettings(audio_days=0.1, abandoned_days=0)):
         remove(item)
     assert json.loads(volume.receipt(DATE, "a.tar").read_text()) == {}
     assert volume.classes("set0", DATE, "a.tar").exists()

@@ -14,9 +14,9 @@ from sounds import chirp, write_audio
 
 from earmark.errors import SetupError
 from earmark.ingest.encode import encode_archive
-from earmark.ingest.media import EncodeSettings
-from earmark.ingest.selection import Drawn, Selection, SelectionSettings, uniform
+from earmark.ingest.selection import Drawn, Selection, uniform
 from earmark.ingest.unpack import MEMBERS_FILE
+from earmark.settings import EncodeSettings, SelectionSettings
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
 from earmark.volume import Volume
 

@@ -16,12 +16,8 @@ from tars import BLOCK, END, HUGE, entry, forged, read_all, statuses, unpack
 
 from earmark import tables
 from earmark.ingest.tarstream import readable
-from earmark.ingest.unpack import (
-    MEMBERS_FILE,
-    UnpackLimits,
-    detect_archive_type,
-    unpack_archive,
-)
+from earmark.ingest.unpack import MEMBERS_FILE, detect_archive_type, unpack_archive
+from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, read_provenance, read_table
 
 __all__ = ["unpack"]  # a fixture

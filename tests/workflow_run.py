@@ -13,6 +13,7 @@ from earmark import REPOSITORY, configuration
 from earmark.ingest.catalogue import Archive
 from earmark.ingest.source import source_of
 from earmark.record.database import connect, connection_string
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 DEMO = REPOSITORY / "demo"
@@ -71,10 +72,10 @@ class Run:
 
     def date(self, archive: str) -> str:
         """The day of an archive at the source, as its paths have it."""
-        (found,) = [file for file in source_of(self.config()).files() if file.name == archive]
+        (found,) = [file for file in source_of(self.settings()).files() if file.name == archive]
         return Archive(found.name, found.bytes, found.modified_ns).date
 
-    def config(self) -> dict:
+    def settings(self) -> Settings:
         """The configuration with its defaults."""
         return configuration.read(self.configfile)
 

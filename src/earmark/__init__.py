@@ -6,7 +6,7 @@ of Snakemake, which decides what runs when and where.
 
 from pathlib import Path
 
-#: Root of the checkout; the schema of the config and the SQL files are read from there.
+#: Root of the checkout; the default configuration and the SQL files are read from there.
 REPOSITORY = Path(__file__).resolve().parents[2]
 #: Migrations, and queries that are kept as files.
 SQL = REPOSITORY / "sql"

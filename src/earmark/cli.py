@@ -17,11 +17,10 @@ from rich.filesize import decimal
 
 from earmark import REPOSITORY, configuration, logs, version
 from earmark.clock import age
-from earmark.configuration import Config
 from earmark.desk import accounts
 from earmark.driver import quarantine, retention
 from earmark.driver.cycle import cycle
-from earmark.driver.retention import Retention, delete_at_source, done_archives
+from earmark.driver.retention import delete_at_source, done_archives
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.ingest import catalogue
 from earmark.ingest.source import source_of
@@ -30,6 +29,7 @@ from earmark.policy.policies import load_policies
 from earmark.progress import track
 from earmark.record import analysis, backup, database, erasure
 from earmark.record.review_queue import controls, health, review_queue
+from earmark.settings import Settings
 from earmark.volume import Volume
 from earmark.watch import metrics
 from earmark.watch.display import show, show_status
@@ -46,7 +46,7 @@ DAMAGED = 1
 
 logger = logging.getLogger(__name__)
 
-Command = Callable[[Config, argparse.Namespace], int | None]
+Command = Callable[[Settings, argparse.Namespace], int | None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -282,36 +282,32 @@ def _date(text: str) -> datetime.date:
         raise argparse.ArgumentTypeError(f"{text!r} is no date such as 2026-11-30") from error
 
 
-def _volume(config: Config) -> Volume:
-    return Volume(Path(config["volume"]["root"]))
-
-
-def _mounted(config: Config) -> Volume:
+def _mounted(settings: Settings) -> Volume:
     """The volume, for commands that would make another one where it is missing."""
-    volume = _volume(config)
+    volume = Volume.of(settings)
     if not volume.root.is_dir():
         raise EarmarkError(f"there is no {volume.root} (volume.root); is the volume mounted?")
     return volume
 
 
-def _connection(config: Config) -> str:
-    return database.connection_string(config["database"]["url"], _mounted(config).root)
+def _connection(settings: Settings) -> str:
+    return database.connection_string(settings.database.url, _mounted(settings).root)
 
 
-def _existing(config: Config) -> str:
+def _existing(settings: Settings) -> str:
     """The connection, for commands that only read: they make no database."""
-    root = _volume(config).root
-    if database.is_embedded(config["database"]["url"]) and not database.embedded_exists(root):
+    root = Volume.of(settings).root
+    if database.is_embedded(settings.database.url) and not database.embedded_exists(root):
         raise EarmarkError(
             f"no run has left results in {root} yet; run the workflow first, or give the "
             "--configfile that it ran with"
         )
-    return _connection(config)
+    return _connection(settings)
 
 
-def _discover(config: Config, arguments: argparse.Namespace) -> int:
-    volume, intake = _volume(config), catalogue.intake_of(config)
-    found = catalogue.discover(source_of(config), volume, intake)
+def _discover(settings: Settings, arguments: argparse.Namespace) -> int:
+    volume, intake = Volume.of(settings), settings.source
+    found = catalogue.discover(source_of(settings), volume, intake)
     states = state_of_each(found.archives, volume, intake)
     rows = [
         {
@@ -328,8 +324,8 @@ def _discover(config: Config, arguments: argparse.Namespace) -> int:
     return UNANSWERED if found.problem else 0
 
 
-def _status(config: Config, arguments: argparse.Namespace) -> None:
-    now = status(config)
+def _status(settings: Settings, arguments: argparse.Namespace) -> None:
+    now = status(settings)
     if arguments.prometheus:
         metrics.write(now, arguments.prometheus)
     if arguments.json:
@@ -338,35 +334,35 @@ def _status(config: Config, arguments: argparse.Namespace) -> None:
         show_status(now)
 
 
-def _report(config: Config, arguments: argparse.Namespace) -> int:
+def _report(settings: Settings, arguments: argparse.Namespace) -> int:
     from earmark.watch.report import gather, tell, warning_of, write_report  # matplotlib is slow
 
-    wanted = config["review"]
-    report = gather(config)
+    wanted = settings.review
+    report = gather(settings)
     warning = warning_of(report.status.review)
-    hour = datetime.datetime.now(ZoneInfo(wanted["timezone"])).hour
+    hour = datetime.datetime.now(ZoneInfo(wanted.timezone)).hour
     # First of all, as there may be no room for the report.
-    if warning and arguments.alert and wanted["alert"] and hour in wanted["alert_hours"]:
-        tell(wanted["alert"], warning)
-    print(write_report(config, report))
+    if warning and arguments.alert and wanted.alert and hour in wanted.alert_hours:
+        tell(wanted.alert, warning)
+    print(write_report(settings, report))
     if warning:
         print(f"earmark: {warning}", file=sys.stderr)
     return MISSED if warning else 0
 
 
-def _cycle(config: Config, arguments: argparse.Namespace) -> int:
-    return cycle(config, arguments.profile, arguments.directory)
+def _cycle(settings: Settings, arguments: argparse.Namespace) -> int:
+    return cycle(settings, arguments.profile, arguments.directory)
 
 
-def _retry(config: Config, arguments: argparse.Namespace) -> None:
-    volume = _mounted(config)
+def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
+    volume = _mounted(settings)
     held = quarantine.in_quarantine(volume)
     if arguments.all and arguments.archives:
         raise EarmarkError("name archives or give --all, not both")
     names = [each.archive for each in held] if arguments.all else arguments.archives
     if names:
         quarantine.release(volume, names)
-        quarantine.record(volume, _connection(config))
+        quarantine.record(volume, _connection(settings))
         held = quarantine.in_quarantine(volume)
     rows = [
         {"archive": each.archive, "since": each.since, "reason": each.reason, "log": each.log}
@@ -375,8 +371,8 @@ def _retry(config: Config, arguments: argparse.Namespace) -> None:
     show(rows, arguments.json, f"{len(rows)} archives in quarantine")
 
 
-def _clean(config: Config, arguments: argparse.Namespace) -> None:
-    volume, source = _volume(config), source_of(config)
+def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
+    volume, source = Volume.of(settings), source_of(settings)
     known = catalogue.read(volume)
     if known.checked_at is None or not known.is_of(source):
         raise EarmarkError(
@@ -384,7 +380,7 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
             "left over; run `earmark discover` first"
         )
     totals: dict[tuple[str, str], dict[str, Any]] = {}
-    found = retention.leftovers(volume, known.archives, Retention(**config["retention"]))
+    found = retention.leftovers(volume, known.archives, settings.retention)
     for leftover in track(found, "clean", "leftovers"):
         row = totals.setdefault(
             (leftover.archive, leftover.reason),
@@ -395,11 +391,11 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
         if not arguments.dry_run:
             retention.remove(leftover)
     rows = list(totals.values())
-    if (days := config["retention"]["text_days"]) is not None:
-        count = retention.expire_rows(_existing(config), days, arguments.dry_run)
+    if (days := settings.retention.text_days) is not None:
+        count = retention.expire_rows(_existing(settings), days, arguments.dry_run)
         what = f"clips in the database older than {days:g} days, not reviewed"
         rows += [{"archive": "", "what": what, "items": count, "bytes": 0}] if count else []
-    if config["source"]["delete_after"]:
+    if settings.source.delete_after:
         done = {archive.name: archive for archive in done_archives(volume, known.archives)}
         names = done if arguments.dry_run else delete_at_source(source, volume, known.archives)
         reason = f"done, and still in {source}"
@@ -412,8 +408,8 @@ def _clean(config: Config, arguments: argparse.Namespace) -> None:
     show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
 
 
-def _erase(config: Config, arguments: argparse.Namespace) -> None:
-    volume, conninfo = _mounted(config), _existing(config)
+def _erase(settings: Settings, arguments: argparse.Namespace) -> None:
+    volume, conninfo = _mounted(settings), _existing(settings)
     if arguments.yes:
         for unfinished in erasure.Erased(volume).unfinished():
             for each in erasure.erase(volume, conninfo, *unfinished):
@@ -434,10 +430,10 @@ def _erase(config: Config, arguments: argparse.Namespace) -> None:
     show(rows, arguments.json, "Erased" if arguments.yes else "To be erased with --yes")
 
 
-def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
+def _models_fetch(settings: Settings, arguments: argparse.Namespace) -> None:
     from earmark.models import hub  # slow
 
-    named = inventory.named_in(config)
+    named = inventory.named_in(settings)
     for model in named:
         if model.is_folder:
             inventory.check_folder(model)
@@ -465,45 +461,43 @@ def _models_fetch(config: Config, arguments: argparse.Namespace) -> None:
             )  # fmt: skip
 
 
-def _models_verify(config: Config, arguments: argparse.Namespace) -> int:
+def _models_verify(settings: Settings, arguments: argparse.Namespace) -> int:
     rows = [
         dataclasses.asdict(condition)
-        for model in inventory.named_in(config)
+        for model in inventory.named_in(settings)
         for condition in inventory.inspect(model, by_size=arguments.quick)
     ]
     problems = sum(row["problem"] is not None for row in rows)
     title = f"Problems: {problems}" if problems else "All models are whole"
-    if any(model.is_folder for model in inventory.named_in(config)):
+    if any(model.is_folder for model in inventory.named_in(settings)):
         title += " (of folders, only that their files are there is known)"
     show(rows, arguments.json, title)
     return DAMAGED if problems else 0
 
 
-def _migrate(config: Config, arguments: argparse.Namespace) -> None:
-    conninfo = _connection(config)
+def _migrate(settings: Settings, arguments: argparse.Namespace) -> None:
+    conninfo = _connection(settings)
     done = database.migrate(conninfo)
     done += database.grant_roles(conninfo, create=arguments.roles)
     print("\n".join(done) if done else "The database's schema is up to date.")
 
 
-def _queue(config: Config, arguments: argparse.Namespace) -> None:
+def _queue(settings: Settings, arguments: argparse.Namespace) -> None:
     known = [
         policy.category
-        for policy in load_policies(
-            Path(config["classify"]["policies"]), config["classify"]["categories"]
-        )
+        for policy in load_policies(Path(settings.classify.policies), settings.classify.categories)
     ]
     if arguments.category not in (None, *known):
         raise EarmarkError(
             f"there is no category '{arguments.category}'; known are {', '.join(known)}"
         )
     if arguments.controls:
-        drawn = [dataclasses.asdict(c) for c in controls(_existing(config), arguments.limit)]
+        drawn = [dataclasses.asdict(c) for c in controls(_existing(settings), arguments.limit)]
         columns = ("review_probability", "id", "transcript_text", "opus_path")
         shown = drawn if arguments.json else [{key: row[key] for key in columns} for row in drawn]
         show(shown, arguments.json, f"Controls: {len(drawn)} shown")
         return
-    items = review_queue(_existing(config), arguments.limit, arguments.category)
+    items = review_queue(_existing(settings), arguments.limit, arguments.category)
     if arguments.json:
         show([dataclasses.asdict(item) for item in items], True, "")
         return
@@ -520,51 +514,51 @@ def _queue(config: Config, arguments: argparse.Namespace) -> None:
     show(rows, False, f"Review queue: {len(rows)} shown")
 
 
-def _review(config: Config, arguments: argparse.Namespace) -> None:
+def _review(settings: Settings, arguments: argparse.Namespace) -> None:
     from earmark.desk.server import serve  # the web's libraries are slow
 
-    serve(config, _existing(config))
+    serve(settings, _existing(settings))
 
 
-def _reviewer_add(config: Config, arguments: argparse.Namespace) -> None:
+def _reviewer_add(settings: Settings, arguments: argparse.Namespace) -> None:
     role: accounts.Role = "lead" if arguments.lead else "reviewer"
-    with database.connect(_existing(config)) as connection:
+    with database.connect(_existing(settings)) as connection:
         database.require_schema(connection)
         accounts.check_free(connection, arguments.name)
         accounts.add(connection, arguments.name, _new_password(arguments.name), role)
     print(f"{arguments.name} may sign in, as a {role}")
 
 
-def _reviewer_password(config: Config, arguments: argparse.Namespace) -> None:
-    with database.connect(_existing(config)) as connection:
+def _reviewer_password(settings: Settings, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(settings)) as connection:
         database.require_schema(connection)
         accounts.set_password(connection, arguments.name, _new_password(arguments.name))
     print(f"{arguments.name} has another password, and is signed out")
 
 
-def _reviewer_role(config: Config, arguments: argparse.Namespace) -> None:
-    with database.connect(_existing(config)) as connection:
+def _reviewer_role(settings: Settings, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(settings)) as connection:
         database.require_schema(connection)
         accounts.set_role(connection, arguments.name, arguments.role)
     print(f"{arguments.name} is a {arguments.role}")
 
 
-def _reviewer_disable(config: Config, arguments: argparse.Namespace) -> None:
-    with database.connect(_existing(config)) as connection:
+def _reviewer_disable(settings: Settings, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(settings)) as connection:
         database.require_schema(connection)
         accounts.set_active(connection, arguments.name, False)
     print(f"{arguments.name} may no longer sign in")
 
 
-def _reviewer_enable(config: Config, arguments: argparse.Namespace) -> None:
-    with database.connect(_existing(config)) as connection:
+def _reviewer_enable(settings: Settings, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(settings)) as connection:
         database.require_schema(connection)
         accounts.set_active(connection, arguments.name, True)
     print(f"{arguments.name} may sign in")
 
 
-def _reviewer_list(config: Config, arguments: argparse.Namespace) -> None:
-    with database.connect(_existing(config)) as connection:
+def _reviewer_list(settings: Settings, arguments: argparse.Namespace) -> None:
+    with database.connect(_existing(settings)) as connection:
         database.require_schema(connection)
         rows = [dataclasses.asdict(account) for account in accounts.accounts(connection)]
     show(rows, arguments.json, f"{len(rows)} accounts")
@@ -580,11 +574,11 @@ def _new_password(name: str) -> str:
     return password
 
 
-def _backup(config: Config, arguments: argparse.Namespace) -> None:
-    wanted = config["database"]
-    folder = Path(wanted["backups"] or _volume(config).root / "backups")
+def _backup(settings: Settings, arguments: argparse.Namespace) -> None:
+    wanted = settings.database
+    folder = Path(wanted.backups or Volume.of(settings).root / "backups")
     if not arguments.list:
-        made = backup.backup(_existing(config), folder, wanted["keep_backups"])
+        made = backup.backup(_existing(settings), folder, wanted.keep_backups)
         logger.info("made %s", made)
     rows = [
         {"backup": str(path), "bytes": sum(file.stat().st_size for file in path.iterdir())}
@@ -593,31 +587,33 @@ def _backup(config: Config, arguments: argparse.Namespace) -> None:
     show(rows, arguments.json, f"{len(rows)} backups in {folder}")
 
 
-def _restore(config: Config, arguments: argparse.Namespace) -> None:
-    backup.restore(_connection(config), arguments.backup)
-    print(f"{arguments.backup} is in {database.display(_connection(config))}")
+def _restore(settings: Settings, arguments: argparse.Namespace) -> None:
+    backup.restore(_connection(settings), arguments.backup)
+    print(f"{arguments.backup} is in {database.display(_connection(settings))}")
 
 
-def _health(config: Config, arguments: argparse.Namespace) -> None:
-    counts = dataclasses.asdict(health(_existing(config)))
+def _health(settings: Settings, arguments: argparse.Namespace) -> None:
+    counts = dataclasses.asdict(health(_existing(settings)))
     show([counts], arguments.json, "Clips of the last 24 hours")
 
 
-def _database(config: Config, arguments: argparse.Namespace) -> None:
-    url, root = config["database"]["url"], _volume(config).root
+def _database(settings: Settings, arguments: argparse.Namespace) -> None:
+    url, root = settings.database.url, Volume.of(settings).root
     if arguments.stop:
         print(database.stop_embedded(root))
         return
-    _mounted(config)
+    _mounted(settings)
     # Whoever takes the address will want the server to be there after this command.
     print(database.display(database.connection_string(url, root, keep_embedded=True)))
 
 
-def _analyse(config: Config, arguments: argparse.Namespace) -> None:
+def _analyse(settings: Settings, arguments: argparse.Namespace) -> None:
     if arguments.query is None:
         rows = [{"query": name, "answers": text} for name, text in analysis.queries().items()]
         show(rows, arguments.json, "Queries in sql/analysis")
         return
-    answer = analysis.run(arguments.query, _volume(config).root, arguments.since, arguments.until)
+    answer = analysis.run(
+        arguments.query, Volume.of(settings).root, arguments.since, arguments.until
+    )
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
     show(rows, arguments.json, arguments.query)

@@ -1,41 +1,34 @@
-"""The configuration: defaults, checks, and what the environment overrides.
+"""The configuration as it is read: completed, checked, and overridden by the environment.
 
-The schema in ``workflow/schemas/config.schema.yaml`` is the one place that names keys,
-types and defaults.
+Which keys there are, with their types and defaults, :mod:`earmark.settings` says.
 """
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
-from copy import deepcopy
-from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import yaml
-from jsonschema import Draft202012Validator, ValidationError
+from msgspec.structs import replace
 
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError
+from earmark.settings import Settings, schema
 
-SCHEMA_FILE = REPOSITORY / "workflow/schemas/config.schema.yaml"
+if TYPE_CHECKING:
+    from jsonschema import ValidationError
+
 DEFAULT_FILE = REPOSITORY / "config/config.yaml"
 
-Config = dict[str, Any]
 
-
-@cache
-def schema() -> dict[str, Any]:
-    """The JSON Schema of the configuration."""
-    loaded: dict[str, Any] = yaml.safe_load(SCHEMA_FILE.read_text(encoding="utf-8"))
-    return loaded
-
-
-def read(path: Path) -> Config:
+def read(path: Path) -> Settings:
     """Read, complete and check one configuration file.
 
     Args:
-        path: A YAML file; keys it leaves out get the schema's defaults.
+        path: A YAML file; keys it leaves out get their defaults.
 
     Raises:
         EarmarkError: the file is missing, is not YAML, or :func:`resolve` refuses it.
@@ -52,52 +45,52 @@ def read(path: Path) -> Config:
     return resolve(config)
 
 
-def resolve(config: Mapping[str, Any]) -> Config:
+def resolve(config: Mapping[str, Any]) -> Settings:
     """Complete a configuration and check it.
 
-    Defaults are filled in, ``VOLUME_ROOT`` overrides ``volume.root``, and relative paths are
-    taken from the root of the checkout, so that a run does not depend on the current folder.
-    (``POSTGRES_*`` never enter the configuration: see :mod:`earmark.record.database`.)
+    ``VOLUME_ROOT`` overrides ``volume.root``, and relative paths are taken from the root of the
+    checkout, so that a run does not depend on the current folder. (``POSTGRES_*`` never enter the
+    configuration: see :mod:`earmark.record.database`.)
 
     Args:
-        config: The mapping as read; it is not changed.
+        config: The mapping as read, or what :func:`msgspec.to_builtins` makes of settings; it is
+            not changed.
 
     Raises:
-        EarmarkError: a key is unknown or a value is not what the schema allows.
+        EarmarkError: a key is unknown or a value is not allowed.
     """
-    complete: Config = deepcopy(dict(config))
-    if root := os.environ.get("VOLUME_ROOT"):
-        volume = complete.setdefault("volume", {})
-        if isinstance(volume, dict):
-            volume["root"] = root
-    _fill_defaults(complete, schema())
-    errors = sorted(Draft202012Validator(schema()).iter_errors(complete), key=_unknown_keys_first)
-    if errors:
-        raise EarmarkError(_explain(errors[0]))
-    shortest, longest = (complete["selection"][key] for key in ("min_seconds", "max_seconds"))
-    if longest is not None and longest < shortest:
+    sections = Settings.__struct_fields__
+    # A section may be left empty in YAML.
+    config = {key: {} if body is None and key in sections else body for key, body in config.items()}
+    volume = config.setdefault("volume", {})
+    if isinstance(volume, Mapping) and (root := os.environ.get("VOLUME_ROOT")):
+        config["volume"] = {**volume, "root": root}
+    try:
+        settings = msgspec.convert(config, Settings)
+    except msgspec.ValidationError as error:
+        raise EarmarkError(_explain(config, error)) from error
+    source, asr, classify = settings.source, settings.asr, settings.classify
+    if source.kind == "ssh" and not source.directory.startswith("/"):
         raise EarmarkError(
-            f"the config's 'selection.max_seconds' is {longest}, which is less than "
-            f"'selection.min_seconds', {shortest}; no clip could ever be drawn"
-        )
-    if complete["source"]["kind"] == "folder":
-        complete["source"]["directory"] = str(_absolute(complete["source"]["directory"]))
-    elif not complete["source"]["directory"].startswith("/"):
-        raise EarmarkError(
-            f"the config's 'source.directory' is {complete['source']['directory']!r}, which is no "
+            f"the config's 'source.directory' is {source.directory!r}, which is no "
             "absolute path; with source.kind ssh it must be one, of the host"
         )
-    for section, key in (
-        ("volume", "root"),
-        ("source", "ssh_config"),
-        ("classify", "policies"),
-    ):
-        complete[section][key] = str(_absolute(complete[section][key]))
-    for section, key in (("asr", "model"), ("classify", "model"), ("classify", "adapter")):
-        value = complete[section][key]
-        if value is not None and is_folder(value):
-            complete[section][key] = str(_absolute(value))
-    return complete
+    return replace(
+        settings,
+        volume=replace(settings.volume, root=_absolute(settings.volume.root)),
+        source=replace(
+            source,
+            ssh_config=_absolute(source.ssh_config),
+            directory=_absolute(source.directory) if source.kind == "folder" else source.directory,
+        ),
+        asr=replace(asr, model=_model(asr.model)),
+        classify=replace(
+            classify,
+            policies=_absolute(classify.policies),
+            model=_model(classify.model),
+            adapter=classify.adapter and _model(classify.adapter),
+        ),
+    )
 
 
 def is_folder(model: str) -> bool:
@@ -108,32 +101,36 @@ def is_folder(model: str) -> bool:
     """
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         return True
-    return _absolute(model).exists() or (model.count("/") == 1 and _absolute(model).parent.exists())
+    path = Path(_absolute(model))
+    return path.exists() or (model.count("/") == 1 and path.parent.exists())
 
 
-def _absolute(path: str) -> Path:
-    return Path(os.path.abspath(REPOSITORY / Path(path).expanduser()))  # noqa: PTH100
+def _absolute(path: str) -> str:
+    return os.path.abspath(REPOSITORY / Path(path).expanduser())  # noqa: PTH100
 
 
-def _fill_defaults(value: Any, subschema: Mapping[str, Any]) -> None:
-    """Set what a mapping lacks to its default, section by section."""
-    if not isinstance(value, dict):
-        return
-    for key, child in subschema.get("properties", {}).items():
-        if key not in value and "default" in child:
-            value[key] = deepcopy(child["default"])
-        if key in value:
-            if value[key] is None and child.get("type") == "object":
-                value[key] = {}  # a section left empty in YAML
-            _fill_defaults(value[key], child)
+def _model(name: str) -> str:
+    return _absolute(name) if is_folder(name) else name
 
 
-def _unknown_keys_first(error: ValidationError) -> tuple[int, str]:
+def _explain(config: Mapping[str, Any], refusal: msgspec.ValidationError) -> str:
+    """One sentence about the first thing that is wrong."""
+    from jsonschema import Draft202012Validator  # slow, and only needed here
+
+    errors = Draft202012Validator(schema()).iter_errors(config)
+    if first := min(errors, key=_unknown_keys_first, default=None):
+        return _explain_rule(first)
+    # A schema can't tell 1.0 from 1, or say anything of a value that is no number.
+    where = re.search(r"\$\.([\w.]+)", str(refusal))
+    reason = str(refusal).partition(" - at ")[0]
+    return f"the config's '{where[1] if where else ''}' is wrong: {reason}; see config/README.md"
+
+
+def _unknown_keys_first(error: "ValidationError") -> tuple[int, str]:
     return (0 if error.validator == "additionalProperties" else 1, error.json_path)
 
 
-def _explain(error: ValidationError) -> str:
-    """One sentence about the first thing that is wrong."""
+def _explain_rule(error: "ValidationError") -> str:
     where = ".".join(str(part) for part in error.absolute_path)
     rules: Any = error.schema
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):

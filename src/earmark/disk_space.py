@@ -14,29 +14,14 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from earmark.settings import DiskSpaceLimits
+
 logger = logging.getLogger(__name__)
 
 #: A log gets at most one line in this time while somebody waits.
 _SECONDS_BETWEEN_LINES = 600.0
 #: After the volume filled up in the middle of work, tries get rarer up to this many times.
 _RAREST = 32
-
-
-@dataclass(frozen=True)
-class DiskSpaceLimits:
-    """How full the volume may get; each limit holds for bytes and for inodes.
-
-    Attributes:
-        warn_percent: From here on a warning is logged.
-        stop_fetching_percent: Nothing is fetched that would fill the volume so far.
-        stop_encoding_percent: From here on nothing is unpacked or encoded.
-        check_seconds: How often somebody who waits looks again.
-    """
-
-    warn_percent: float = 75.0
-    stop_fetching_percent: float = 85.0
-    stop_encoding_percent: float = 92.0
-    check_seconds: float = 30.0
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from earmark.configuration import Config
 from earmark.errors import SetupError
 from earmark.files import whole
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 #: Keys of `asr` that change what is heard.
@@ -81,36 +81,36 @@ class Name:
                 )
 
 
-def asr_name(config: Config, volume: Volume, decoding: Mapping[str, Any]) -> Name:
+def asr_name(settings: Settings, volume: Volume, decoding: Mapping[str, Any]) -> Name:
     """The name of the transcription settings.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         volume: The shared volume.
         decoding: What else changes the words, as JSON can hold it.
     """
-    asr = config["asr"]
+    asr = settings.asr
     return Name(
         "asr.name",
-        asr["name"],
-        {key: asr[key] for key in ASR_FACTS} | {"decoding": decoding},
-        volume.state / "asr" / f"{asr['name']}.json",
+        asr.name,
+        {key: getattr(asr, key) for key in ASR_FACTS} | {"decoding": decoding},
+        volume.state / "asr" / f"{asr.name}.json",
     )
 
 
 def policy_set_name(
-    config: Config, volume: Volume, texts: Mapping[str, str], prompt_sha256: str
+    settings: Settings, volume: Volume, texts: Mapping[str, str], prompt_sha256: str
 ) -> Name:
     """The name of the policy set, which stands for all that a score or a flag depends on.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         volume: The shared volume.
         texts: The set's policies by category, in full.
         prompt_sha256: SHA-256 of the prompt around policy and content, hexadecimal.
     """
-    classify = config["classify"]
-    thresholds = {each: classify["thresholds"].get(each, classify["threshold"]) for each in texts}
+    classify = settings.classify
+    thresholds = {each: classify.threshold_of(each) for each in texts}
     keys = (
         "model",
         "revision",
@@ -122,21 +122,21 @@ def policy_set_name(
     )
     return Name(
         "classify.policy",
-        classify["policy"],
+        classify.policy,
         {
-            "asr.name": config["asr"]["name"],
-            **{key: classify[key] for key in keys},
+            "asr.name": settings.asr.name,
+            **{key: getattr(classify, key) for key in keys},
             # Names that were bound before there was a choice mean logits.
             **(
-                {key: classify[key] for key in ("answer", "max_new_tokens")}
-                if classify["answer"] == "json"
+                {key: getattr(classify, key) for key in ("answer", "max_new_tokens")}
+                if classify.answer == "json"
                 else {}
             ),
             "prompt_sha256": prompt_sha256,
             "thresholds": thresholds,
             **{f"{category}.md": text for category, text in texts.items()},
         },
-        _policy_record(volume, classify["policy"]),
+        _policy_record(volume, classify.policy),
     )
 
 

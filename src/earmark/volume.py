@@ -8,6 +8,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from earmark.settings import Settings
+
 #: What an archive's name may be: it becomes part of paths, of a wildcard and of log lines.
 ARCHIVE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@ -]{0,199}")
 
@@ -32,6 +34,11 @@ class Volume:
     """
 
     root: Path
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Volume":
+        """The volume that ``volume.root`` names."""
+        return cls(Path(settings.volume.root))
 
     def incoming(self, archive: str) -> Path:
         """The fetched archive."""

@@ -4,14 +4,14 @@
 
 rule classify_transcripts:
     input:
-        transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+        transcripts=volume.transcripts(settings.asr.name, "{date}", "{archive}"),
     output:
-        classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
+        classes=volume.classes(settings.classify.policy, "{date}", "{archive}"),
     log:
         volume.log("classify_transcripts", "{archive}", "{date}"),
     priority: lambda wildcards: 4 + gpu_urgency(wildcards.archive)
-    threads: config["classify"]["threads"]
+    threads: settings.classify.threads
     resources:
-        gpu=int(config["classify"]["device"] == "cuda"),
+        gpu=int(settings.classify.device == "cuda"),
     script:
         "../scripts/classify_transcripts.py"

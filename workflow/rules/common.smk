@@ -5,7 +5,8 @@
 # looks at the source; a job touches neither network nor database here.
 
 import sys
-from pathlib import Path
+
+import msgspec
 
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.configuration import resolve
@@ -37,7 +38,7 @@ def gpu_urgency(archive):
 def to_reclassify(wildcards):
     from earmark.driver.reclassify import to_reclassify as plan
 
-    wanted, again = explained(plan, config)
+    wanted, again = explained(plan, settings)
     workflow.dag.forcefiles.update(again)
     return wanted
 
@@ -52,14 +53,15 @@ def drives():
     return set(workflow.dag_settings.targets) != {"daily_report"}
 
 
-config.update(explained(resolve, config))
-volume = Volume(Path(config["volume"]["root"]))
+settings = explained(resolve, config)
+config.update(msgspec.to_builtins(settings))
+volume = Volume.of(settings)
 #: What to work on; None in a job, which knows what it is of and need not load all that drives.
 work = None
 if workflow.is_main_process:
     from earmark.driver.work import Work
 
-    work = Work(config, failed_archives)
+    work = Work(settings, failed_archives)
 
 
 wildcard_constraints:

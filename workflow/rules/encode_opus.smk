@@ -12,6 +12,6 @@ rule encode_opus:
     log:
         volume.log("encode_opus", "{archive}", "{date}"),
     priority: lambda wildcards: 2 + urgency(wildcards.archive)
-    threads: config["encode"]["workers"]
+    threads: settings.encode.workers
     script:
         "../scripts/encode_opus.py"

@@ -5,8 +5,8 @@
 rule load_pg:
     input:
         manifest=volume.manifest("{date}", "{archive}"),
-        transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
-        classes=volume.classes(config["classify"]["policy"], "{date}", "{archive}"),
+        transcripts=volume.transcripts(settings.asr.name, "{date}", "{archive}"),
+        classes=volume.classes(settings.classify.policy, "{date}", "{archive}"),
     output:
         receipt=volume.receipt("{date}", "{archive}"),
     log:

@@ -6,12 +6,12 @@ rule transcribe_audio:
     input:
         manifest=volume.manifest("{date}", "{archive}"),
     output:
-        transcripts=volume.transcripts(config["asr"]["name"], "{date}", "{archive}"),
+        transcripts=volume.transcripts(settings.asr.name, "{date}", "{archive}"),
     log:
         volume.log("transcribe_audio", "{archive}", "{date}"),
     priority: lambda wildcards: 3 + gpu_urgency(wildcards.archive)
-    threads: config["asr"]["threads"]
+    threads: settings.asr.threads
     resources:
-        gpu=int(config["asr"]["device"] == "cuda"),
+        gpu=int(settings.asr.device == "cuda"),
     script:
         "../scripts/transcribe_audio.py"

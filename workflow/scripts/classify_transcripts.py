@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from earmark.policy.classifier import ClassifySettings
+from msgspec.structs import replace
+
+from earmark.configuration import resolve
 from earmark.policy.classify import classify_archive
 from earmark.driver.stages import stage
 from earmark.names import policy_set_name
@@ -10,23 +12,21 @@ from earmark.policy.policies import load_policies, prompt_sha256, texts_of
 from earmark.volume import Volume
 
 archive = snakemake.wildcards.archive
-volume = Volume(Path(snakemake.config["volume"]["root"]))
-settings = snakemake.config["classify"] | {"threads": snakemake.threads}
-policy = settings.pop("policy")
-folder, categories = Path(settings.pop("policies")), settings.pop("categories")
+settings = resolve(snakemake.config)
+volume = Volume.of(settings)
+classify = replace(settings.classify, threads=snakemake.threads)
 
 with stage("classify_transcripts", archive, volume, Path(snakemake.log[0])):
-    policies = load_policies(folder, categories)
-    name = policy_set_name(
-        snakemake.config, volume, texts_of(policies), prompt_sha256(settings["answer"])
-    )
+    policies = load_policies(Path(classify.policies), classify.categories)
+    prompt = prompt_sha256(classify.answer)
+    name = policy_set_name(settings, volume, texts_of(policies), prompt)
     name.check()
     classify_archive(
         Path(snakemake.input.transcripts),
         output=Path(snakemake.output.classes),
         policies=policies,
-        settings=ClassifySettings(**settings),
-        policy_name=policy,
+        settings=classify,
+        policy_name=classify.policy,
         checkpoint=volume.checkpoint(archive, "classify_transcripts"),
     )
     name.bind()

@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 from earmark import logs
+from earmark.configuration import resolve
 from earmark.errors import EarmarkError
 from earmark.watch.report import gather, write_report
 
 logs.configure("daily_report", Path(snakemake.log[0]))
 try:
-    print(write_report(snakemake.config, gather(snakemake.config)))
+    settings = resolve(snakemake.config)
+    print(write_report(settings, gather(settings)))
 except EarmarkError as error:
     sys.exit(f"earmark: {error}")

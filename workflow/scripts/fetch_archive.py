@@ -2,24 +2,24 @@
 
 from pathlib import Path
 
+from earmark.configuration import resolve
 from earmark.driver.stages import stage
-from earmark.disk_space import DiskSpaceLimits
 from earmark.ingest.source import source_of
-from earmark.ingest.fetch import TransferSettings, fetch_archive
+from earmark.ingest.fetch import fetch_archive
 from earmark.volume import Volume
 
-config = snakemake.config
+settings = resolve(snakemake.config)
 archive = snakemake.wildcards.archive
-volume = Volume(Path(config["volume"]["root"]))
-settings = TransferSettings(config["transfer"]["timeout_minutes"], config["source"]["verify"])
-lease_seconds = 1.1 * settings.timeout_minutes * 60  # it ends by itself before it is given up
+volume = Volume.of(settings)
+lease_seconds = 1.1 * settings.transfer.timeout_minutes * 60  # it ends by itself before it is given up
 
 with stage("fetch_archive", archive, volume, Path(snakemake.log[0]), lease_seconds) as lock:
     fetch_archive(
         Path(snakemake.input.entry),
-        source=source_of(config),
+        source=source_of(settings),
         volume=volume,
-        settings=settings,
-        limits=DiskSpaceLimits(**config["room"]),
+        settings=settings.transfer,
+        limits=settings.room,
         lock=lock,
+        verify=settings.source.verify,
     )

@@ -2,18 +2,21 @@
 
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from earmark.configuration import resolve
 from earmark.speech.deduplication import DeduplicationIndex
 from earmark.record.erasure import withhold
 from earmark.driver.stages import stage
 from earmark.names import asr_name
 from earmark.speech.decoding import DECODING_FACTS
-from earmark.speech.recognition import AsrSettings
 from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date
-volume = Volume(Path(snakemake.config["volume"]["root"]))
-name = asr_name(snakemake.config, volume, DECODING_FACTS)
+settings = resolve(snakemake.config)
+volume = Volume.of(settings)
+name = asr_name(settings, volume, DECODING_FACTS)
 
 with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
     name.check()
@@ -22,7 +25,7 @@ with stage("transcribe_audio", archive, volume, Path(snakemake.log[0])):
         Path(snakemake.input.manifest),
         output=Path(snakemake.output.transcripts),
         volume_root=volume.root,
-        settings=AsrSettings(**snakemake.config["asr"] | {"threads": snakemake.threads}),
+        settings=replace(settings.asr, threads=snakemake.threads),
         checkpoint=volume.checkpoint(archive, "transcribe_audio"),
         index=DeduplicationIndex(volume, name.name, date),
     )

@@ -2,23 +2,24 @@
 
 from pathlib import Path
 
-from earmark.ingest.unpack import UnpackLimits, unpack_archive
+from earmark.configuration import resolve
+from earmark.ingest.unpack import unpack_archive
 from earmark.driver.stages import stage
-from earmark.disk_space import DiskSpaceLimits, work_when_there_is_space_to_encode
+from earmark.disk_space import work_when_there_is_space_to_encode
 from earmark.volume import Volume
 
-volume = Volume(Path(snakemake.config["volume"]["root"]))
-room = DiskSpaceLimits(**snakemake.config["room"])
+settings = resolve(snakemake.config)
+volume = Volume.of(settings)
 
 
 def unpack():
     unpack_archive(
         Path(snakemake.input.archive),
         destination=Path(snakemake.output.folder),
-        limits=UnpackLimits(**snakemake.config["unpack"]),
+        limits=settings.unpack,
     )
 
 
 with stage("unpack_archive", snakemake.wildcards.archive, volume, Path(snakemake.log[0])) as lock:
     needed = Path(snakemake.input.archive).stat().st_size
-    work_when_there_is_space_to_encode(unpack, volume.root, room, lock.renew, needed)
+    work_when_there_is_space_to_encode(unpack, volume.root, settings.room, lock.renew, needed)

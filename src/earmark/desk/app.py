@@ -17,13 +17,13 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from earmark.configuration import Config
 from earmark.desk import lead_pages, pages
 from earmark.desk.claims import NotYours
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import NothingToUndo
 from earmark.desk.web import Desk, SignInNeeded, Visitor, the_desk
 from earmark.errors import EarmarkError, SetupError, UnavailableError
+from earmark.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -48,18 +48,18 @@ _HEADERS = {
 _LOOPBACK = ("127.0.0.1", "::1")
 
 
-def create_app(config: Config, conninfo: str) -> FastAPI:
+def create_app(settings: Settings, conninfo: str) -> FastAPI:
     """Make the application.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         conninfo: As :func:`earmark.record.database.connection_string` returns it.
     """
-    zone = ZoneInfo(config["review"]["timezone"])
+    zone = ZoneInfo(settings.review.timezone)
     templates = Environment(
         loader=PackageLoader("earmark.desk"), autoescape=True, undefined=StrictUndefined
     )
-    templates.globals["zone"] = config["review"]["timezone"]
+    templates.globals["zone"] = settings.review.timezone
     templates.filters["number"] = lambda value: f"{value:,.0f}"
     templates.filters["percent"] = lambda value: f"{value:.0%}"
     templates.filters["time"] = lambda moment: f"{moment.astimezone(zone):%H:%M}"
@@ -67,11 +67,11 @@ def create_app(config: Config, conninfo: str) -> FastAPI:
     templates.filters["day_time"] = lambda moment: f"{moment.astimezone(zone):%Y-%m-%d %H:%M}"
     desk = Desk(
         connections=Connections(conninfo, MOST_CONNECTIONS),
-        root=Path(config["volume"]["root"]),
-        settings=config["desk"],
-        target=config["review"]["target"],
-        draws_controls=config["queue"]["control_fraction"] > 0,
-        timezone=config["review"]["timezone"],
+        root=Path(settings.volume.root),
+        settings=settings.desk,
+        target=settings.review.target,
+        draws_controls=settings.queue.control_fraction > 0,
+        timezone=settings.review.timezone,
         templates=templates,
     )
     # Its makers' pages about an application's routes would have scripts from elsewhere.

@@ -280,7 +280,7 @@ def decide(
             visitor.reviewer,
             audio_file_id,
             judgement,
-            visitor.desk.settings["second_review_fraction"],
+            visitor.desk.settings.second_review_fraction,
         )
     return _next(visitor, claim.mode, claim.category)
 

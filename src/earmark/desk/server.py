@@ -6,11 +6,11 @@ import socket
 
 import uvicorn
 
-from earmark.configuration import Config
 from earmark.desk.accounts import accounts
 from earmark.desk.app import create_app
 from earmark.errors import EarmarkError
 from earmark.record import database
+from earmark.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 _PROXIES = "127.0.0.1,::1"
 
 
-def serve(config: Config, conninfo: str) -> None:
+def serve(settings: Settings, conninfo: str) -> None:
     """Serve the review desk until the process is told to end.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         conninfo: As :func:`earmark.record.database.connection_string` returns it.
 
     Raises:
@@ -32,7 +32,7 @@ def serve(config: Config, conninfo: str) -> None:
         database.require_schema(connection)
         if not any(account.active for account in accounts(connection)):
             logger.warning("nobody can sign in yet; make an account: earmark reviewer add NAME")
-    address, port = config["desk"]["address"], config["desk"]["port"]
+    address, port = settings.desk.address, settings.desk.port
     try:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.create_server((address, port), family=family)
@@ -45,7 +45,7 @@ def serve(config: Config, conninfo: str) -> None:
     logger.info("the review desk is at http://%s:%d", host, listener.getsockname()[1])
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(config, conninfo),
+            create_app(settings, conninfo),
             log_config=None,
             access_log=False,  # the database has who saw what
             server_header=False,

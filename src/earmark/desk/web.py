@@ -16,6 +16,7 @@ from psycopg2.extensions import connection as Connection
 from earmark.desk import accounts, decisions, workload
 from earmark.desk.accounts import Reviewer, csrf_token
 from earmark.desk.connections import Connections
+from earmark.settings import DeskSettings
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class Desk:
 
     connections: Connections
     root: Path
-    settings: dict[str, Any]
+    settings: DeskSettings
     target: int
     draws_controls: bool
     timezone: str
@@ -45,7 +46,7 @@ class Desk:
     @property
     def lease_seconds(self) -> float:
         """How long an item stays with a browser that gives no sign of life."""
-        return float(self.settings["lease_seconds"])
+        return self.settings.lease_seconds
 
     def page(self, template: str, status: int = 200, **context: Any) -> HTMLResponse:
         """Fill in a template that needs nobody to be signed in."""
@@ -143,8 +144,8 @@ def _signed_in(request: Request, desk: TheDesk, submitted: Submitted) -> Visitor
         reviewer = accounts.reviewer_of(
             connection,
             token,
-            desk.settings["session_hours"],
-            desk.settings["idle_minutes"],
+            desk.settings.session_hours,
+            desk.settings.idle_minutes,
             attended=not request.url.path.endswith("/heartbeat") or is_playing(request),
         )
     if reviewer is None:

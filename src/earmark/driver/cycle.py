@@ -18,7 +18,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import msgspec
 import yaml
+from msgspec.structs import replace
 
 from earmark import REPOSITORY, locks
 from earmark.driver import attempts, quarantine, slurm
@@ -29,6 +31,7 @@ from earmark.ingest import catalogue
 from earmark.ingest.source import source_of
 from earmark.locks import HeldError, Lock
 from earmark.record.throughput import receipts_since
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -43,15 +46,13 @@ _LOOK_SECONDS = 5.0
 #: Configurations and logs of so many former cycles are kept.
 _KEPT_RUNS = 50
 
-Config = dict[str, Any]
 
-
-def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
+def cycle(settings: Settings, profile: Path, directory: Path = REPOSITORY) -> int:
     """Run one cycle to its end.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned; the run
-            gets a copy, so editing the file changes the next cycle and not this one.
+        settings: The configuration; the run gets a copy, so editing the file changes the next
+            cycle and not this one.
         profile: Folder of the Snakemake profile to run with.
         directory: Where Snakemake keeps ``.snakemake``.
 
@@ -62,7 +63,7 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
     Raises:
         EarmarkError: it could not run, or the driver was killed.
     """
-    volume = Volume(Path(config["volume"]["root"]))
+    volume = Volume.of(settings)
     if not volume.root.is_dir():
         raise EarmarkError(f"there is no {volume.root} (volume.root); is the volume mounted?")
     try:
@@ -73,20 +74,19 @@ def cycle(config: Config, profile: Path, directory: Path = REPOSITORY) -> int:
     if holder := locks.holder_of(volume.driver_lock):
         logger.info("nothing to do: a driver is at work (%s)", holder)
         return NOTHING_TO_DO
-    check_inputs(config)
+    check_inputs(settings)
     options = ["--profile", str(profile), "--directory", str(directory)]
     prefix = slurm.job_prefix(volume.root) if _executor(profile) == "slurm" else None
     if prefix:
         options += ["--slurm-jobname-prefix", prefix]
-        slurm.clear(prefix, config["cycle"]["await_minutes"] * 60)
-    intake = catalogue.intake_of(config)
-    archives = catalogue.discover(source_of(config), volume, intake).archives
-    quarantine.update(volume, archives, config)
-    plan = catalogue.plan_run(archives, volume, intake)
+        slurm.clear(prefix, settings.cycle.await_minutes * 60)
+    archives = catalogue.discover(source_of(settings), volume, settings.source).archives
+    quarantine.update(volume, archives, settings)
+    plan = catalogue.plan_run(archives, volume, settings.source)
     if not plan.now:
         logger.info("nothing to do: %d archives are known, none is pending", len(archives))
         return NOTHING_TO_DO
-    return _drive(config, volume, options, lock, prefix)
+    return _drive(settings, volume, options, lock, prefix)
 
 
 def _executor(profile: Path) -> str:
@@ -102,14 +102,14 @@ def _executor(profile: Path) -> str:
 
 
 def _drive(
-    config: Config, volume: Volume, options: Sequence[str], lock: Lock, prefix: str | None
+    settings: Settings, volume: Volume, options: Sequence[str], lock: Lock, prefix: str | None
 ) -> int:
     """Run the driver, end it when its time is up, and tell what it has done."""
     began_at = time.time()
     name = datetime.fromtimestamp(began_at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
     log = volume.log("driver", name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    snapshot = _snapshot(config, volume.runs / name)
+    snapshot = _snapshot(settings, volume.runs / name)
     for former in sorted(volume.runs.iterdir())[:-_KEPT_RUNS]:
         if former.is_dir():
             shutil.rmtree(former)
@@ -125,7 +125,7 @@ def _drive(
     logger.info("the driver starts; its log is %s", log)
     with log.open("wb") as output, _Driver(command, output, lock, prefix is None) as process:
         code = process.wait(
-            config["cycle"]["max_hours"] * 3600,
+            settings.cycle.max_hours * 3600,
             at_end=lambda: cancel_waiting(volume, prefix) if prefix else None,
         )
     done = receipts_since(volume, began_at)
@@ -146,13 +146,14 @@ def _drive(
     return 0
 
 
-def _snapshot(config: Config, folder: Path) -> Path:
+def _snapshot(settings: Settings, folder: Path) -> Path:
     """Copy the configuration and the policies, which jobs read when they start."""
     policies = folder / "policies"
     policies.mkdir(parents=True, exist_ok=True)
-    for path in Path(config["classify"]["policies"]).glob("*.md"):
+    for path in Path(settings.classify.policies).glob("*.md"):
         shutil.copyfile(path, policies / path.name)
-    copied = config | {"classify": config["classify"] | {"policies": str(policies.resolve())}}
+    classify = replace(settings.classify, policies=str(policies.resolve()))
+    copied = msgspec.to_builtins(replace(settings, classify=classify))
     snapshot = folder / "config.yaml"
     with whole(snapshot) as partial:
         partial.write_text(yaml.safe_dump(copied), encoding="utf-8")

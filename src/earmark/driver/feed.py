@@ -4,16 +4,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from dataclasses import replace
-from pathlib import Path
 from queue import Queue
 from typing import Any
+
+from msgspec.structs import replace
 
 from earmark.driver import quarantine
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, Catalogue
 from earmark.ingest.source import source_of
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Feed(Queue[Any]):
     ``cycle.idle_minutes`` nothing was left to do, ``end`` is the last thing in it.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         failed: Tells the names of archives that the driver has given up; they wait for the
             next one.
 
@@ -39,15 +40,15 @@ class Feed(Queue[Any]):
         taken: The archives handed out so far, by name.
     """
 
-    def __init__(self, config: dict[str, Any], failed: Callable[[], Collection[str]]) -> None:
+    def __init__(self, settings: Settings, failed: Callable[[], Collection[str]]) -> None:
         super().__init__()
         self.end = object()
         self.taken: dict[str, Archive] = {}
-        self._config = config
+        self._settings = settings
         self._failed = failed
-        self._volume = Volume(Path(config["volume"]["root"]))
-        self._intake = catalogue.intake_of(config)
-        self._source = source_of(config)
+        self._volume = Volume.of(settings)
+        self._intake = settings.source
+        self._source = source_of(settings)
         self._known: Catalogue | None = None  # what the source is known to have
         self._plan: list[Archive] = []  # what of it is to be done, in its order
         self._polled_at = self._busy_at = 0.0
@@ -65,7 +66,7 @@ class Feed(Queue[Any]):
 
     def _fill(self) -> None:
         try:
-            while time.monotonic() - self._busy_at < self._config["cycle"]["idle_minutes"] * 60:
+            while time.monotonic() - self._busy_at < self._settings.cycle.idle_minutes * 60:
                 time.sleep(min(_LOOK_SECONDS, max(self._intake.poll_seconds, 1.0)))
                 try:
                     self._look()
@@ -85,7 +86,7 @@ class Feed(Queue[Any]):
             logger.warning("%s; going on with what is known", error)
         volume = self._volume
         archives = self._known.archives if self._known else []
-        quarantine.update(volume, archives, self._config)
+        quarantine.update(volume, archives, self._settings)
         failed = self._failed()
         in_work = [
             archive

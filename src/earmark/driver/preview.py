@@ -9,14 +9,17 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from earmark.clock import age
-from earmark.ingest.catalogue import Archive, Intake, Plan
+from earmark.ingest.catalogue import Archive, Plan
 from earmark.ingest.source import Source
+from earmark.settings import SourceSettings
 
 #: Pending archives listed by name; a backlog of thousands is summed up.
 PREVIEW_ROWS = 40
 
 
-def show_plan(archives: Sequence[Archive], plan: Plan, source: Source, intake: Intake) -> None:
+def show_plan(
+    archives: Sequence[Archive], plan: Plan, source: Source, intake: SourceSettings
+) -> None:
     """Tell on standard error what a run will do, and what it leaves for later.
 
     Args:

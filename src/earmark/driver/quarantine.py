@@ -16,13 +16,13 @@ from pathlib import Path
 
 import msgspec
 
-from earmark.configuration import Config
 from earmark.driver import attempts
 from earmark.driver.attempts import Attempt
 from earmark.errors import EarmarkError, UnavailableError
 from earmark.files import whole
 from earmark.ingest.catalogue import Archive, is_pending
 from earmark.record.database import connect, connection_string
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -73,20 +73,20 @@ class Quarantined:
     attempts: Sequence[dict[str, object]] = ()
 
 
-def update(volume: Volume, archives: Sequence[Archive], config: Config) -> None:
+def update(volume: Volume, archives: Sequence[Archive], settings: Settings) -> None:
     """Give up the archives of which one stage has failed too often, and tell the database.
 
     Args:
         volume: The shared volume.
         archives: The catalogue.
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
 
     Raises:
         EarmarkError: as :func:`record`.
         OSError: the volume cannot be written.
     """
-    if give_up(volume, archives, config["failure"]["max_attempts"]):
-        record(volume, connection_string(config["database"]["url"], volume.root))
+    if give_up(volume, archives, settings.failure.max_attempts):
+        record(volume, connection_string(settings.database.url, volume.root))
 
 
 def give_up(volume: Volume, archives: Sequence[Archive], max_attempts: int) -> list[Quarantined]:

@@ -2,24 +2,24 @@
 
 import datetime
 import logging
-from pathlib import Path
+from typing import Literal
 
 from earmark import receipts
-from earmark.configuration import Config
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
+from earmark.settings import Settings
 from earmark.tables import TABLES
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
 
 
-def to_reclassify(config: Config) -> tuple[list[str], list[str]]:
+def to_reclassify(settings: Settings) -> tuple[list[str], list[str]]:
     """Check what can be checked from here, and say what another policy set is applied to.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
 
     Returns:
         Classes and receipts of the archives that are done, of the dates of ``reclassify``;
@@ -32,10 +32,10 @@ def to_reclassify(config: Config) -> tuple[list[str], list[str]]:
         EarmarkError: a date, a model or a policy is missing or wrong.
         OSError: the volume cannot be read.
     """
-    volume = Volume(Path(config["volume"]["root"]))
-    since, until = (_day(config, key) for key in ("since", "until"))
-    check_inputs(config)
-    asr, policy_set = config["asr"]["name"], config["classify"]["policy"]
+    volume = Volume.of(settings)
+    since, until = _day("since", settings), _day("until", settings)
+    check_inputs(settings)
+    asr, policy_set = settings.asr.name, settings.classify.policy
     wanted: list[str] = []
     again: list[str] = []
     silent: list[str] = []
@@ -83,9 +83,9 @@ def _classified(volume: Volume) -> list[tuple[str, str]]:
     return [each for each in sorted(found) if not is_replaced(*each)]
 
 
-def _day(config: Config, key: str) -> str:
+def _day(key: Literal["since", "until"], settings: Settings) -> str:
     """A day of ``reclassify``, ISO 8601."""
-    text = config["reclassify"][key]
+    text = getattr(settings.reclassify, key)
     try:
         return datetime.date.fromisoformat(str(text)).isoformat()
     except ValueError as error:

@@ -24,6 +24,7 @@ from earmark.ingest.catalogue import Archive, History
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.record.database import connect, require_schema
 from earmark.record.erasure import ERASURES
+from earmark.settings import RetentionSettings
 from earmark.tables import CLASSES, MANIFEST, TABLES, read_table
 from earmark.volume import Volume
 
@@ -32,31 +33,6 @@ logger = logging.getLogger(__name__)
 #: What `files.whole` and unpacking call a thing of an archive that is not whole yet.
 _PARTIAL = re.compile(r"\.(?P<archive>.+?)(\.(parquet|json))?(\.\d+)?\.partial")
 _DAY = 86_400.0
-
-
-@dataclass(frozen=True)
-class Retention:
-    """How long things are kept.
-
-    Attributes:
-        archives: What happens to a fetched archive that is done: ``delete`` or ``keep``.
-        audio_days: Age at which audio that was never flagged goes, counted from the receipt;
-            None keeps all audio.
-        flagged_audio_days: The same for audio that was flagged or left undecided.
-        text_days: Age of transcripts and scores; None keeps them, like those below.
-        reports_days: Age of daily reports, whose queues hold transcripts.
-        logs_days: Age of logs.
-        abandoned_days: Age at which what was fetched or encoded of an archive goes that is
-            neither done nor known to the catalogue any more.
-    """
-
-    archives: str = "delete"
-    audio_days: float | None = None
-    flagged_audio_days: float | None = None
-    text_days: float | None = None
-    reports_days: float | None = None
-    logs_days: float | None = None
-    abandoned_days: float = 7.0
 
 
 @dataclass(frozen=True)
@@ -84,7 +60,7 @@ class Leftover:
         return total
 
 
-def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> None:
+def sweep(volume: Volume, archives: Sequence[Archive], retention: RetentionSettings) -> None:
     """Remove what runs left that were killed, and archives that are done.
 
     Args:
@@ -107,7 +83,7 @@ def sweep(volume: Volume, archives: Sequence[Archive], retention: Retention) -> 
 
 
 def leftovers(
-    volume: Volume, archives: Sequence[Archive], retention: Retention
+    volume: Volume, archives: Sequence[Archive], retention: RetentionSettings
 ) -> Iterator[Leftover]:
     """Find all that nothing needs any more: what `sweep` finds, and what only age tells.
 
@@ -184,7 +160,7 @@ def _leftovers_of_runs(
     volume: Volume,
     archives: Sequence[Archive],
     pending: Collection[str],
-    retention: Retention,
+    retention: RetentionSettings,
     dates: Iterable[str],
 ) -> Iterator[Leftover]:
     # What is unpacked or half fetched of a pending archive stays: the next run goes on with it.

@@ -5,21 +5,20 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 from earmark import locks, logs
 from earmark.driver import quarantine
 from earmark.driver.checks import check_inputs
 from earmark.driver.feed import Feed
 from earmark.driver.preview import show_plan
-from earmark.driver.retention import Retention, delete_at_source, sweep
+from earmark.driver.retention import delete_at_source, sweep
 from earmark.driver.urgency import Deadline
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive
 from earmark.ingest.source import source_of
 from earmark.record import database
 from earmark.record.throughput import gpu_seconds_per_byte
+from earmark.settings import Settings
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -29,25 +28,23 @@ PREVIEW_ROWS = 40
 #: How often it is measured how fast the GPUs are, in s: that reads the receipts of a day.
 _MEASURE_SECONDS = 600.0
 
-Config = dict[str, Any]
-
 
 class Work:
     """What one driver works on: what is pending now, or what a feed brings it.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         failed: As :class:`earmark.driver.feed.Feed` takes it.
 
     Attributes:
         feed: For a driver that stays up; not used by one that works through what is pending.
     """
 
-    def __init__(self, config: Config, failed: Callable[[], Collection[str]]) -> None:
+    def __init__(self, settings: Settings, failed: Callable[[], Collection[str]]) -> None:
         logs.configure_command("driver")
-        self.feed = Feed(config, failed)
-        self._config = config
-        self._volume = Volume(Path(config["volume"]["root"]))
+        self.feed = Feed(settings, failed)
+        self._settings = settings
+        self._volume = Volume.of(settings)
         self._known: list[Archive] | None = None
         self._pending: dict[str, Archive] = {}
         self._gpu_seconds_per_byte, self._measured_at = 0.0, -_MEASURE_SECONDS
@@ -62,12 +59,12 @@ class Work:
             EarmarkError: a folder, a model or a policy is missing or wrong.
         """
         if self._known is None:
-            config, volume = self._config, self._volume
-            check_inputs(config)
-            source, intake = source_of(config), catalogue.intake_of(config)
+            settings, volume = self._settings, self._volume
+            check_inputs(settings)
+            source, intake = source_of(settings), settings.source
             self._known = catalogue.discover(source, volume, intake).archives
             # A preview changes nothing, so they are given up when the run begins.
-            most = config["failure"]["max_attempts"]
+            most = settings.failure.max_attempts
             given_up = {
                 each.archive for each in quarantine.failed_too_often(volume, self._known, most)
             }
@@ -80,7 +77,7 @@ class Work:
     def urgency(self, name: str) -> float:
         """From 0 to 1, to be added to a stage's priority: which archive comes first."""
         archive = self._find(name)
-        return archive.urgency(self._config["source"]["order"]) if archive else 0.0
+        return archive.urgency(self._settings.source.order) if archive else 0.0
 
     def gpu_urgency(self, name: str) -> float:
         """The same for the stages that need a GPU; only they look at the time that is left.
@@ -88,14 +85,14 @@ class Work:
         Snakemake asks anew whenever the feed has handed out an archive.
         """
         archive = self._find(name)
-        if archive is None or self._config["source"]["order"] != "deadline":
+        if archive is None or self._settings.source.order != "deadline":
             return self.urgency(name)
         if time.monotonic() - self._measured_at >= _MEASURE_SECONDS:
             self._measured_at = time.monotonic()
             with suppress(OSError):  # what was measured before will do
                 self._gpu_seconds_per_byte = gpu_seconds_per_byte(self._volume, time.time())
-        review = self._config["review"]
-        deadline = Deadline(review["noon"], review["timezone"], self._gpu_seconds_per_byte)
+        review = self._settings.review
+        deadline = Deadline(review.noon, review.timezone, self._gpu_seconds_per_byte)
         return deadline.urgency(archive, datetime.datetime.now(datetime.UTC))
 
     def _find(self, name: str) -> Archive | None:
@@ -109,7 +106,7 @@ class Work:
             OSError: the volume cannot be written.
         """
         locks.hold_until_exit(self._volume.driver_lock)
-        _prepare_database(self._config["database"]["url"], self._volume)
+        _prepare_database(self._settings.database.url, self._volume)
         self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)
 
     def end(self) -> None:
@@ -121,14 +118,14 @@ class Work:
         """
         archives = catalogue.read(self._volume).archives
         self._tidy_up(archives)
-        if self._config["source"]["delete_after"]:
-            delete_at_source(source_of(self._config), self._volume, archives)
+        if self._settings.source.delete_after:
+            delete_at_source(source_of(self._settings), self._volume, archives)
 
     def _tidy_up(self, archives: Sequence[Archive]) -> None:
-        quarantine.give_up(self._volume, archives, self._config["failure"]["max_attempts"])
-        url = self._config["database"]["url"]
+        quarantine.give_up(self._volume, archives, self._settings.failure.max_attempts)
+        url = self._settings.database.url
         quarantine.record(self._volume, database.connection_string(url, self._volume.root))
-        sweep(self._volume, archives, Retention(**self._config["retention"]))
+        sweep(self._volume, archives, self._settings.retention)
 
 
 def _prepare_database(url: str | None, volume: Volume) -> None:

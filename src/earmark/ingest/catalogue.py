@@ -11,11 +11,10 @@ import os
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 
@@ -23,6 +22,7 @@ from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
+from earmark.settings import SourceSettings
 from earmark.volume import ARCHIVE_NAME, Volume
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Archive:
         return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).date().isoformat()
 
     def urgency(self, order: str) -> float:
-        """Between 0 and 1: the more urgent of two archives in an order of `Intake` has more."""
+        """Between 0 and 1: of two archives the more urgent by a ``source.order`` has more."""
         fraction = self.modified_ns / _LAST_MOMENT
         return fraction if order == "newest" else 1 - fraction
 
@@ -68,29 +68,6 @@ class Archive:
     def age_seconds(self) -> float:
         """Seconds since its last change."""
         return time.time() - self.modified_ns / 1e9
-
-
-@dataclass(frozen=True)
-class Intake:
-    """Which archives are taken, and when.
-
-    Attributes:
-        latency_minutes: Only archives that have not changed for so long.
-        poll_seconds: Only archives that two polls so far apart saw with one size and time.
-        batch: How many that are not on the volume yet enter one run.
-        order: Which of them come first; ``deadline`` is ``oldest`` here, as it concerns GPUs only
-            (:mod:`earmark.driver.urgency`).
-    """
-
-    latency_minutes: float = 10.0
-    poll_seconds: float = 60.0
-    batch: int = 50
-    order: Literal["oldest", "newest", "deadline"] = "deadline"
-
-
-def intake_of(config: Mapping[str, Any]) -> Intake:
-    """Which archives a resolved configuration takes."""
-    return Intake(**{key.name: config["source"][key.name] for key in fields(Intake)})
 
 
 @dataclass(frozen=True)
@@ -129,7 +106,7 @@ class Catalogue:
         return self.source == str(source)
 
 
-def discover(source: Source, volume: Volume, intake: Intake) -> Catalogue:
+def discover(source: Source, volume: Volume, intake: SourceSettings) -> Catalogue:
     """Poll the source, once more after a while if all that is new was seen only once.
 
     Args:
@@ -430,7 +407,7 @@ def is_done(archive: Archive, volume: Volume) -> bool:
     return received_at >= archive.noted_at
 
 
-def plan_run(archives: Sequence[Archive], volume: Volume, intake: Intake) -> Plan:
+def plan_run(archives: Sequence[Archive], volume: Volume, intake: SourceSettings) -> Plan:
     """Which archives are to be done now, and which are left for later.
 
     Args:

@@ -4,7 +4,6 @@ Knows duplicates, worker processes and the manifest's columns; what a file is an
 is encoded, :mod:`earmark.ingest.media` knows.
 """
 
-import dataclasses
 import json
 import logging
 import shutil
@@ -16,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from earmark.ingest.media import EncodeSettings
+from msgspec.structs import asdict
+
 from earmark.ingest.selection import Drawn, Selection
 from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.progress import track
+from earmark.settings import EncodeSettings
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
 from earmark.worker import DiedError, OutOfTimeError, Worker, Workers
 
@@ -79,7 +80,7 @@ def _encode_firsts(
         return {**outcome, "encoded_at": datetime.now(UTC)}
 
     count = min(settings.workers, len(members)) or 1
-    with Workers("earmark.ingest.media", dataclasses.asdict(settings), count) as workers:
+    with Workers("earmark.ingest.media", asdict(settings), count) as workers:
         futures = [workers.submit(partial(encode, member)) for member in members]
         outcomes = (future.result() for future in futures)
         told = track(outcomes, description, "clips", len(members))
@@ -218,13 +219,13 @@ def _encode_members(
             row["opus_path"] = opus.relative_to(volume_root).as_posix()
             row["selected"] = drawn.has(member["sha256"])
             row["inclusion_probability"] = drawn.probability(member["sha256"])
-    how = {name: value for name, value in dataclasses.asdict(settings).items() if name in _SOUND}
+    how = {name: value for name, value in asdict(settings).items() if name in _SOUND}
     return list(rows.values()), {
         **{fact: facts.get(fact) for fact in _ARCHIVE_FACTS},
         "encode": json.dumps(how, sort_keys=True),
         "selection": json.dumps(
             {
-                **(dataclasses.asdict(selection.settings) if selection else {}),
+                **(asdict(selection.settings) if selection else {}),
                 "fraction": drawn.fraction,
                 "reason": drawn.reason,
                 "clips": drawn.clips,

@@ -12,37 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from earmark import locks
-from earmark.disk_space import (
-    DiskSpaceLimits,
-    ran_out,
-    shortage_for_fetching,
-    work_when_there_is_space,
-)
+from earmark.disk_space import ran_out, shortage_for_fetching, work_when_there_is_space
 from earmark.errors import EarmarkError
 from earmark.files import put
 from earmark.ingest.catalogue import Archive, read_entry
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.locks import Lock
 from earmark.progress import watch_file
+from earmark.settings import DiskSpaceLimits, TransferSettings
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
 
 #: The stage, as its rule and the purpose of its lock are called.
 FETCHING = "fetch_archive"
-
-
-@dataclass(frozen=True)
-class TransferSettings:
-    """How archives are fetched.
-
-    Attributes:
-        timeout_minutes: Time one archive may take; whoever holds it longer is given up.
-        verify: Whether the source is asked again after the copy what the archive is.
-    """
-
-    timeout_minutes: float = 60.0
-    verify: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,6 +50,7 @@ def fetch_archive(
     settings: TransferSettings,
     limits: DiskSpaceLimits,
     lock: Lock,
+    verify: bool = True,
 ) -> None:
     """Copy an archive as soon as there is room, and verify that it is the one of its entry.
 
@@ -80,6 +64,7 @@ def fetch_archive(
         settings: How it is fetched.
         limits: How full the volume may get.
         lock: On the archive; its purpose is :data:`FETCHING`.
+        verify: Whether the source is asked again after the copy what the archive is.
 
     Raises:
         EarmarkError: the archive is not what its entry says: gone, replaced, or still growing;
@@ -100,7 +85,7 @@ def fetch_archive(
         return _claim(known, partial, volume, limits, lock)
 
     def work() -> None:
-        _copy(known, source, partial, settings, lock)
+        _copy(known, source, partial, settings, lock, verify)
         lock.renew()  # or else it is another one's business by now
         target.parent.mkdir(parents=True, exist_ok=True)
         put(partial, target)
@@ -109,7 +94,12 @@ def fetch_archive(
 
 
 def _copy(
-    known: Archive, source: Source, partial: Path, settings: TransferSettings, lock: Lock
+    known: Archive,
+    source: Source,
+    partial: Path,
+    settings: TransferSettings,
+    lock: Lock,
+    verify: bool,
 ) -> None:
     """Make the partial file the whole archive, verified."""
     _check(known, source.find(known.name), source)
@@ -122,7 +112,7 @@ def _copy(
             with suppress(SourceUnreachableError):
                 _check(known, source.find(known.name), source)
             raise
-    if settings.verify:
+    if verify:
         _check(known, source.find(known.name), source)
     if (copied := partial.stat().st_size) != known.bytes:
         partial.unlink()

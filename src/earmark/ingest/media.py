@@ -12,7 +12,6 @@ a decoder that crashes or hangs then takes down that process and nothing else.
 import dataclasses
 import errno
 import io
-import json
 import resource
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any, BinaryIO
 
 import av
 import av.logging
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pylibmagic  # noqa: F401  # brings the library that magic loads
@@ -29,8 +29,8 @@ from av.error import FFmpegError
 
 import magic  # isort: skip
 
-from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.settings import EncodeSettings
 from earmark.worker import Answer, serve
 
 OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2
@@ -66,64 +66,6 @@ class MediaError(Exception):
 
 class NotAudioError(MediaError):
     """A file that is no audio by its content; the text says what it is."""
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodeSettings:
-    """How Opus files are made.
-
-    The defaults keep to their bit rate and take less than a quarter of the CPU time of
-    ``ffmpeg -c:a libopus -b:a 48k``, most of it saved by mono and by complexity 0, which
-    leaves a spectrum no worse than that of ffmpeg's files (``docs/ingest.md``).
-    Unconstrained VBR would make speech larger by a sixth to a quarter.
-
-    Attributes:
-        bitrate: Bits per second, ``48k`` or ``48000``.
-        channels: 1 or 2.
-        complexity: Effort of the encoder, 0 to 10.
-        application: libopus's mode: ``audio``, ``voip`` or ``lowdelay``.
-        vbr: ``constrained``, ``on`` or ``off``.
-        workers: Processes that encode at the same time.
-        timeout_seconds: Wall time that one file may take.
-    """
-
-    bitrate: str = "48k"
-    channels: int = 1
-    complexity: int = 0
-    application: str = "audio"
-    vbr: str = "constrained"
-    workers: int = 4
-    timeout_seconds: float = 300.0
-
-    def __post_init__(self) -> None:
-        """Refuse what libopus would refuse, before any file is opened.
-
-        Raises:
-            EarmarkError: a value is out of its range.
-        """
-        number = self.bitrate.removesuffix("k")
-        if not number.isdecimal() or not 6_000 <= self.bits_per_second <= 256_000 * self.channels:
-            raise EarmarkError(f"encode.bitrate is {self.bitrate!r}; expected 6k to 256k")
-        allowed: dict[str, tuple[object, ...]] = {
-            "channels": tuple(_LAYOUTS),
-            "complexity": tuple(range(11)),
-            "application": ("audio", "voip", "lowdelay"),
-            "vbr": ("constrained", "on", "off"),
-        }
-        for name, values in allowed.items():
-            if getattr(self, name) not in values:
-                raise EarmarkError(
-                    f"encode.{name} is {getattr(self, name)!r}; expected one of "
-                    f"{', '.join(map(str, values))}"
-                )
-        if self.workers < 1:
-            raise EarmarkError(f"encode.workers is {self.workers}; expected at least 1")
-
-    @property
-    def bits_per_second(self) -> int:
-        """The bitrate as a number."""
-        thousands = self.bitrate.endswith("k")
-        return int(self.bitrate.removesuffix("k")) * (1000 if thousands else 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -443,7 +385,7 @@ def _answer(task: dict[str, str], settings: EncodeSettings) -> dict[str, Any]:
 def _load(settings: str) -> Callable[[dict[str, str]], Answer]:
     resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY, _WORKER_MEMORY))
     av.logging.set_level(av.logging.PANIC)
-    options = EncodeSettings(**json.loads(settings))
+    options = msgspec.json.decode(settings, type=EncodeSettings)
     return lambda task: (_answer(task, options), b"")
 
 

@@ -16,14 +16,16 @@ import datetime
 import hashlib
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+from msgspec.structs import asdict
 
 from earmark import locks
 from earmark.errors import SetupError
 from earmark.files import whole
+from earmark.settings import SelectionSettings
 from earmark.volume import Volume
 
 #: Days before an archive's own from which it is estimated how many clips a day brings.
@@ -42,29 +44,6 @@ def uniform(sha256: str, purpose: str) -> float:
     """
     digest = hashlib.sha256(f"earmark {purpose} {sha256}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
-
-
-@dataclass(frozen=True)
-class SelectionSettings:
-    """Which clips are drawn for transcription.
-
-    Attributes:
-        fraction: Largest inclusion probability, above 0 and at most 1.
-        max_clips_per_day: About so many different contents are drawn of the archives of one
-            date; None for no limit.
-        min_seconds: Shorter clips are never drawn.
-        max_seconds: Longer clips are never drawn; None for no limit.
-    """
-
-    fraction: float = 1.0
-    max_clips_per_day: int | None = None
-    min_seconds: float = 0.0
-    max_seconds: float | None = None
-
-    def admits(self, duration_seconds: float) -> bool:
-        """Whether a clip of this duration can be drawn."""
-        longest = float("inf") if self.max_seconds is None else self.max_seconds
-        return self.min_seconds <= duration_seconds <= longest
 
 
 @dataclass(frozen=True)

@@ -17,14 +17,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn, Protocol
 
 from rich.filesize import decimal
 
 from earmark.errors import EarmarkError, UnavailableError
+from earmark.settings import Settings
 
 _BILLION = 1_000_000_000
 #: How long a host may take to list its folder or to delete from it.
@@ -403,14 +404,14 @@ def _require(program: str, package: str) -> None:
         )
 
 
-def source_of(config: Mapping[str, Any]) -> Source:
-    """The source that a resolved configuration names."""
-    settings = config["source"]
-    if settings["kind"] == "folder":
-        return FolderSource(Path(settings["directory"]))
+def source_of(settings: Settings) -> Source:
+    """The source that the configuration names."""
+    source = settings.source
+    if source.kind == "folder":
+        return FolderSource(Path(source.directory))
     return SshSource(
-        host=settings["host"],
-        ssh_config=Path(settings["ssh_config"]),
-        folder=settings["directory"],
-        stall_seconds=config["transfer"]["stall_seconds"],
+        host=source.host,
+        ssh_config=Path(source.ssh_config),
+        folder=source.directory,
+        stall_seconds=settings.transfer.stall_seconds,
     )

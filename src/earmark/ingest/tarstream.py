@@ -10,7 +10,6 @@ memory can be limited tightly.
 Format: POSIX.1-2017, pax, "ustar Interchange Format", and GNU tar's extensions.
 """
 
-import dataclasses
 import gzip
 import hashlib
 import io
@@ -25,9 +24,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from earmark.child import die_with_parent
+
+if TYPE_CHECKING:
+    from earmark.settings import UnpackLimits
 
 #: Read at once, in bytes; more is not faster.
 _CHUNK = 512 << 10
@@ -55,28 +58,7 @@ _SPECIAL = {
     tarfile.BLKTYPE: "block device",
     tarfile.FIFOTYPE: "named pipe",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class UnpackLimits:
-    """How much one archive may take; reading ends where a limit is exceeded.
-
-    Attributes:
-        max_members: Headers of any type, folders and links included.
-        max_member_bytes: Declared size of one member; a larger one is left out, and
-            reading goes on behind it.
-        max_total_bytes: All that is read out of the archive, headers and padding included.
-        max_ratio: Bytes out per byte in of a gzip archive.
-        timeout_seconds: Wall time for the whole archive.
-        memory_bytes: Address space of the reading process.
-    """
-
-    max_members: int = 200_000
-    max_member_bytes: int = 1 << 30
-    max_total_bytes: int = 128 << 30
-    max_ratio: float = 200.0
-    timeout_seconds: float = 7200.0
-    memory_bytes: int = 1 << 30
+_MEMORY = 1 << 30  # bytes of address space
 
 
 class _UnreadableError(Exception):
@@ -93,7 +75,7 @@ class _BoundedStream:
         problem: Why the stream ended early, if it did.
     """
 
-    def __init__(self, raw: BinaryIO, gzipped: bool, limits: UnpackLimits) -> None:
+    def __init__(self, raw: BinaryIO, gzipped: bool, limits: "UnpackLimits") -> None:
         self._raw = raw
         self._gzip = gzip.GzipFile(fileobj=raw) if gzipped else None
         self._size = os.fstat(raw.fileno()).st_size
@@ -310,7 +292,7 @@ def read_members(
     archive: Path,
     gzipped: bool,
     destination: Path,
-    limits: UnpackLimits,
+    limits: "UnpackLimits",
     tell: Callable[[dict[str, Any]], None],
 ) -> None:
     """Write each regular member to ``destination/{ordinal:06d}`` and tell what there was.
@@ -322,7 +304,7 @@ def read_members(
         archive: A tar or a gzip of one.
         gzipped: Which of the two.
         destination: An existing folder without files of such names.
-        limits: All but time and memory are watched here.
+        limits: All but the time is watched here.
         tell: Takes ``{"row": row}`` with the columns of ``earmark.tables.MEMBERS``. A
             regular member comes twice: as ``failed`` before it is read, which holds if the
             process dies, then as what became of it. At last it takes
@@ -381,8 +363,8 @@ def read_members(
 
 def _main(parent: str, archive: str, gzipped: str, destination: str, limits: str) -> None:
     die_with_parent(int(parent))
-    bounds = UnpackLimits(**json.loads(limits))
-    resource.setrlimit(resource.RLIMIT_AS, (bounds.memory_bytes, bounds.memory_bytes))
+    bounds = cast("UnpackLimits", SimpleNamespace(**json.loads(limits)))
+    resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     one_at_a_time = threading.Lock()
 
     def tell(message: dict[str, Any]) -> None:

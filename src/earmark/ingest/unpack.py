@@ -5,7 +5,6 @@ deliberately knows nothing of audio: every regular member is extracted, under a 
 our own, and the tar's names are text in a table and never a path.
 """
 
-import dataclasses
 import json
 import logging
 import os
@@ -20,15 +19,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pylibmagic  # noqa: F401  # brings the library that magic loads
+from msgspec.structs import asdict
 
 import magic  # isort: skip
 
-from earmark.ingest.tarstream import UnpackLimits
+from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, write_table
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["MEMBERS_FILE", "ArchiveType", "UnpackLimits", "detect_archive_type", "unpack_archive"]
 
 ArchiveType = Literal["tar", "gzip", "tar.gz", "unknown"]
 
@@ -89,7 +87,7 @@ def _read_in_child(
 ) -> tuple[list[dict[str, Any]], str, str | None]:
     """Run :mod:`earmark.ingest.tarstream` within its time; returns rows, status and reason."""
     compression = "gzip" if kind == "tar.gz" else "none"
-    bounds = json.dumps(dataclasses.asdict(limits))
+    bounds = json.dumps(asdict(limits))
     command = [sys.executable, "-P", "-m", "earmark.ingest.tarstream", str(os.getpid())]
     rows: dict[int, dict[str, Any]] = {}
     end: dict[str, Any] = {"status": "", "error": None}

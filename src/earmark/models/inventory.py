@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from earmark.configuration import Config, is_folder
+from earmark.configuration import is_folder
 from earmark.errors import EarmarkError, SetupError
 from earmark.models.snapshots import Snapshot
+from earmark.settings import AsrSettings, ClassifySettings, Settings
 
 
 @dataclass(frozen=True)
@@ -81,32 +82,39 @@ class Found(NamedTuple):
     revision: str | None
 
 
-def named_in(config: Config) -> list[Model]:
+def named_in(settings: Settings) -> list[Model]:
     """The models that a configuration names.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
     """
-    asr, classify = config["asr"], config["classify"]
-    models = [
-        Model("asr.model", asr["model"], asr["revision"]),
-        Model("classify.model", classify["model"], classify["revision"]),
-    ]
-    if classify["adapter"] is not None:
-        models.append(Model("classify.adapter", classify["adapter"], classify["adapter_revision"]))
-    return models
+    base, adapter = base_and_adapter(settings.classify)
+    return [whisper(settings.asr), base, *([adapter] if adapter else [])]
 
 
-def check_models(config: Config) -> None:
+def whisper(asr: AsrSettings) -> Model:
+    """The model that transcribes."""
+    return Model("asr.model", asr.model, asr.revision)
+
+
+def base_and_adapter(classify: ClassifySettings) -> tuple[Model, Model | None]:
+    """The model that classifies, and the adapter on top of it if there is one."""
+    base = Model("classify.model", classify.model, classify.revision)
+    if classify.adapter is None:
+        return base, None
+    return base, Model("classify.adapter", classify.adapter, classify.adapter_revision)
+
+
+def check_models(settings: Settings) -> None:
     """Check that all models of a configuration are there.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
 
     Raises:
         EarmarkError: see :func:`find`.
     """
-    for model in named_in(config):
+    for model in named_in(settings):
         find(model)
 
 
@@ -126,6 +134,16 @@ def find(model: Model) -> Found:
     for damage in snapshot.damage(by_size=True):
         raise SetupError(_remedy(model, snapshot, damage))
     return Found(str(snapshot.folder), snapshot.commit)
+
+
+def find_classifier(classify: ClassifySettings) -> tuple[Found, Found | None]:
+    """Where the model that classifies lies, and its adapter.
+
+    Raises:
+        SetupError: as :func:`find`.
+    """
+    base, adapter = base_and_adapter(classify)
+    return find(base), find(adapter) if adapter else None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ Knows prompts, tokens and batches; knows nothing of archives and files.
 
 import logging
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,9 +22,10 @@ from jinja2 import TemplateError
 
 from earmark.errors import SetupError
 from earmark.gpu import HalvingBatch, ran_out_of_memory
-from earmark.models.inventory import Model, find
+from earmark.models.inventory import find_classifier
 from earmark.policy.json_answers import UnreadableError, read_answer
 from earmark.policy.policies import Policy, json_prompt_around, one_line, prompt_around
+from earmark.settings import ClassifySettings
 
 if TYPE_CHECKING:  # PyTorch and Transformers take seconds to import, which only a model needs
     import torch
@@ -33,64 +33,6 @@ if TYPE_CHECKING:  # PyTorch and Transformers take seconds to import, which only
     from earmark.policy.prefix_attention import Prefix
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ClassifySettings:
-    """Which model classifies, and how; the fields are keys of the config's ``classify`` section.
-
-    Attributes:
-        model: The base, a folder or a name on the Hugging Face hub.
-        adapter: The PEFT adapter on top of it, likewise; None uses the base alone.
-        revision: The hub's commit that the base is pinned to, or None.
-        adapter_revision: The same for the adapter.
-        device: ``cuda`` or ``cpu``.
-        quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
-        dtype: Of the weights that are not quantized: ``bfloat16``, ``float16`` or
-            ``float32``.
-        answer: ``logits`` or ``json``.
-        max_new_tokens: Longest JSON answer.
-        batch_size: Most transcripts that pass the model together; long ones go in smaller
-            batches.
-        max_tokens: Longest prompt, policy and answer included.  CoPE-A was trained on up to
-            8,192.
-        threads: CPU threads.
-        threshold: Lowest score that is flagged, 0..1.
-        thresholds: The same for single categories.
-        checkpoint_seconds: At most so much work is lost when the job is killed.
-    """
-
-    model: str = "google/gemma-2-9b"
-    adapter: str | None = "zentropi-ai/cope-a-9b"
-    device: str = "cuda"
-    quantization: str | None = "8bit"
-    dtype: str = "bfloat16"
-    answer: str = "logits"
-    max_new_tokens: int = 100
-    batch_size: int = 32
-    max_tokens: int = 8192
-    threads: int = 4
-    threshold: float = 0.5
-    thresholds: Mapping[str, float] = field(default_factory=dict)
-    revision: str | None = None
-    adapter_revision: str | None = None
-    checkpoint_seconds: float = 60.0
-
-    def threshold_of(self, category: str) -> float:
-        """Lowest score that is flagged in a category, 0..1."""
-        return self.thresholds.get(category, self.threshold)
-
-    @property
-    def pinned_model(self) -> Model:
-        """The base, as it is looked for on this machine."""
-        return Model("classify.model", self.model, self.revision)
-
-    @property
-    def pinned_adapter(self) -> Model | None:
-        """The adapter, likewise."""
-        if self.adapter is None:
-            return None
-        return Model("classify.adapter", self.adapter, self.adapter_revision)
 
 
 class Classification(NamedTuple):
@@ -129,12 +71,10 @@ class Classifier:
         if settings.answer not in ("logits", "json"):
             raise SetupError(f"classify.answer is {settings.answer!r}; choose logits or json")
         self.settings = settings
-        adapter = settings.pinned_adapter
         torch.set_num_threads(settings.threads)
         try:
             self.model = LanguageModel(
-                find(settings.pinned_model),
-                None if adapter is None else find(adapter),
+                *find_classifier(settings),
                 _device(settings.device),
                 _dtype(settings.dtype),
                 _quantization(settings.quantization),

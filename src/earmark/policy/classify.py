@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 
 from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.gpu import GpuWatch
-from earmark.models.inventory import Found, find
-from earmark.policy.classifier import Classification, Classifier, ClassifySettings
+from earmark.models.inventory import find_classifier
+from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy, prompt_sha256, set_sha256
 from earmark.progress import AudioProgress
+from earmark.settings import ClassifySettings
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def classify_archive(
     clips = [clip for clip in table.to_pylist() if clip["status"] == "ok"]
     spoken = [clip for clip in clips if (clip["text"] or "").strip()]
 
-    base, adapter = _found(settings) if spoken else (None, None)
+    base, adapter = find_classifier(settings) if spoken else (None, None)
     facts = {
         "model": settings.model,
         "model_revision": base and base.revision,
@@ -123,12 +124,6 @@ def classify_archive(
         len(policies),
         seconds,
     )
-
-
-def _found(settings: ClassifySettings) -> tuple[Found, Found | None]:
-    """Where the base and the adapter lie."""
-    adapter = settings.pinned_adapter
-    return find(settings.pinned_model), None if adapter is None else find(adapter)
 
 
 def _classify(

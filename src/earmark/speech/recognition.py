@@ -7,52 +7,15 @@ WhisperX's (a test compares them).  Where windows come from and which belong tog
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from earmark.errors import SetupError
-from earmark.models.inventory import Model, find
+from earmark.models.inventory import find, whisper
+from earmark.settings import AsrSettings
 from earmark.speech.decoding import DECODING
 from earmark.speech.preparation import Features
-
-
-@dataclass(frozen=True)
-class AsrSettings:
-    """How clips are transcribed; the fields are the keys of the config's ``asr`` section.
-
-    Attributes:
-        name: Name of this set of settings.
-        model: A Whisper model's name, or a folder with a CTranslate2 model.
-        revision: The hub's commit that it is pinned to, or None.
-        device: ``cuda`` or ``cpu``.
-        compute_type: CTranslate2's number format.
-        batch_size: Windows that pass the model together.
-        beam_size: Beams of the decoder.
-        language: ISO 639-1 code, or None to detect each clip's.
-        vad: ``pyannote`` or ``silero``.
-        threads: CPU threads. With more than one, clips are prepared by so many processes
-            beside the model, less one with ``cuda``.
-        checkpoint_seconds: At most so much work is lost when the job is killed.
-    """
-
-    name: str
-    model: str
-    device: str = "cuda"
-    compute_type: str = "float16"
-    batch_size: int = 16
-    beam_size: int = 5
-    language: str | None = None
-    vad: str = "pyannote"
-    threads: int = 4
-    checkpoint_seconds: float = 60.0
-    revision: str | None = None
-
-    @property
-    def pinned_model(self) -> Model:
-        """The model, as it is looked for on this machine."""
-        return Model("asr.model", self.model, self.revision)
 
 
 class Language(NamedTuple):
@@ -107,7 +70,7 @@ class Recogniser:
                 "repair the driver, or set asr.device and classify.device to 'cpu', "
                 "asr.compute_type to 'int8' and classify.quantization to null"
             )
-        folder = find(settings.pinned_model).folder
+        folder = find(whisper(settings)).folder
         try:
             self._model = faster_whisper.WhisperModel(
                 folder,

@@ -5,27 +5,29 @@ of many clips pass the model together (:mod:`earmark.speech.batches`), and what 
 (:mod:`earmark.checkpoints`).
 """
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from msgspec.structs import asdict
 
 from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.gpu import GpuWatch
-from earmark.models.inventory import find
+from earmark.models.inventory import find, whisper
 from earmark.names import ASR_FACTS
 from earmark.progress import AudioProgress
+from earmark.settings import AsrSettings
 from earmark.speech.batches import BATCHES_TOGETHER, Batcher, Transcribed
 from earmark.speech.deduplication import DeduplicationIndex
 from earmark.speech.preparation import Clip, Preparation
-from earmark.speech.recognition import AsrSettings, Recogniser
+from earmark.speech.recognition import Recogniser
 from earmark.speech.vad import WINDOW_SECONDS
 from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, read_table, write_table
 
@@ -120,7 +122,7 @@ def transcribe_archive(
     origin = read_provenance(manifest)
     members = read_table(manifest, MANIFEST)
     clips = clips_of(members, volume_root)
-    revision = find(settings.pinned_model).revision if clips else None
+    revision = find(whisper(settings)).revision if clips else None
     decisive = {name: getattr(settings, name) for name in ASR_FACTS if name != "revision"}
     key = fingerprint(manifest, decisive | {"revision": revision})
     kept = Checkpoint(checkpoint, TRANSCRIPTS, key, settings.checkpoint_seconds)
@@ -207,6 +209,6 @@ def _row(archive: str, transcribed: Transcribed) -> dict[str, Any]:
     if transcribed.transcript is None:
         row = {"status": "failed", "error": prepared.error}
     else:
-        row = {**asdict(transcribed.transcript), "status": "ok"}
+        row = {**dataclasses.asdict(transcribed.transcript), "status": "ok"}
     ordinal = prepared.clip.ordinal
     return {"archive": archive, "ordinal": ordinal, "seconds": round(transcribed.seconds, 3), **row}

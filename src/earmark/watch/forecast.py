@@ -3,12 +3,12 @@
 import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from earmark.errors import EarmarkError
 from earmark.record import database
 from earmark.record.throughput import RATE_HOURS
+from earmark.settings import ReviewSettings, Settings
 from earmark.volume import Volume
 
 # The clips of sql/health.sql's flagged_count, found by the index on status and created_at.
@@ -65,13 +65,11 @@ class Forecast:
     assumption: str
 
 
-def flagged_clips(
-    config: dict[str, Any], noon: datetime, patience_seconds: float
-) -> tuple[int, ...]:
+def flagged_clips(settings: Settings, noon: datetime, patience_seconds: float) -> tuple[int, ...]:
     """Count flagged clips in the database.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         noon: The next one.
         patience_seconds: How long the database may take.
 
@@ -82,8 +80,8 @@ def flagged_clips(
     Raises:
         EarmarkError: the database doesn't answer, is not running or lacks the schema.
     """
-    volume = Volume(Path(config["volume"]["root"]))
-    url = config["database"]["url"]
+    volume = Volume.of(settings)
+    url = settings.database.url
     if database.is_embedded(url):
         if not database.embedded_exists(volume.root):
             raise EarmarkError("there is none yet; the first run makes it")
@@ -105,7 +103,7 @@ def flagged_clips(
 
 
 def forecast(
-    wanted: dict[str, Any], now: datetime, noon: datetime, flagged: tuple[int, ...] | None
+    wanted: ReviewSettings, now: datetime, noon: datetime, flagged: tuple[int, ...] | None
 ) -> Forecast:
     """Project how many clips will wait at noon.
 
@@ -123,11 +121,11 @@ def forecast(
     if at_noon is not None and lately is not None:
         rate = lately / RATE_HOURS
         projected = math.floor(at_noon + rate * hours)
-        verdict = "on course" if projected >= wanted["target"] else "will be missed"
+        verdict = "on course" if projected >= wanted.target else "will be missed"
     return Forecast(
-        target_count=wanted["target"],
+        target_count=wanted.target,
         next_noon=noon.isoformat(),
-        timezone=wanted["timezone"],
+        timezone=wanted.timezone,
         hours_to_noon=round(hours, 3),
         flagged_24h_count=day,
         waiting_count=waiting,

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -30,6 +29,7 @@ from earmark.record import database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import readable, receipts_since
+from earmark.settings import Settings
 from earmark.tables import TABLES
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
@@ -170,11 +170,11 @@ class Report:
     disk: Disk
 
 
-def write_report(config: dict[str, Any], report: Report) -> Path:
+def write_report(settings: Settings, report: Report) -> Path:
     """Write a report's page, and the queue as CSV and Parquet beside it.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
         report: What :func:`gather` found.
 
     Returns:
@@ -183,12 +183,12 @@ def write_report(config: dict[str, Any], report: Report) -> Path:
     Raises:
         OSError: it can't be written.
     """
-    volume = Volume(Path(config["volume"]["root"]))
+    volume = Volume.of(settings)
     page = volume.report(report.date)
     queue: list[QueueItem] | None = None
     with locks.exclusive(volume.reports_lock, "report"):  # a clip may be erased meanwhile
         with suppress(EarmarkError):  # the page says so
-            queue = review_queue(_conninfo(config), limit=1_000_000)
+            queue = review_queue(_conninfo(settings), limit=1_000_000)
         if queue is not None:
             write_queue(queue, page.parent)
     with whole(page) as partial:
@@ -196,31 +196,31 @@ def write_report(config: dict[str, Any], report: Report) -> Path:
     return page
 
 
-def gather(config: dict[str, Any]) -> Report:
+def gather(settings: Settings) -> Report:
     """Gather what the page shows; starts an embedded database.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
 
     Raises:
         EarmarkError: the volume is not there, or there is no such time zone.
     """
-    volume = Volume(Path(config["volume"]["root"]))
+    volume = Volume.of(settings)
     with suppress(EarmarkError):  # the status says so
-        _conninfo(config)
-    now = status(config)
+        _conninfo(settings)
+    now = status(settings)
     moment = datetime.fromisoformat(now.observed_at)
     flagged = last_noon = None
     if now.database.up:
         with suppress(EarmarkError):
-            flagged = _flagged_by_hour(_conninfo(config))
-            last_noon = _last_noon(_conninfo(config), now.review.next_noon)
+            flagged = _flagged_by_hour(_conninfo(settings))
+            last_noon = _last_noon(_conninfo(settings), now.review.next_noon)
     receipts, unread = _receipts(volume, moment.timestamp() - (1 + DAYS_BEFORE) * _DAY)
     since = moment.timestamp() - _DAY
     today = [each for each in receipts if each.written_at >= since]
     failures, audio_bytes, damaged = _tables(volume, today)
     return Report(
-        date=moment.astimezone(ZoneInfo(config["review"]["timezone"])).date().isoformat(),
+        date=moment.astimezone(ZoneInfo(settings.review.timezone)).date().isoformat(),
         status=now,
         flagged_by_hour=flagged,
         flagged_at_last_noon=last_noon,
@@ -311,9 +311,9 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
     )
 
 
-def _conninfo(config: Mapping[str, Any]) -> str:
-    root = Path(config["volume"]["root"])
-    url = config["database"]["url"]
+def _conninfo(settings: Settings) -> str:
+    root = Path(settings.volume.root)
+    url = settings.database.url
     if database.is_embedded(url) and not database.embedded_exists(root):
         raise EarmarkError("there is no database yet; the first run makes it")
     return database.connection_string(url, root)

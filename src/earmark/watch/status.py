@@ -13,18 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from earmark import disk_space, locks
 from earmark.clock import next_deadline
-from earmark.disk_space import DiskSpaceLimits
 from earmark.driver import attempts, quarantine, slurm
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.ingest import catalogue
-from earmark.ingest.catalogue import Archive, Catalogue, Intake
+from earmark.ingest.catalogue import Archive, Catalogue
 from earmark.ingest.fetch import running_transfers
 from earmark.ingest.source import source_of
 from earmark.record.throughput import Finished, Rate, recent
+from earmark.settings import DiskSpaceLimits, Settings, SourceSettings
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast, flagged_clips, forecast
 
@@ -186,32 +186,32 @@ class Status:
     room: Room
 
 
-def status(config: dict[str, Any]) -> Status:
+def status(settings: Settings) -> Status:
     """What is going on on the volume of a configuration.
 
     Args:
-        config: A configuration that :func:`earmark.configuration.resolve` returned.
+        settings: The configuration.
 
     Raises:
         EarmarkError: the volume is not there, the catalogue is damaged, or there is no such
             time zone.
     """
     now = datetime.now(UTC)
-    noon = next_deadline(now, config["review"]["noon"], config["review"]["timezone"])
-    volume = Volume(Path(config["volume"]["root"]))
+    noon = next_deadline(now, settings.review.noon, settings.review.timezone)
+    volume = Volume.of(settings)
     if not volume.root.is_dir():
         raise EarmarkError(f"there is no {volume.root} yet (volume.root); mount it, or run first")
-    source = source_of(config)
+    source = source_of(settings)
     known = catalogue.read(volume)
     if known.source is not None and not known.is_of(source):
         known = Catalogue(problem=f"what is known is of {known.source}; run `earmark discover`")
     running = _running(volume)
     busy = {job.archive for job in running}
-    states = state_of_each(known.archives, volume, catalogue.intake_of(config))
+    states = state_of_each(known.archives, volume, settings.source)
     unfinished = {name for name, state in states.items() if state in STATES[:4]}
     queue = _Question(lambda: _queued(volume))
     failing = _Question(lambda: _given_up(volume, unfinished - busy))
-    flagged = _Question(lambda: flagged_clips(config, noon, _PATIENCE_SECONDS))
+    flagged = _Question(lambda: flagged_clips(settings, noon, _PATIENCE_SECONDS))
     oldest, since = _oldest(known.archives, states, busy)
     finished, rate = recent(volume, now.timestamp())
     counts = Counter(state.partition(":")[0] for state in states.values())
@@ -235,12 +235,14 @@ def status(config: dict[str, Any]) -> Status:
         running=running,
         slurm=Slurm(slurm.is_installed(), queue.problem, queue.answer),
         database=Database(flagged.problem is None, flagged.problem),
-        review=forecast(config["review"], now, noon, flagged.answer),
-        room=_room(volume.root, DiskSpaceLimits(**config["room"])),
+        review=forecast(settings.review, now, noon, flagged.answer),
+        room=_room(volume.root, settings.room),
     )
 
 
-def state_of_each(archives: list[Archive], volume: Volume, intake: Intake) -> dict[str, str]:
+def state_of_each(
+    archives: list[Archive], volume: Volume, intake: SourceSettings
+) -> dict[str, str]:
     """What becomes of each archive of the catalogue, by its name.
 
     Returns:
