@@ -5,9 +5,9 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from earmark.configuration import resolve
-from earmark.policy.classify import classify_archive
 from earmark.driver.stages import stage
 from earmark.names import policy_set_name
+from earmark.policy.classify import classify_archive
 from earmark.policy.policies import load_policies, prompt_sha256, texts_of
 from earmark.volume import Volume
 

@@ -5,11 +5,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from earmark.configuration import resolve
-from earmark.ingest.encode import encode_archive
-from earmark.record.erasure import Erased
-from earmark.driver.stages import stage
 from earmark.disk_space import work_when_there_is_space_to_encode
+from earmark.driver.stages import stage
+from earmark.ingest.encode import encode_archive
 from earmark.ingest.selection import Selection
+from earmark.record.erasure import Erased
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from earmark import checkpoints
 from earmark.configuration import resolve
+from earmark.driver.stages import stage
+from earmark.names import policy_texts
 from earmark.record.database import connection_string
 from earmark.record.erasure import withhold
 from earmark.record.load import load_archive
-from earmark.names import policy_texts
-from earmark.driver.stages import stage
 from earmark.volume import Volume
 
 archive, date = snakemake.wildcards.archive, snakemake.wildcards.date

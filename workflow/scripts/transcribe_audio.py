@@ -5,11 +5,11 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from earmark.configuration import resolve
-from earmark.speech.deduplication import DeduplicationIndex
-from earmark.record.erasure import withhold
 from earmark.driver.stages import stage
 from earmark.names import asr_name
+from earmark.record.erasure import withhold
 from earmark.speech.decoding import DECODING_FACTS
+from earmark.speech.deduplication import DeduplicationIndex
 from earmark.speech.transcribe import transcribe_archive
 from earmark.volume import Volume
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from earmark.configuration import resolve
-from earmark.ingest.unpack import unpack_archive
-from earmark.driver.stages import stage
 from earmark.disk_space import work_when_there_is_space_to_encode
+from earmark.driver.stages import stage
+from earmark.ingest.unpack import unpack_archive
 from earmark.volume import Volume
 
 settings = resolve(snakemake.config)
