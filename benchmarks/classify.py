@@ -39,6 +39,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AttentionInterface
 
 from benchmarks.report import Result, finish, progress
 from benchmarks.transcribe import MOST_GROWTH, device_name, resident_bytes, timed
@@ -246,7 +247,7 @@ def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
             spent["attention, scores"] = spent.get("attention, scores", 0.0) + taken
             spent["attention, projections"] = spent.get("attention, projections", 0.0) - taken
 
-    prefix_attention.AttentionInterface.register(prefix_attention.NAME, attention)
+    AttentionInterface.register(prefix_attention.NAME, attention)
     begun = clock(settings.device)
     ours.scores(policy, contents)
     taken = clock(settings.device) - begun

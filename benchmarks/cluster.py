@@ -18,6 +18,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -113,7 +114,9 @@ def _check(folder: Path, copies: int) -> int:
     return int(bool(problems))
 
 
-def _wrong_rows(rows: list[tuple[str, str, int, str]], expected: dict[str, dict]) -> list[str]:
+def _wrong_rows(
+    rows: list[tuple[str, str, int, str]], expected: dict[str, dict[str, Any]]
+) -> list[str]:
     """Where the database and what is expected of the demo differ."""
     found_archives = {name: status for name, status, _, _ in rows}
     found = sorted((name, ordinal, status) for name, _, ordinal, status in rows if status)
@@ -132,7 +135,7 @@ def _wrong_rows(rows: list[tuple[str, str, int, str]], expected: dict[str, dict]
     return problems
 
 
-def _status(member: dict) -> str:
+def _status(member: dict[str, Any]) -> str:
     if member["status"] == "failed":
         return "failed"
     return "flagged" if member["categories"] else "transcribed"

@@ -32,12 +32,12 @@ from pathlib import Path
 
 import httpx
 import yaml
+from argon2 import PasswordHasher
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from benchmarks.postgres import connection_to, execute, server
 from benchmarks.queue import fill
 from benchmarks.report import Result, finish, progress
-from earmark.desk import accounts
 
 MOST_MEDIAN_MS, MOST_P95_MS = 50.0, 150.0
 PEOPLE = 20
@@ -110,7 +110,7 @@ def p95(milliseconds: list[float]) -> float:
 
 def prepare(conninfo: str) -> None:
     """Make the accounts and a year of reviews."""
-    hashed = accounts.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+    hashed = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
     with connection_to(conninfo) as connection, connection.cursor() as cursor:
         for number in range(PEOPLE + 1):
             role = "lead" if number == PEOPLE else "reviewer"

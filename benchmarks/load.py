@@ -111,7 +111,9 @@ def draw(folder: Path, number: int, clips: int, rng: np.random.Generator) -> Arc
     name = f"sound_{number:03d}.tar.gz"
     archive = Archive(
         name,
-        *(folder / f"{name}.{kind}.parquet" for kind in ("manifest", "transcripts", "classes")),
+        folder / f"{name}.manifest.parquet",
+        folder / f"{name}.transcripts.parquet",
+        folder / f"{name}.classes.parquet",
         folder / f"{name}.json",
     )
     ordinals = np.arange(clips, dtype=np.int32)
@@ -135,7 +137,7 @@ def draw(folder: Path, number: int, clips: int, rng: np.random.Generator) -> Arc
     segments = [_segments(length, rng) for length in seconds]
     _write(
         archive.transcripts, TRANSCRIPTS, name, ordinals, {"seconds": 1.0},
-        text=[" ".join(part["text"] for part in parts) for parts in segments],
+        text=[" ".join(str(part["text"]) for part in parts) for parts in segments],
         language=["en"] * clips,
         language_probability=rng.uniform(0.8, 1, clips),
         confidence=rng.uniform(0.4, 1, clips),

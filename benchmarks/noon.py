@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from math import sqrt
 from statistics import fmean, stdev
@@ -189,7 +190,7 @@ class Simulation:
         """Go on until every archive is loaded."""
         self._gpus = [None] * self.assumed.gpus
         for arrival in self.arrivals:
-            self._at(arrival.at, lambda now, each=arrival: self._at_source.append(each))
+            self._at(arrival.at, partial(self._arrive, arrival))
         self._at(LOST[0], self._lose)
         self._at(LOST[1], lambda now: self._lost.discard(0))
         while self._events:
@@ -208,7 +209,7 @@ class Simulation:
             self._reckoned_at = now
             wait = SourceSettings().latency_minutes * 60
             wait += arrival.archive.bytes / 1e9 * self.assumed.prepare_seconds_per_gb
-            self._at(now + wait, lambda later, each=arrival: self._ready.append(each))
+            self._at(now + wait, partial(self._prepared, arrival))
         self._start(now)
         while self._ready and len(self._queued) < self.assumed.gpus:
             moment = START + timedelta(seconds=self._reckoned_at)
@@ -224,12 +225,15 @@ class Simulation:
                 arrival = self._queued.pop(0)
                 new = _Job(arrival, now + self.assumed.start_minutes * 60)
                 self._gpus[gpu] = new
-                self._at(
-                    new.works_from + arrival.gpu_seconds,
-                    lambda later, gpu=gpu, job=new: self._finish(later, gpu, job),
-                )
+                self._at(new.works_from + arrival.gpu_seconds, partial(self._finish, gpu, new))
 
-    def _finish(self, now: float, gpu: int, job: _Job) -> None:
+    def _arrive(self, arrival: Arrival, now: float) -> None:
+        self._at_source.append(arrival)
+
+    def _prepared(self, arrival: Arrival, now: float) -> None:
+        self._ready.append(arrival)
+
+    def _finish(self, gpu: int, job: _Job, now: float) -> None:
         if self._gpus[gpu] is not job:
             return  # its node was lost
         self._gpus[gpu] = None

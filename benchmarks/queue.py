@@ -21,7 +21,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
@@ -184,7 +185,7 @@ def measure(
             first.append(_milliseconds(connection, lambda: first_items(cursor, PAGE)))
             for category, times in of_category.items():
                 times.append(
-                    _milliseconds(connection, lambda name=category: first_items(cursor, PAGE, name))
+                    _milliseconds(connection, partial(first_items, cursor, PAGE, category))
                 )
             if number < rounds // 10:
                 baseline.append(
@@ -213,7 +214,7 @@ def _milliseconds(connection: Connection, read: Callable[[], object]) -> float:
 def _scans(cursor: Cursor, category: str | None) -> list[str]:
     """The kinds of scans in the plan of a page, with what they read."""
     explained = _Explaining(cursor)
-    first_items(explained, PAGE, category)
+    first_items(cast(Cursor, explained), PAGE, category)
     return explained.scans
 
 
@@ -224,7 +225,7 @@ class _Explaining:
         self._cursor = cursor
         self.scans: list[str] = []
 
-    def execute(self, sql: str, parameters: object) -> None:
+    def execute(self, sql: str, parameters: Sequence[object]) -> None:
         self._cursor.execute(f"EXPLAIN (FORMAT JSON) {sql}", parameters)
         self._walk(self._cursor.fetchall()[0][0][0]["Plan"])
 

@@ -287,7 +287,8 @@ def _write_whisper(config: WhisperConfig, folder: Path, device: str) -> None:
     scratch = folder.with_name(f"{folder.name}.transformers")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
-    end = config.eos_token_id
+    assert config.eos_token_id is not None
+    end: int = config.eos_token_id
 
     def change(name: str, weights: Tensor) -> None:
         if name == "model.decoder.embed_positions.weight":
@@ -322,7 +323,8 @@ def _write_whisper_tokenizer(config: WhisperConfig, folder: Path) -> None:
     """The demo's bytes and words, made-up words up to the end of text, Whisper's other tokens."""
     demo = REPOSITORY / "demo/models/whisper-demo"
     tokenizer = json.loads((demo / "tokenizer.json").read_text(encoding="utf-8"))
-    end = config.eos_token_id
+    assert config.eos_token_id is not None
+    end: int = config.eos_token_id
     words = [word for word in tokenizer["model"]["vocab"] if word]
     words += [f"Ġw{number:05}" for number in range(len(words), end - 1)]
     # CTranslate2 calls a model multilingual if it finds the empty token.

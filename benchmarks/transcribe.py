@@ -174,9 +174,11 @@ def compare(clips: Sequence[Clip], settings: AsrSettings, rounds: int) -> int:
     if any(our[1] != their[1] for our, their in zip(answers, theirs, strict=True)):
         missed.append("a clip's language is another")
     print(f"{same:.1%} of the texts are the same; ours is {ratio:.2f} times as fast")
-    figures = [len(clips) * 3600 / fastest[side] for side in ("ours", "baseline")]
+    an_hour = {side: len(clips) * 3600 / took for side, took in fastest.items()}
     unit = f"clips of {seconds / len(clips):.0f} s an hour"
-    return finish(Result("transcribe", ratio, *figures, unit, device_name(settings.device)), missed)
+    device = device_name(settings.device)
+    result = Result("transcribe", ratio, an_hour["ours"], an_hour["baseline"], unit, device)
+    return finish(result, missed)
 
 
 def device_name(device: str) -> str:
@@ -221,7 +223,7 @@ def profile(clips: Sequence[Clip], settings: AsrSettings) -> int:
         def __call__(self, audio: Any) -> Any:
             return self.detect(audio)
 
-    preparation.load_detector = Detector  # type: ignore[assignment]
+    preparation.load_detector = Detector  # type: ignore
     told("decode Opus", preparation, "_decode")
     told("spectrograms", preparation, "_features")
     told("encoder", Recogniser, "encode")

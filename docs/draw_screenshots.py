@@ -164,8 +164,9 @@ def main() -> None:
             database.migrate(server)
             load(settings, server, folder / "receipt.json")
             with database.connect(server) as connection:
-                for person, role in (("ada", "reviewer"), ("ben", "reviewer"), ("lea", "lead")):
-                    accounts.add(connection, person, PASSWORD, role)
+                accounts.add(connection, "ada", PASSWORD, "reviewer")
+                accounts.add(connection, "ben", PASSWORD, "reviewer")
+                accounts.add(connection, "lea", PASSWORD, "lead")
             shown = replace(
                 settings,
                 database=replace(settings.database, url=server),

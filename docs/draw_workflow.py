@@ -36,7 +36,7 @@ def main() -> None:
     if parser.parse_args().dot:
         print(rule_graph())
         return
-    command = ["dot", "-Tsvg", "-Grankdir=LR", "-Gbgcolor=white", "-o", DOCS / "workflow.svg"]
+    command = ["dot", "-Tsvg", "-Grankdir=LR", "-Gbgcolor=white", f"-o{DOCS / 'workflow.svg'}"]
     subprocess.run(command, input=rule_graph(), text=True, check=True)
 
 
