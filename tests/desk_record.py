@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg2
+from argon2 import PasswordHasher
 
-from earmark.desk import accounts
 from earmark.desk.accounts import Reviewer, Role
 from earmark.desk.connections import Connections
 
@@ -82,7 +82,7 @@ def join(conninfo: str, *names: str, role: Role = "reviewer") -> list[Reviewer]:
     return made
 
 
-_HASHED = accounts.PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
+_HASHED = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
 
 
 def ask(connections: Connections, sql: str, *values: object) -> Sequence[tuple[Any, ...]]:

@@ -99,8 +99,8 @@ class Erasing:
                 continue
             said = path.read_bytes()
             if path.suffix == ".parquet":
-                said = json.dumps(pq.read_table(path, partitioning=None).to_pylist(), default=str)
-                said = said.encode()
+                rows = pq.read_table(path, partitioning=None).to_pylist()
+                said = json.dumps(rows, default=str).encode()
             if words.encode() in said:
                 found.append(str(path.relative_to(self.volume.root)))
         for table in ("audio_files", "transcripts", "classifications", "ra_queue", *REVIEWS):

@@ -26,7 +26,7 @@ SLOW = {"chromium", "postgres", "slurm_cluster", "undisturbed", "volume"}
 MACHINE = Path(__file__).with_name("setup-machine")
 
 #: How many tests were left out, by what they lack.
-LEFT_OUT = pytest.StashKey[Counter[str]]()
+LEFT_OUT: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -60,7 +60,8 @@ def pytest_collection_modifyitems(
         config.hook.pytest_deselected(items=left_out)
         items[:] = kept
     if hasattr(config, "workeroutput"):
-        config.workeroutput["left_out"] = dict(config.stash[LEFT_OUT])
+        counted = config.stash[LEFT_OUT]
+        config.workeroutput["left_out"] = dict(counted)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,6 +1,7 @@
 """Real audio for tests: chirps with a little noise, in any container."""
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,7 +34,7 @@ def write_audio(path, audio, sample_rate=44_100, kind=None, layout="mono", tags=
     layout = "stereo" if codec == "vorbis" else layout  # FFmpeg's own encoder knows no other
     with av.open(str(path), "w", format=container_format) as container:
         container.metadata.update(tags or {})
-        stream = container.add_stream(codec, rate=sample_rate, layout=layout)
+        stream: Any = container.add_stream(codec, rate=sample_rate, layout=layout)
         stream.codec_context.options = {"strict": "experimental"}  # for vorbis
         resampler = av.AudioResampler(sample_format, layout, sample_rate)
         frame = av.AudioFrame.from_ndarray(audio[None, :], format="flt", layout="mono")

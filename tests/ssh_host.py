@@ -90,7 +90,7 @@ class SshHost:
         self.folder = root / "export" / "sound"
         self.folder.mkdir(parents=True)
         for name in ("host_key", "client_key"):
-            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", root / name]
+            key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(root / name)]
             subprocess.run(key, check=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]

@@ -14,7 +14,7 @@ from earmark.record.database import connect
 
 #: Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011): the data of his sections A
 #: (two observers, two values) and C (four observers, five values, some missing), by observer.
-_ = None
+_: int | None = None
 BINARY = [[0, 1, 0, 0, 0, 0, 0, 0, 1, 0], [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]]
 MISSING = [
     [1, 2, 3, 3, 2, 1, 4, 1, 2, _, _, _],

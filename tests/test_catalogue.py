@@ -175,10 +175,11 @@ def test_an_archive_that_is_being_worked_on_keeps_its_entry(source: Path, volume
     assert discover(source, volume) == before
 
 
-class Told:
+class Told(FolderSource):
     """A source that tells what a test says, for what no folder of this machine can hold."""
 
     def __init__(self, *listed: Listed) -> None:
+        super().__init__(Path())
         self.listed: list[Listed] | None = list(listed)
 
     def files(self) -> list[Listed]:

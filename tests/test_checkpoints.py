@@ -14,7 +14,7 @@ from earmark import checkpoints as parts_module
 from earmark import version
 from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.tables import MEMBERS
-from earmark.volume import Volume
+from earmark.volume import STAGES, Volume
 
 
 def row(ordinal: int) -> dict:
@@ -54,12 +54,12 @@ def test_without_rows_there_is_a_table_and_no_file(tmp_path: Path) -> None:
 def test_nothing_is_left_of_an_archives_parts_once_they_are_removed(tmp_path: Path) -> None:
     volume = Volume(tmp_path)
     for archive in ("a.tar", "a.tar.gz"):
-        for stage in parts_module.STAGES:
+        for stage in STAGES:
             begin(volume.checkpoint(archive, stage)).add([row(0)])
     parts_module.remove(volume, "a.tar")
     parts_module.remove(volume, "never.tar")
     assert {path.name for path in volume.checkpoints.iterdir()} == {
-        f"a.tar.gz.{stage}" for stage in parts_module.STAGES
+        f"a.tar.gz.{stage}" for stage in STAGES
     }
 
 

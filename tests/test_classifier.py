@@ -311,7 +311,8 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
 def test_an_adapter_of_the_words_themselves_is_refused(tmp_path: Path, layer: str) -> None:
     """Neither beside the weights, which are read row by row, nor within tied ones is it right."""
     base: Any = transformers.AutoModelForCausalLM.from_pretrained(BASE)
-    peft.get_peft_model(base, peft.LoraConfig(target_modules=[layer])).save_pretrained(tmp_path)
+    adapted = peft.get_peft_model(base, peft.LoraConfig(target_modules=[layer]))
+    adapted.save_pretrained(str(tmp_path))
     with pytest.raises(SetupError, match="changes how words are read or written"):
         Classifier(replace(SETTINGS, adapter=str(tmp_path)))
 

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -184,7 +185,7 @@ def test_any_value_of_any_key_is_either_accepted_or_refused_by_name(
     which: tuple[str, str, dict], value: object
 ) -> None:
     section, key, _ = which
-    config = {name: dict(body) for name, body in MINIMAL.items()}
+    config: dict[str, Any] = {name: dict(body) for name, body in MINIMAL.items()}
     config.setdefault(section, {})[key] = value
     try:
         resolve(config)

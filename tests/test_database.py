@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -444,7 +445,7 @@ def test_a_branch_of_the_code_does_not_migrate_another_branchs_database(empty_da
     assert query(empty_database, "SELECT to_regclass('ra_queue')") == [(None,)]
 
 
-def rows_of(conninfo: str, table: str) -> list[dict[str, object]]:
+def rows_of(conninfo: str, table: str) -> list[Any]:
     return [row for (row,) in query(conninfo, f"SELECT to_jsonb(t) FROM {table} t ORDER BY id")]
 
 

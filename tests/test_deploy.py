@@ -434,7 +434,7 @@ def test_each_role_gets_in_as_it_should_and_nobody_else_does(
         def at(**parameters: str) -> str:
             return make_dsn(port=port, **{"dbname": "audio_pipeline", **parameters})
 
-        def tables(conninfo: str) -> list[tuple[str]]:
+        def tables(conninfo: str) -> list[tuple[str, ...]]:
             connection = psycopg2.connect(conninfo)
             with connection, connection.cursor() as cursor:
                 cursor.execute(
@@ -855,7 +855,7 @@ def units(root: Path) -> list[Path]:
 
 def read_unit(path: Path) -> configparser.RawConfigParser:
     unit = configparser.RawConfigParser(strict=False)
-    unit.optionxform = str
+    unit.optionxform = str  # type: ignore # its names have capitals
     unit.read_string(path.read_text())
     return unit
 

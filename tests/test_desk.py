@@ -316,6 +316,7 @@ def test_a_load_meanwhile_changes_neither_what_is_shown_nor_what_is_kept(team):
     claim = team.claim_of(team.ada)
     with team.connections.transaction() as connection:
         shown = items.load(connection, clip, (claim.asr, claim.policy))
+    assert shown is not None
     assert shown.flag_categories == ["scams"]
     team.decide(team.ada, clip)
     assert team.status(clip) == "reviewed"
@@ -332,6 +333,7 @@ def test_a_skip_does_not_show_the_model_s_score(team):
     with team.connections.transaction() as connection:
         last = decisions.last_decision(connection, team.ada)
         assert not items.may_see(connection, team.ada, 1)
+    assert last is not None
     assert (last.flag_score, last.flag_categories) == (None, None)
 
 
@@ -415,6 +417,7 @@ def test_a_clip_without_audio_is_no_second_review(team):
     assert (claim.audio_file_id, claim.asr, claim.policy) == (1, "whisper", "2026-11")
     with team.connections.transaction() as connection:
         shown = items.load(connection, 1, (claim.asr, claim.policy))
+    assert shown is not None
     assert (shown.text, shown.flag_categories) == ("First words. Then more.", ["scams"])
     assert len(shown.policies) == 3
 
@@ -602,6 +605,7 @@ def test_a_transcript_that_failed_says_so(team):
              "error = 'too noisy'")  # fmt: skip
     with team.connections.transaction() as connection:
         shown = items.load(connection, 1, ("whisper", "2026-11"))
+    assert shown is not None
     assert (shown.text, shown.problem, shown.segments) == (None, "too noisy", [])
 
 

@@ -21,6 +21,7 @@ from desk_server import serving, write_config
 from on_demand import OnDemand
 from psycopg2.extensions import make_dsn
 
+from earmark import REPOSITORY
 from earmark.desk.connections import Connections
 from earmark.policy.policies import load_policies
 
@@ -36,7 +37,7 @@ LEASE = 5.0  # seconds
 WCAG = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 #: Numbered like this on the keyboard.
 CATEGORIES = ["harassment", "scams", "violent-threats"]
-STATIC = Path(demo_record.REPOSITORY / "src/earmark/desk/static")
+STATIC = Path(REPOSITORY / "src/earmark/desk/static")
 
 
 @pytest.fixture(scope="module")
@@ -684,7 +685,7 @@ def test_no_page_has_barriers_that_axe_knows_and_none_scrolls_sideways(desk: Des
 
 
 def test_an_item_with_six_categories_fits_a_laptop_s_screen_without_scrolling(desk: Desk) -> None:
-    policies = load_policies(demo_record.REPOSITORY / "config/policies")
+    policies = load_policies(REPOSITORY / "config/policies")
     assert len(policies) == 6
     desk.ask(
         "UPDATE provenance SET facts = facts || jsonb_build_object('policy_sha256', %s::text) "

@@ -125,6 +125,12 @@ ITEM_READ = {"/items/{id}", "/items/{id}/audio", "/items/{id}/waveform"}
 ITEM_WRITE = {"/items/{id}/heartbeat", "/items/{id}/decide", "/items/{id}/release"}
 
 
+def sent_cookie(name: str, answer: Any) -> str:
+    found = re.search(rf"(?:^|[ ,]){name}=([^;]+)", answer.headers["set-cookie"])
+    assert found is not None
+    return found[1]
+
+
 def expected(method: str, path: str, who: str | None) -> set[int]:
     """What `who` is answered; `ada` has the item open, `ben` has nothing, `lea` is a lead."""
     if path == "/sign-in" and method == "POST":
@@ -238,7 +244,7 @@ def test_a_session_that_somebody_set_before_is_not_taken_over(desk: Desk) -> Non
         browser.visit("/sign-in")
         answer = browser.submit("/sign-in", name="ada", password=PASSWORD)
         assert answer.status_code == 303
-        assert re.search(r"earmark=(\S+);", answer.headers["set-cookie"])[1] != fixed
+        assert sent_cookie("earmark", answer) != fixed
     with Browser(desk.url) as attacker:
         attacker.cookies.set("earmark", fixed)
         assert attacker.get("/").status_code == 303
@@ -275,11 +281,11 @@ def test_cookies_are_out_of_reach_of_scripts_and_of_other_sites(desk: Desk) -> N
     with Browser(desk.url) as browser:
         browser.headers.update(proxied)
         form = browser.visit("/sign-in")
-        visit = re.search(r"earmark-visit=([^;]+)", form.headers["set-cookie"])[1]
+        visit = sent_cookie("earmark-visit", form)
         browser.headers["Cookie"] = f"earmark-visit={visit}"
         answer = browser.submit("/sign-in", name="ada", password=PASSWORD)
         secured = answer.headers["set-cookie"]
-        token = re.search(r"__Host-earmark=([^;]+)", secured)[1]
+        token = sent_cookie("__Host-earmark", answer)
         browser.headers["Cookie"] = f"__Host-earmark={token}"
         browser.visit("/")
         ended = browser.submit("/sign-out").headers["set-cookie"]
@@ -306,7 +312,7 @@ def test_sign_ins_are_limited_by_the_address_that_the_proxy_tells(desk: Desk) ->
     with Browser(desk.url) as browser:
         browser.headers.update(proxied)
         form = browser.visit("/sign-in")
-        visit = re.search(r"earmark-visit=([^;]+)", form.headers["set-cookie"])[1]
+        visit = sent_cookie("earmark-visit", form)
         browser.headers["Cookie"] = f"earmark-visit={visit}"
         answers = [
             browser.submit("/sign-in", name="ada", password="wrong").status_code for _ in range(7)

@@ -53,8 +53,8 @@ class Volume:
         unpack_archive(archive, self.unpacked)
 
     def encode(self, **settings):
-        settings = EncodeSettings(**{"workers": 2, **settings})
-        encode_archive(self.unpacked, self.audio, self.manifest, ARCHIVE, self.root, settings)
+        chosen = EncodeSettings(**{"workers": 2, **settings})
+        encode_archive(self.unpacked, self.audio, self.manifest, ARCHIVE, self.root, chosen)
         return read_table(self.manifest, MANIFEST).to_pylist()
 
     def opus_files(self):
@@ -185,7 +185,7 @@ def test_a_worker_that_dies_is_replaced_and_costs_at_most_its_own_file(
     victim.unlink()
     os.mkfifo(victim)  # keeps a worker busy until it is killed
     before = children()
-    killed = set()
+    killed: set[int] = set()
 
     def kill():
         while len(killed) < deaths:

@@ -62,8 +62,8 @@ def test_everything_else_stays_as_it_was(erasing: Erasing) -> None:
     tables = ("audio_files", "transcripts", "classifications")
     of_others = "SELECT * FROM {0} t WHERE t::text NOT LIKE '%{1}%' AND t::text NOT LIKE '%{2}%'"
     before = {t: erasing.rows(of_others.format(t, WORDS, SECRET)) for t in tables}
-    tables = [path for path in erasing.volume.root.rglob("*.parquet") if path.stem != "queue"]
-    ages = {path: path.stat().st_mtime_ns for path in tables}
+    files = [path for path in erasing.volume.root.rglob("*.parquet") if path.stem != "queue"]
+    ages = {path: path.stat().st_mtime_ns for path in files}
     told = {path: read_provenance(path) for path in erasing.files}
     erasing.erase()
     for table, rows in before.items():

@@ -42,7 +42,10 @@ class Cycles(Run):
         resources: dict[str, dict] | None = None,
         **changes: dict,
     ) -> None:
-        sections = {"source": {"directory": str(source)}, "cycle": {"idle_minutes": 0.05}}
+        sections: dict[str, dict] = {
+            "source": {"directory": str(source)},
+            "cycle": {"idle_minutes": 0.05},
+        }
         super().__init__(folder, volume, "slurm", **(sections | changes))
         self.jobs = slurm.job_prefix(self.volume.root)
         settings = yaml.safe_load((self.profile / "config.yaml").read_text(encoding="utf-8"))

@@ -218,7 +218,7 @@ def damaged_clip(seed, clips):
 
 
 def test_each_damaged_clip_ends_in_exactly_one_row(tmp_path, outside, clips, share, tried):
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for first in range(0, share["clips"], CLIPS_PER_ARCHIVE):
         seeds = range(first, min(first + CLIPS_PER_ARCHIVE, share["clips"]))
         folder = tmp_path / str(first)
@@ -254,7 +254,7 @@ def end_of_clips(root, folder, inputs):
     assert [row["member"] for row in rows] == [f"{seed}.mp3" for seed in inputs]
     kept = {file.relative_to(folder).as_posix(): file for file in audio.iterdir()}
     assert kept.keys() == {row["opus_path"] for row in rows if row["opus_path"]}
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for seed, row in zip(inputs, rows, strict=True):
         said = f"seed {seed}: {row}"
         assert row["status"] in ("ok", "failed", "skipped"), said
@@ -361,7 +361,7 @@ def check_archive(said, rows, status, error, folder):
 def test_each_damaged_archive_is_unpacked_to_exactly_one_status(
     tmp_path, outside, archives, share, tried
 ):
-    seen = Counter()
+    seen: Counter[str] = Counter()
 
     def unpack(seed):
         folder = tmp_path / str(seed)
@@ -433,7 +433,7 @@ def end_of_archive(said, data, tmp_path, outside):
 def test_each_damaged_archive_is_read_to_exactly_one_status(
     tmp_path, outside, archives, share, tried
 ):
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for seed in range(share["unpacked"], share["unpacked"] + share["read"]):
         data = damaged_archive(seed, archives, outside)
         seen += end_of_archive(f"seed {seed}", data, tmp_path, outside)
@@ -503,7 +503,7 @@ def tar_entries(draw, names):
 
 def test_each_tar_of_any_structure_ends_in_exactly_one_status(tmp_path, outside, share, tried):
     names = st.sampled_from(hostile_names(outside)) | st.binary(max_size=120)
-    seen = Counter()
+    seen: Counter[str] = Counter()
 
     @settings(
         max_examples=share["built"],

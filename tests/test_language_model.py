@@ -137,7 +137,7 @@ def test_what_a_batch_writes_is_what_each_text_alone_would_get(
 
 
 def test_numbers_that_overflow_are_told(folder: Path, tmp_path: Path) -> None:
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder)
     model.get_input_embeddings().weight.data[TEXTS[0][0]] = float("nan")
     model.save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)

@@ -423,7 +423,7 @@ def copies(folder: Path, archive: Archive, name: str, scores: dict[int, float]) 
 
 
 def waiting(conninfo: str) -> list[str]:
-    return [item.opus_path.split("02/")[1] for item in review_queue(conninfo, 99)]
+    return [str(item.opus_path).split("02/")[1] for item in review_queue(conninfo, 99)]
 
 
 def test_a_content_that_only_a_new_policy_set_flags_waits_once_where_it_came_again(

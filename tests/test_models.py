@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import constants, file_download
-from huggingface_hub.utils import reset_sessions
+from huggingface_hub.utils import reset_sessions  # type: ignore # documented, if not exported
 from model_hub import COMMIT, TOKEN, Hub, files_of, serve
 
 from earmark import REPOSITORY, cli
@@ -228,7 +228,7 @@ def test_a_killed_fetch_leaves_nothing_that_counts_and_the_next_one_goes_on_wher
     machine = whisper_alone
     machine.hub.models[WHISPER]["model.bin"] = os.urandom(LARGE)
     machine.hub.stall = LARGE - 1
-    command = ["earmark", "models", "fetch", "--configfile", machine.folder / "config.yaml"]
+    command = ["earmark", "models", "fetch", "--configfile", str(machine.folder / "config.yaml")]
     process = subprocess.Popen(command, env=machine.environment(), stderr=subprocess.DEVNULL)
     assert machine.hub.sent.wait(30)
     (partial,) = wait_for(machine.storage(WHISPER) / "blobs", "*.incomplete")

@@ -1,6 +1,7 @@
 """Another policy set, applied to what was transcribed long ago."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workflow_run import Run
@@ -26,7 +27,7 @@ def done(tmp_path: Path, volume: Path, small_source: Path) -> Run:
 
 
 def with_policy(run: Run, name: str, threshold: float) -> Run:
-    changes = {
+    changes: dict[str, Any] = {
         "source": {"directory": run.settings().source.directory},
         "classify": {"policy": name, "threshold": threshold, "categories": ["scams"]},
     }

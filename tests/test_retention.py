@@ -199,7 +199,13 @@ def make_results(volume: Volume, archive: str, verdicts: list[list], days_old: f
 def test_only_audio_that_no_policy_ever_flagged_or_left_open_goes(
     volume: Volume, source: FolderSource
 ) -> None:
-    verdicts = [[False, False], [True, False], [False, True], [None, False], ["none", "none"]]
+    verdicts: list[list] = [
+        [False, False],
+        [True, False],
+        [False, True],
+        [None, False],
+        ["none", "none"],
+    ]
     make_results(volume, "old.tar", verdicts, days_old=31)
     make_results(volume, "young.tar", verdicts, days_old=29)
     expired = found(volume, [], audio_days=30)

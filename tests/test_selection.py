@@ -5,6 +5,7 @@ import json
 import random
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def contents(name: object, count: int, seconds: float = 60.0) -> dict[str, float
 
 
 def draw(
-    root: Path, archive: str, durations: dict[str, float], date: str = DAY, **settings: object
+    root: Path, archive: str, durations: dict[str, float], date: str = DAY, **settings: Any
 ) -> Drawn:
     return Selection(SelectionSettings(**settings), Volume(root), date).draw(archive, durations)
 
@@ -139,7 +140,7 @@ def test_the_fraction_is_never_above_selection_fraction(tmp_path: Path) -> None:
 
 
 def test_the_reason_tells_which_limit_holds(tmp_path: Path) -> None:
-    limit = {"max_clips_per_day": 100, "fraction": 0.5}
+    limit: dict[str, Any] = {"max_clips_per_day": 100, "fraction": 0.5}
     reasons = [
         draw(tmp_path, name, contents(name, size), **limit).reason
         for name, size in (("a", 50), ("b", 950))
@@ -153,7 +154,8 @@ def test_the_reason_tells_which_limit_holds(tmp_path: Path) -> None:
 
 
 def test_a_rerun_draws_the_same_clips_whatever_came_meanwhile(tmp_path: Path) -> None:
-    clips, limit = contents("a", 800), {"max_clips_per_day": 300}
+    clips = contents("a", 800)
+    limit: dict[str, Any] = {"max_clips_per_day": 300}
     first = draw(tmp_path, "a.tar", clips, **limit)
     assert draw(tmp_path, "b.tar", contents("b", 5000), **limit).fraction < first.fraction
     again = draw(tmp_path, "a.tar", clips, **limit)
@@ -164,7 +166,7 @@ def test_a_rerun_draws_the_same_clips_whatever_came_meanwhile(tmp_path: Path) ->
 def test_an_archive_with_other_contents_under_the_same_name_is_drawn_from_anew(
     tmp_path: Path,
 ) -> None:
-    limit = {"max_clips_per_day": 300}
+    limit: dict[str, Any] = {"max_clips_per_day": 300}
     assert draw(tmp_path, "a.tar", contents("a", 300), **limit).fraction == 1
     replaced = draw(tmp_path, "a.tar", contents("b", 600), **limit)
     assert replaced.fraction == 0.5  # the former one does not count any more

@@ -35,8 +35,8 @@ def test_jobs_of_one_gpu_see_one_device_and_never_share_a_node(
     assert uses.keys() <= {"worker1", "worker2", "worker3"}
     for intervals in uses.values():
         intervals.sort()
-        for (_, end), (start, _) in pairwise(intervals):
-            assert end <= start
+        for (_, ended), (began, _) in pairwise(intervals):
+            assert ended <= began
 
 
 def test_a_job_above_its_memory_dies(slurm_cluster: SlurmCluster, tmp_path: Path) -> None:

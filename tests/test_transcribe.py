@@ -21,7 +21,7 @@ from earmark.checkpoints import Checkpoint
 from earmark.errors import EarmarkError
 from earmark.gpu import GpuWatch
 from earmark.ingest.media import decode_audio
-from earmark.speech import recognition
+from earmark.speech.decoding import DECODING
 from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import transcribe_archive
 from earmark.tables import TRANSCRIPTS, read_provenance, read_table
@@ -76,7 +76,7 @@ def test_the_answers_are_those_that_whisperx_itself_gives(
     import whisperx
 
     pipeline = whisperx.load_model(str(MODEL), "cpu", compute_type="float32", threads=1)
-    for option, value in recognition.DECODING.items():
+    for option, value in DECODING.items():
         assert getattr(pipeline.options, option) == value
     assert pipeline.options.without_timestamps
     assert not pipeline.options.initial_prompt

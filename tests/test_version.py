@@ -180,10 +180,10 @@ def test_an_installed_wheel_tells_the_commit_that_it_was_built_from(
     git: Git, checkout: Path, tmp_path: Path
 ) -> None:
     # By way of a source distribution, and laid out as `pip install --target` does in a checkout.
-    build = [Path(sys.executable).with_name("uv"), "build", "--quiet", "--no-build-isolation"]
+    build = [str(Path(sys.executable).with_name("uv")), "build", "--quiet", "--no-build-isolation"]
     python = ["--python", sys.executable, "--offline"]
     clean = commit_of(git)
-    subprocess.run([*build, *python, "--out-dir", tmp_path / "out", checkout], check=True)
+    subprocess.run([*build, *python, "--out-dir", str(tmp_path / "out"), str(checkout)], check=True)
     (wheel,) = (tmp_path / "out").glob("*.whl")
     with zipfile.ZipFile(wheel) as packed:
         packed.extractall(checkout / "vendor")
