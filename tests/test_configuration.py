@@ -149,6 +149,40 @@ def test_a_bad_value_is_named_with_what_is_allowed(change: dict, message: str) -
         resolve(MINIMAL | change)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("asr:\n  batch_size: 8\n  batch_size: 16\n", "'batch_size' is given twice, in line 2 and"),
+        ("asr: {beam_size: 2}\nasr:\n", "'asr' is given twice, in line 1 and in line 2"),
+        ("desk:\n  port: 0100\n", "'0100' in line 2 is read as 64"),
+        ("transfer:\n  timeout_minutes: 1:30\n", "'1:30' in line 2 is read as 90"),
+        ("selection:\n  fraction: .nan\n", "'.nan' in line 2 is read as nan"),
+        (
+            "classify:\n  policy: 2026-11-01\n",
+            "'2026-11-01' in line 2 is read as a date; put",
+        ),
+        (
+            "asr:\n  language: no\n",
+            "'asr.language' is False, .*; put it in quotes",
+        ),
+        ("asr:\n  name: 2.10\n", "'asr.name' is 2.1, .*; put it in quotes"),
+    ],
+)
+def test_what_yaml_reads_differently_than_written_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(EarmarkError, match=message):
+        read(write(tmp_path / "config.yaml", text))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_no_bound_lets_a_number_pass_that_is_none(value: float) -> None:
+    """Also if Snakemake has read it."""
+    for section, key in (("transfer", "timeout_minutes"), ("selection", "fraction")):
+        with pytest.raises(EarmarkError, match=rf"'{section}\.{key}' is .*, which is no finite"):
+            resolve(MINIMAL | {section: {key: value}})
+
+
 @pytest.mark.parametrize("text", ["volume: [", "just a sentence", "- a\n- b\n", ""])
 def test_a_file_that_is_no_configuration_is_refused_in_one_line(tmp_path: Path, text: str) -> None:
     file = write(tmp_path / "config.yaml", text)

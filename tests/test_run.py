@@ -117,6 +117,17 @@ def test_a_mistake_is_explained_in_one_sentence_without_a_traceback(
     assert "Traceback" not in said
 
 
+def test_a_key_that_snakemake_would_take_the_last_of_is_refused(
+    tmp_path: Path, volume: Path
+) -> None:
+    run = Run(tmp_path, volume)
+    text = run.configfile.read_text(encoding="utf-8")
+    run.configfile.write_text(f"{text}asr: {{beam_size: 1}}\n", encoding="utf-8")
+    code, said = run.finish("--dry-run")
+    assert code != 0
+    assert re.search(r"(?m)^earmark: .*'asr' is given twice, in line \d+ and in line \d+", said)
+
+
 def test_the_profile_has_no_key_that_snakemake_would_ignore() -> None:
     known = subprocess.run(["snakemake", "--help"], capture_output=True, text=True).stdout
     profile = yaml.safe_load((REPOSITORY / "profiles/local/config.yaml").read_text())

@@ -4,9 +4,11 @@ Which keys there are, with their types and defaults, :mod:`earmark.settings` say
 """
 
 import difflib
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import msgspec
 import yaml
 from msgspec.structs import replace
 
-from earmark import REPOSITORY
+from earmark import REPOSITORY, strict_yaml
 from earmark.errors import EarmarkError
 from earmark.settings import Settings, schema
 
@@ -33,8 +35,25 @@ def read(path: Path) -> Settings:
     Raises:
         EarmarkError: the file is missing, is not YAML, or :func:`resolve` refuses it.
     """
+    return resolve(_load(path))
+
+
+def check_files(paths: Iterable[str | Path]) -> None:
+    """Check that files say what they seem to say, where somebody else reads them too.
+
+    Args:
+        paths: YAML files; Snakemake takes the last one of two equal keys.
+
+    Raises:
+        EarmarkError: as :func:`read` does.
+    """
+    for path in paths:
+        _load(Path(path))
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = strict_yaml.load(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EarmarkError(f"cannot read the config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -42,7 +61,7 @@ def read(path: Path) -> Settings:
         raise EarmarkError(f"the config {path} is not valid YAML: {reason}") from error
     if not isinstance(config, dict):
         raise EarmarkError(f"the config {path} must be a mapping of keys; see config/README.md")
-    return resolve(config)
+    return config
 
 
 def resolve(config: Mapping[str, Any]) -> Settings:
@@ -65,6 +84,7 @@ def resolve(config: Mapping[str, Any]) -> Settings:
     volume = config.setdefault("volume", {})
     if isinstance(volume, Mapping) and (root := os.environ.get("VOLUME_ROOT")):
         config["volume"] = {**volume, "root": root}
+    _check_finite(config, "")
     try:
         settings = msgspec.convert(config, Settings)
     except msgspec.ValidationError as error:
@@ -113,6 +133,18 @@ def _model(name: str) -> str:
     return _absolute(name) if is_folder(name) else name
 
 
+def _check_finite(value: object, where: str) -> None:
+    """Refuse infinity and what is no number: no bound of a setting would."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_finite(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_finite(inner, where)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise EarmarkError(f"the config's '{where}' is {value}, which is no finite number")
+
+
 def _explain(config: Mapping[str, Any], refusal: msgspec.ValidationError) -> str:
     """One sentence about the first thing that is wrong."""
     from jsonschema import Draft202012Validator  # slow, and only needed here
@@ -142,4 +174,7 @@ def _explain_rule(error: "ValidationError") -> str:
         hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
         return f"the config has an unknown key '{name}'; {hint}"
     expected = error.message.removeprefix(f"{error.instance!r} ")
-    return f"the config's '{where}' is {error.instance!r}, which {expected}; see config/README.md"
+    unquoted = isinstance(error.instance, (bool, int, float, date))
+    is_text = error.validator == "type" and "string" in str(error.validator_value) and unquoted
+    hint = "put it in quotes" if is_text else "see config/README.md"
+    return f"the config's '{where}' is {error.instance!r}, which {expected}; {hint}"

@@ -9,7 +9,7 @@ import sys
 import msgspec
 
 from earmark.errors import EarmarkError, refused_by_system
-from earmark.configuration import resolve
+from earmark.configuration import check_files, resolve
 from earmark.volume import ARCHIVE_NAME, Volume
 
 
@@ -53,6 +53,8 @@ def drives():
     return set(workflow.dag_settings.targets) != {"daily_report"}
 
 
+if workflow.is_main_process:
+    explained(check_files, workflow.configfiles)
 settings = explained(resolve, config)
 config.update(msgspec.to_builtins(settings))
 volume = Volume.of(settings)

@@ -4,6 +4,7 @@ It leaves at once if a driver lives, clears away what a dead one left, and else 
 that takes in archives as they appear until its time is up or nothing is left to do.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -156,7 +157,7 @@ def _snapshot(settings: Settings, folder: Path) -> Path:
     copied = msgspec.to_builtins(replace(settings, classify=classify))
     snapshot = folder / "config.yaml"
     with whole(snapshot) as partial:
-        partial.write_text(yaml.safe_dump(copied), encoding="utf-8")
+        partial.write_text(json.dumps(copied, indent=1), encoding="utf-8")  # which is YAML too
     return snapshot
 
 
