@@ -123,13 +123,12 @@ class OneByOne:
         return float(torch.softmax(logits, dim=-1)[1])
 
     @torch.inference_mode()
-    def generate(self, content: str) -> str:
-        """The first design's answer, not parsed."""
-        tokens = self._tokens(FIRST_PROMPT.format(transcript=content))
+    def generate(self, content: str, tokens: int = FIRST_MAX_NEW_TOKENS) -> str:
+        """The first design's answer of so many tokens, not parsed."""
         written = self._model.generate(
-            inputs=tokens,
-            max_new_tokens=FIRST_MAX_NEW_TOKENS,
-            min_new_tokens=FIRST_MAX_NEW_TOKENS,
+            inputs=self._tokens(FIRST_PROMPT.format(transcript=content)),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
             do_sample=False,
         )
         text: str = self.tokenizer.decode(written[0], skip_special_tokens=True)

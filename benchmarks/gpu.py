@@ -97,6 +97,7 @@ class Plan:
         naive_clips: How many of them the baseline transcribes.
         transcripts: Their number, for ours.
         naive_transcripts: How many of them the baseline judges.
+        naive_tokens: How many tokens of JSON it writes about each.
         policy_tokens: Length of the policy.
         limits: What the device could do at best.
     """
@@ -111,6 +112,7 @@ class Plan:
     naive_clips: int
     transcripts: int
     naive_transcripts: int
+    naive_tokens: int
     policy_tokens: int
     limits: Device
 
@@ -313,7 +315,7 @@ def measure_classification(plan: Plan) -> Figures:
     _forget()
     few = contents[: plan.naive_transcripts]
     progress(f"classification, baseline: {len(few)} transcripts")
-    baseline = _judge_naively(settings, few)
+    baseline = _judge_naively(settings, few, plan.naive_tokens)
     progress(f"classification, baseline: {len(few)} transcripts in {baseline:.1f} s")
     _forget()
     groups = batches(lengths, shared, settings.batch_size, settings.max_tokens)
@@ -356,10 +358,10 @@ def _judge(
     return before + 1, lengths, seconds, gpu  # 1: the token that begins a text
 
 
-def _judge_naively(settings: ClassifySettings, contents: Sequence[str]) -> float:
+def _judge_naively(settings: ClassifySettings, contents: Sequence[str], tokens: int) -> float:
     naive = classify.OneByOne(msgspec.structs.replace(settings, quantization="8bit"))
-    naive.generate(contents[0])
-    return transcribe.timed(lambda: [naive.generate(each) for each in contents])[1]
+    naive.generate(contents[0], tokens)
+    return transcribe.timed(lambda: [naive.generate(each, tokens) for each in contents])[1]
 
 
 def _watched(device: str, work: Callable[[], Any]) -> tuple[Any, float, dict[str, Any]]:
@@ -572,6 +574,7 @@ def _full_plan(options: argparse.Namespace) -> Plan:
         naive_clips=min(24, options.clips),
         transcripts=options.transcripts,
         naive_transcripts=min(8, options.transcripts),
+        naive_tokens=classify.FIRST_MAX_NEW_TOKENS,
         policy_tokens=600,
         limits=roofline.device_called(name) or roofline.measured_device(name, "cuda"),
     )  # fmt: skip
@@ -591,6 +594,7 @@ def _small_plan(options: argparse.Namespace) -> Plan:
         naive_clips=2,
         transcripts=8,
         naive_transcripts=1,
+        naive_tokens=20,
         policy_tokens=100,
         limits=roofline.measured_device(transcribe.device_name("cpu"), "cpu", quick=True),
     )  # fmt: skip

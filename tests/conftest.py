@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
-from workflow_run import ROWS, Run, write_small_archive
+from workflow_run import ROWS, Run, copy_volume, write_small_archive
 
 from earmark import locks
 from earmark.record import database, embedded_server
@@ -110,19 +110,26 @@ def small_source(shared_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(shared_folder: Path, small_source: Path) -> list[tuple]:
-    """The rows of a run over the small archive that nobody disturbed."""
-    result = shared_folder / "undisturbed.pickle"
-    with locks.exclusive(shared_folder / "undisturbed.lock"):
-        if not result.exists():
-            with open_volume() as volume:
+def finished(shared_folder: Path, small_source: Path) -> Path:
+    """A volume on which a run over the small archive ended that nobody disturbed: to be copied."""
+    volume = shared_folder / "finished"
+    with locks.exclusive(shared_folder / "finished.lock"):
+        if not volume.exists():
+            with open_volume() as made:
                 run = Run(
-                    shared_folder / "undisturbed", volume, source={"directory": str(small_source)}
+                    shared_folder / "undisturbed", made, source={"directory": str(small_source)}
                 )
                 code, said = run.finish()
                 assert code == 0, said
-                result.write_bytes(pickle.dumps(run.query(ROWS)))
-    rows: list[tuple] = pickle.loads(result.read_bytes())
+                (shared_folder / "undisturbed.pickle").write_bytes(pickle.dumps(run.query(ROWS)))
+                copy_volume(made, volume)
+    return volume
+
+
+@pytest.fixture(scope="session")
+def undisturbed(shared_folder: Path, finished: Path) -> list[tuple]:
+    """The rows of a run over the small archive that nobody disturbed."""
+    rows: list[tuple] = pickle.loads((shared_folder / "undisturbed.pickle").read_bytes())
     return rows
 
 

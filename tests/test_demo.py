@@ -20,7 +20,7 @@ from earmark.tables import MANIFEST, read_provenance, read_table
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """The demo, run once to its end."""
     with open_volume() as volume:
-        run = Run(tmp_path_factory.mktemp("demo"), volume)
+        run = Run(tmp_path_factory.mktemp("demo"), volume, asr={"vad": "pyannote"})
         done = subprocess.run(
             ["make", "demo", f"DEMO=--configfile {run.configfile}"],
             cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -183,7 +183,9 @@ def test_loading_again_changes_no_row(demo: Run) -> None:
 def test_editing_a_policy_under_its_old_name_is_refused(demo: Run, tmp_path: Path) -> None:
     policies = tmp_path / "policies"
     shutil.copytree(REPOSITORY / "config/policies", policies)
-    run = Run(tmp_path, demo.volume.root, classify={"policies": str(policies)})
+    run = Run(
+        tmp_path, demo.volume.root, asr={"vad": "pyannote"}, classify={"policies": str(policies)}
+    )
     code, said = run.finish("--dry-run")
     assert code == 0, said
     with (policies / "scams.md").open("a") as file:
@@ -194,6 +196,7 @@ def test_editing_a_policy_under_its_old_name_is_refused(demo: Run, tmp_path: Pat
 
 
 def test_another_model_under_its_old_name_is_refused(demo: Run, tmp_path: Path) -> None:
-    code, said = Run(tmp_path, demo.volume.root, asr={"compute_type": "int8"}).finish()
+    asr = {"vad": "pyannote", "compute_type": "int8"}
+    code, said = Run(tmp_path, demo.volume.root, asr=asr).finish()
     assert code != 0
     assert re.search(r"^earmark: .*asr\.name.*compute_type", said, re.MULTILINE), said

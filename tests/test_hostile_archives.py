@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from processor_time import processor_seconds
 from sounds import chirp, write_audio
 from tars import BLOCK, END, HUGE, NO_LIMITS, entry, forged, pack_zip, read_all, statuses, unpack
 
@@ -298,9 +298,9 @@ def test_wherever_an_archive_is_cut_its_whole_members_are_kept(tmp_path, data):
 def test_headers_without_end_are_given_up(unpack, kind, pack):
     link = {b"L": forged(b"%011o\0" % 2, kind=kind) + b"n\0".ljust(BLOCK, b"\0")}
     one = link.get(kind) or pax([("comment", "endless")], kind)
-    begun = time.monotonic()
+    begun = processor_seconds()
     rows, facts, contents = unpack(pack(entry("a", b"1") + one * 20_000 + END))
-    assert time.monotonic() - begun < 10
+    assert processor_seconds() - begun < 10
     assert statuses(rows) == ["ok"]
     assert contents == {"000000": b"1"}
     assert facts["archive_status"] == "partial"
@@ -322,9 +322,9 @@ def test_blocks_of_garbage_without_end_are_given_up_in_time(tmp_path):
         garbage = gzip.compress(b"\xaa" * (32 * MIB), 1)
         for _ in range(40):
             file.write(garbage)
-    begun = time.monotonic()
+    begun = processor_seconds()
     unpack_archive(archive, tmp_path / "out", UnpackLimits(timeout_seconds=3, max_ratio=1e6))
-    assert time.monotonic() - begun < 8
+    assert processor_seconds() - begun < 8
     facts = read_provenance(tmp_path / "out" / MEMBERS_FILE)
     assert facts["archive_status"] == "partial"
     assert facts["archive_error"] == "not read within 3 seconds"
@@ -335,10 +335,10 @@ def test_a_header_that_takes_hours_to_parse_is_given_up_in_time(unpack):
     # tarfile's search for "hdrcharset" is quadratic before Python 3.11.10 (CVE-2024-6232).
     digits = b"1" * MIB
     hostile = forged(b"%011o\0" % len(digits), kind=b"x") + digits
-    begun = time.monotonic()
+    begun = processor_seconds()
     limits = UnpackLimits(timeout_seconds=3)
     rows, facts, contents = unpack(entry("a", b"1") + hostile + END, limits=limits)
-    assert time.monotonic() - begun < 8
+    assert processor_seconds() - begun < 8
     assert rows[0]["status"] == "ok"
     assert contents == {"000000": b"1"}
     assert (facts["archive_status"] == "ok") == (facts["archive_error"] == "")

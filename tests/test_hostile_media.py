@@ -10,13 +10,13 @@ import shutil
 import socket
 import struct
 import threading
-import time
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from processes import children
+from processor_time import processor_seconds
 from sounds import ENCODERS, chirp, write_audio
 from tars import END, entry, pack_zip
 
@@ -363,10 +363,10 @@ def test_a_tiny_file_of_many_hours_is_given_up_in_time_and_takes_little_memory(
 ):
     bombs = {"days": wav(1, 500_000), "hours": silence(tmp_path / "a.flac", 10)}
     assert len(bombs["hours"]) < 100_000
-    begun = time.monotonic()
+    begun = processor_seconds()
     with Memory(daemon=True) as memory:
         rows = encode({**bombs, "good": mp3}, timeout_seconds=4)
-    assert time.monotonic() - begun < 20
+    assert processor_seconds() - begun < 20
     assert [row["status"] for row in rows] == ["failed", "failed", "ok"]
     assert {row["error"] for row in rows[:2]} == {"not decoded within 4 seconds"}
     assert 30 < memory.most < 300
@@ -410,9 +410,9 @@ def test_a_header_that_declares_hours_costs_no_more_than_what_is_there(encode, t
         data = write_audio(tmp_path / f"a.{kind}", chirp(1, 48_000), 48_000).read_bytes()
         place = data.rindex(mark) + len(mark) + between
         liars[kind] = data[:place] + longest + data[place + len(longest) :]
-    begun = time.monotonic()
+    begun = processor_seconds()
     rows = encode(liars)
-    assert time.monotonic() - begun < 20
+    assert processor_seconds() - begun < 20
     assert {row["member"] for row in rows if row["status"] == "ok"} >= {"mp3", "wav", "flac"}
     for row in rows:
         assert row["status"] == "failed" or row["duration_seconds"] < 2

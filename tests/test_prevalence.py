@@ -98,53 +98,65 @@ def write_samples(root: Path, uploads: list[Upload], samples: int, limit: int) -
                 for upload in members
             }
             drawn = selection.draw(name, dict.fromkeys(hash_of.values(), 60.0))
+            selected = {content: drawn.has(sha) for content, sha in hash_of.items()}
             first: dict[int, int] = {}
             for upload in members:
-                sha = hash_of[upload.content]
-                original = first.setdefault(upload.content, upload.ordinal)
-                repeats = original != upload.ordinal
+                first.setdefault(upload.content, upload.ordinal)
+            shas = [hash_of[upload.content] for upload in members]
+            originals = [first[upload.content] for upload in members]
+            add(
+                clips,
+                len(members),
+                archive=name,
+                ordinal=[upload.ordinal for upload in members],
+                member=[f"{upload.ordinal}.mp3" for upload in members],
+                source_sha256=shas,
+                source_bytes=1,
+                status="ok",
+                selected=[selected[upload.content] for upload in members],
+                inclusion_probability=[drawn.probability(sha) for sha in shas],
+                duplicate_of=[
+                    None if original == upload.ordinal else original
+                    for upload, original in zip(members, originals, strict=True)
+                ],
+            )
+            asked = [
+                upload
+                for upload, original in zip(members, originals, strict=True)
+                if original == upload.ordinal and selected[upload.content]
+            ]
+            add(
+                heard,
+                len(asked),
+                archive=name,
+                ordinal=[upload.ordinal for upload in asked],
+                language=[upload.language for upload in asked],
+                status="ok",
+            )
+            for place, category in enumerate(CATEGORIES):
+                flagged = [upload.flagged[place] for upload in asked]
                 add(
-                    clips,
+                    judged,
+                    len(asked),
                     archive=name,
-                    ordinal=upload.ordinal,
-                    member=f"{upload.ordinal}.mp3",
-                    source_sha256=sha,
-                    source_bytes=1,
-                    status="ok",
-                    selected=drawn.has(sha),
-                    inclusion_probability=drawn.probability(sha),
-                    duplicate_of=original if repeats else None,
-                )
-                if repeats or not drawn.has(sha):
-                    continue
-                add(
-                    heard,
-                    archive=name,
-                    ordinal=upload.ordinal,
-                    language=upload.language,
+                    ordinal=[upload.ordinal for upload in asked],
+                    category=category,
+                    flagged=flagged,
+                    score=[0.9 if flag else 0.1 for flag in flagged],
+                    threshold=0.5,
+                    truncated=False,
+                    answer="logits",
                     status="ok",
                 )
-                for category, flagged in zip(CATEGORIES, upload.flagged, strict=True):
-                    add(
-                        judged,
-                        archive=name,
-                        ordinal=upload.ordinal,
-                        category=category,
-                        flagged=flagged,
-                        score=0.9 if flagged else 0.1,
-                        threshold=0.5,
-                        truncated=False,
-                        answer="logits",
-                        status="ok",
-                    )
         write(volume.classes(str(sample), FOLDER_DATE, "all"), CLASSES, judged)
     write(volume.manifest(FOLDER_DATE, "all"), MANIFEST, clips)
     write(volume.transcripts("v2", FOLDER_DATE, "all"), TRANSCRIPTS, heard)
 
 
-def add(columns: dict[str, list[object]], **values: object) -> None:
+def add(columns: dict[str, list[object]], count: int, **values: object) -> None:
+    """Add rows; what is no list is the same in all of them."""
     for name, value in values.items():
-        columns[name].append(value)
+        columns[name] += value if isinstance(value, list) else [value] * count
 
 
 def write(path: Path, schema: pa.Schema, columns: dict[str, list[object]]) -> None:

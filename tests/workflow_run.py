@@ -12,7 +12,7 @@ import yaml
 from earmark import REPOSITORY, configuration
 from earmark.ingest.catalogue import Archive
 from earmark.ingest.source import source_of
-from earmark.record.database import connect, connection_string
+from earmark.record.database import connect, connection_string, stop_embedded
 from earmark.settings import Settings
 from earmark.volume import Volume
 
@@ -42,6 +42,7 @@ class Run:
         self.configfile = folder / "config.yaml"
         config = yaml.safe_load((DEMO / "config.yaml").read_text(encoding="utf-8"))
         config["volume"]["root"] = str(self.volume.root)
+        config["asr"]["vad"] = "silero"  # pyannote takes longer to load than all the rest to run
         for section, values in changes.items():
             config[section] = config.get(section, {}) | values
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,6 +95,12 @@ class Run:
             *(unpacked.iterdir() if unpacked.exists() else ()),
             *self.volume.root.rglob("*.partial"),
         ]
+
+
+def copy_volume(volume: Path, target: Path) -> None:
+    """Copy a volume with the owners and times of its files, after stopping its server."""
+    stop_embedded(volume)
+    subprocess.run(["cp", "--archive", "--no-target-directory", volume, target], check=True)
 
 
 def write_small_archive(folder: Path) -> None:

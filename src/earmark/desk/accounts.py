@@ -11,6 +11,7 @@ import re
 import secrets
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import psycopg2
@@ -36,8 +37,6 @@ FAILURE_MINUTES = 15
 _hasher = PasswordHasher()
 #: Each takes 64 MiB, and anybody can ask for it.
 _verifying = threading.BoundedSemaphore(2)
-#: Nobody's; verified for names that don't exist, so that time does not tell them apart.
-_NOBODY = _hasher.hash(secrets.token_urlsafe())
 
 _COLUMNS = "r.id, r.name, r.role, r.hide_text, r.muted, r.opted_out, r.break_minutes"
 
@@ -185,6 +184,7 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
     """
     name = name.strip().lower()[:64].replace("\0", "")
     address = _subscriber(address)
+    nobody = _nobodys_hash()
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark sign in'))")
         cursor.execute("DELETE FROM sign_in_failures WHERE failed_at < now() - INTERVAL '1 hour'")
@@ -204,7 +204,7 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
         cursor.execute("INSERT INTO sign_in_failures VALUES (%s, %s)", [name, address])
         cursor.execute("SELECT id, password_hash FROM reviewers WHERE name = %s AND active", [name])
         found = cursor.fetchone()
-    reviewer_id, expected = found or (None, _NOBODY)
+    reviewer_id, expected = found or (None, nobody)
     try:
         with _verifying:
             _hasher.verify(expected, password[: MOST_PASSWORD + 1])
@@ -255,6 +255,12 @@ def reviewer_of(
                 [_digest(token)],
             )
     return Reviewer(*columns)
+
+
+@cache
+def _nobodys_hash() -> str:
+    """A hash to verify for names that don't exist, so that time does not tell them apart."""
+    return _hasher.hash(secrets.token_urlsafe())
 
 
 def _subscriber(address: str) -> str:

@@ -7,6 +7,7 @@ head, and of the head only the words that matter: the logits of Gemma's 256,000 
 tokens would not fit a GPU.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,9 @@ class LanguageModel:
             OSError: a file can't be read.
             ValueError: a file holds something else.
         """
+        # bitsandbytes, which PEFT imports in any case, hands functions to torch.compile that no
+        # GPU runs. That alone imports the compiler and starts its processes.
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
         config: Any = AutoConfig.from_pretrained(base.folder)
         if (kind := config.model_type) not in MODEL_TYPES:
             raise SetupError(
