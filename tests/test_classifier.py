@@ -291,11 +291,11 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.parametrize("part", ["config.json", "tokenizer.json", "model.safetensors"])
 def test_a_damaged_model_is_refused_and_no_archive_is_to_blame(tmp_path: Path, part: str) -> None:
-    shutil.copytree(BASE, tmp_path / "model")
-    whole = (tmp_path / "model" / part).read_bytes()
-    (tmp_path / "model" / part).write_bytes(whole[: len(whole) // 2])
+    shutil.copytree(BASE, tmp_path / "gemma-demo")
+    whole = (tmp_path / "gemma-demo" / part).read_bytes()
+    (tmp_path / "gemma-demo" / part).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SetupError, match="can't be loaded"):
-        Classifier(replace(SETTINGS, model=str(tmp_path / "model")))
+        Classifier(replace(SETTINGS, model=str(tmp_path / "gemma-demo")))
 
 
 def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
@@ -303,8 +303,10 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     other = transformers.Gemma2Config(**known | {"hidden_size": 64})
     transformers.Gemma2ForCausalLM(other).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
-    with pytest.raises(SetupError, match="can't be loaded"):
+    with pytest.raises(SetupError, match="was made for gemma-demo, and classify.model is "):
         Classifier(replace(SETTINGS, model=str(tmp_path)))
+    with pytest.raises(SetupError, match="can't be loaded"):
+        Classifier(replace(SETTINGS, model=str(tmp_path), adapter_fits=True))
 
 
 @pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
@@ -329,12 +331,12 @@ def test_one_long_text_goes_through_in_blocks(
 
 
 def test_a_tokenizer_without_tokens_for_the_answers_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(BASE, tmp_path / "model")
-    file = tmp_path / "model" / "tokenizer.json"
+    shutil.copytree(BASE, tmp_path / "gemma-demo")
+    file = tmp_path / "gemma-demo" / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["zero"] = vocabulary.pop("0")
     vocabulary["<nothing>"] = vocabulary.pop("<0x30>")
     file.write_text(json.dumps(tokenizer), encoding="utf-8")
     with pytest.raises(EarmarkError, match="no single token for the answer '0'"):
-        Classifier(replace(SETTINGS, model=str(tmp_path / "model")))
+        Classifier(replace(SETTINGS, model=str(tmp_path / "gemma-demo")))

@@ -11,6 +11,7 @@ from on_demand import OnDemand
 
 from earmark import REPOSITORY
 from earmark.errors import SetupError
+from earmark.models.classifier_files import MODEL_TYPES, check_base
 from earmark.models.inventory import Found
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def probabilities(logits: torch.Tensor) -> torch.Tensor:
 
 
 def test_every_type_of_model_whose_attention_is_known_is_tried() -> None:
-    assert tuple(KINDS) == prefix_attention.MODEL_TYPES
+    assert tuple(KINDS) == MODEL_TYPES
 
 
 def test_a_batch_behind_a_shared_beginning_is_as_whole_texts_are(
@@ -154,4 +155,4 @@ def test_a_model_whose_attention_is_unknown_is_refused(tmp_path: Path) -> None:
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(tmp_path)
     with pytest.raises(SetupError, match=r"type 'gpt2'.* choose one of type gemma, gemma2"):
-        load(tmp_path)
+        check_base(tmp_path)

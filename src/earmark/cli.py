@@ -462,11 +462,8 @@ def _models_fetch(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _models_verify(settings: Settings, arguments: argparse.Namespace) -> int:
-    rows = [
-        dataclasses.asdict(condition)
-        for model in inventory.named_in(settings)
-        for condition in inventory.inspect(model, by_size=arguments.quick)
-    ]
+    conditions = inventory.inspect_all(settings, by_size=arguments.quick)
+    rows = [dataclasses.asdict(condition) for condition in conditions]
     problems = sum(row["problem"] is not None for row in rows)
     title = f"Problems: {problems}" if problems else "All models are whole"
     if any(model.is_folder for model in inventory.named_in(settings)):

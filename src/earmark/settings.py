@@ -264,6 +264,8 @@ class ClassifySettings(_Section, frozen=True):
         adapter: The LoRA adapter: a hub name or a folder such as /models/cope-a-lora; null for
             none.
         adapter_revision: The commit that the adapter is pinned to, likewise.
+        adapter_fits: That the adapter belongs to the model although it names another one, or none:
+            by default its `base_model_name_or_path` must end in the same name.
         device: Where the model runs.
         quantization: Quantization of the base model by bitsandbytes, `8bit` (LLM.int8) or `4bit`
             (NF4), or null for none; on a CPU both work and neither is faster.
@@ -292,6 +294,7 @@ class ClassifySettings(_Section, frozen=True):
     revision: Commit | None = None
     adapter: str | None = "zentropi-ai/cope-a-9b"
     adapter_revision: Commit | None = None
+    adapter_fits: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
     quantization: Literal["8bit", "4bit", None] = "8bit"
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from earmark.configuration import is_folder
 from earmark.errors import EarmarkError, SetupError
+from earmark.models.classifier_files import check_adapter, check_base
 from earmark.models.snapshots import Snapshot
 from earmark.settings import AsrSettings, ClassifySettings, Settings
 
@@ -114,8 +115,8 @@ def check_models(settings: Settings) -> None:
     Raises:
         EarmarkError: see :func:`find`.
     """
-    for model in named_in(settings):
-        find(model)
+    find(whisper(settings.asr))
+    find_classifier(settings.classify)
 
 
 def find(model: Model) -> Found:
@@ -143,7 +144,20 @@ def find_classifier(classify: ClassifySettings) -> tuple[Found, Found | None]:
         SetupError: as :func:`find`.
     """
     base, adapter = base_and_adapter(classify)
-    return find(base), find(adapter) if adapter else None
+    found = find(base), find(adapter) if adapter else None
+    check_classifier(classify, *found)
+    return found
+
+
+def check_classifier(classify: ClassifySettings, base: Found, adapter: Found | None) -> None:
+    """Check what can be known of a classifier without loading it.
+
+    Raises:
+        SetupError: as those of :mod:`earmark.models.classifier_files`.
+    """
+    check_base(Path(base.folder))
+    if adapter is not None:
+        check_adapter(Path(adapter.folder), [classify.model, base.folder], classify.adapter_fits)
 
 
 @dataclass(frozen=True)
@@ -161,6 +175,30 @@ class Condition:
     model: str
     commit: str | None
     problem: str | None
+
+
+def inspect_all(settings: Settings, by_size: bool) -> list[Condition]:
+    """Check all models of a configuration as they lie here, and whether they go together.
+
+    Args:
+        settings: The configuration.
+        by_size: As in :func:`inspect`.
+
+    Returns:
+        As :func:`inspect`, for each model.
+    """
+    found = [each for model in named_in(settings) for each in inspect(model, by_size)]
+    if any(each.problem for each in found if each.key.startswith("classify.")):
+        return found
+    try:
+        find_classifier(settings.classify)
+    except SetupError as error:
+        problem = str(error)
+        at_fault = max(
+            (each.key for each in found if problem.startswith(each.key)), default="classify.model"
+        )
+        return [replace(each, problem=problem) if each.key == at_fault else each for each in found]
+    return found
 
 
 def inspect(model: Model, by_size: bool) -> list[Condition]:

@@ -7,13 +7,16 @@ head, and of the head only the words that matter: the logits of Gemma's 256,000 
 tokens would not fit a GPU.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -25,7 +28,7 @@ from transformers import (
 
 from earmark.errors import SetupError
 from earmark.models.inventory import Found
-from earmark.policy.prefix_attention import MODEL_TYPES, NAME, PADDING, Prefix, Rest
+from earmark.policy.prefix_attention import NAME, PADDING, Prefix, Rest
 
 #: Stands for no token, behind what a model wrote.
 _NOTHING = -1
@@ -70,7 +73,7 @@ class LanguageModel:
             quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
 
         Raises:
-            SetupError: the model's attention isn't known.
+            SetupError: a weight is missing or isn't used, of the base or of the adapter.
             OSError: a file can't be read.
             ValueError: a file holds something else.
         """
@@ -78,24 +81,25 @@ class LanguageModel:
         # GPU runs. That alone imports the compiler and starts its processes.
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
         config: Any = AutoConfig.from_pretrained(base.folder)
-        if (kind := config.model_type) not in MODEL_TYPES:
-            raise SetupError(
-                f"classify.model {base.folder} is a model of type '{kind}', whose attention "
-                f"Earmark doesn't know; choose one of type {', '.join(MODEL_TYPES)}"
-            )
         self.longest: int = config.max_position_embeddings
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        _check_shapes(base.folder, config)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
             dtype=dtype,
             quantization_config=quantization_config(quantization, dtype),
             device_map={"": device},
             attn_implementation=NAME,
+            output_loading_info=True,
         )
+        model, told = loaded
+        _check_whole(f"classify.model {base.folder}", told)
         if adapter is not None:
             from peft import PeftModel  # slow, and talkative until logging is set up
             from peft.tuners.tuners_utils import BaseTunerLayer
 
+            # By a map that names the CPU, PEFT would lay the layers out anew over all devices.
+            del model.hf_device_map
             adapted: Any = PeftModel.from_pretrained(model, adapter.folder, torch_device=device)
             inner = adapted.get_base_model()
             words = (inner.get_input_embeddings(), inner.get_output_embeddings())
@@ -104,6 +108,7 @@ class LanguageModel:
                     f"classify.adapter {adapter.folder} changes how words are read or written "
                     "(embeddings, lm_head); Earmark takes adapters of the layers between"
                 )
+            _check_used(adapted, adapter.folder)
             # Merged, it saves its own products in each layer; but quantized weights would be
             # rounded once more (figures are in benchmarks/README.md).
             model = adapted.merge_and_unload() if quantization is None else inner
@@ -267,6 +272,93 @@ class LanguageModel:
         vocabulary = self.tokenizer.get_vocab().items()
         tokens = [token for spelling, token in vocabulary if character in spelling]
         return torch.tensor(tokens, dtype=torch.long)
+
+
+def _check_whole(what: str, told: dict[str, Any]) -> None:
+    """Check that a model has all weights that it needs, and needs all that it has.
+
+    Args:
+        what: The model, for a sentence.
+        told: What Transformers tells of loading it.
+
+    Raises:
+        SetupError: it hasn't, or doesn't.
+    """
+    faults = {
+        "lacks": told["missing_keys"],
+        "has, but doesn't use": told["unexpected_keys"],
+        "has in another shape": [key for key, *_ in told["mismatched_keys"]],
+    }
+    for fault, keys in faults.items():
+        if keys:
+            raise SetupError(
+                f"{what} {fault} {len(keys)} of its weights, such as {min(keys)}; it would answer "
+                "like another model: put a whole one there, or choose another"
+            )
+
+
+def _check_shapes(folder: str, config: Any) -> None:
+    """Check that a base model's files hold each matrix that it needs, as large as it needs it.
+
+    Before they are loaded: bitsandbytes quantizes a matrix of any shape.
+
+    Raises:
+        SetupError: one is missing, or has another shape.
+    """
+    if getattr(config, "quantization_config", None):
+        return  # its weights are stored in another form
+    there: dict[str, list[int]] = {}
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, "pt") as weights:
+            there |= {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    if not there:
+        return  # pickled
+    with torch.device("meta"):
+        wanted = dict(AutoModelForCausalLM.from_config(config).named_parameters())
+    shapes = {key: list(weight.shape) for key, weight in wanted.items()}
+    told = {
+        "missing_keys": list(shapes.keys() - there.keys()),
+        "unexpected_keys": [],
+        "mismatched_keys": [(k,) for k in shapes.keys() & there.keys() if shapes[k] != there[k]],
+    }
+    _check_whole(f"classify.model {folder}", told)
+
+
+def _check_used(adapted: Any, folder: str) -> None:
+    """Check that an adapter's weights are those that lie in its folder, all of them.
+
+    PEFT warns of what it doesn't find, and says nothing of what it doesn't use.
+
+    Args:
+        adapted: The model with its adapter, as PEFT loaded it.
+        folder: Where the adapter lies.
+
+    Raises:
+        SetupError: weights are missing, aren't used, or are others in the model.
+    """
+    from peft import get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    told = json.loads((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    known = type(adapted.peft_config["default"]).__dataclass_fields__
+    if unknown := sorted(key for key, value in told.items() if value and key not in known):
+        raise SetupError(
+            f"classify.adapter {folder} has options that this version of PEFT leaves out "
+            f"({', '.join(unknown)} in adapter_config.json); update Earmark or choose another"
+        )
+    used = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    there = load_peft_weights(folder, device="cpu")
+    other = [
+        key
+        for key in used.keys() & there.keys()
+        if not torch.equal(there[key].to(used[key].dtype), used[key].cpu())
+    ]
+    differences = {
+        "missing_keys": list(used.keys() - there.keys()),
+        "unexpected_keys": list(there.keys() - used.keys()),
+        "mismatched_keys": [(key,) for key in other],
+    }
+    _check_whole(f"classify.adapter {folder}", differences)
 
 
 def quantization_config(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:

@@ -20,10 +20,6 @@ from transformers import AttentionInterface
 #: Its name as Transformers' ``attn_implementation``.
 NAME = "earmark_prefix"
 
-#: Types of models (``model_type`` of their configurations) that a test holds against their own
-#: attention.  Others may add something to attention that would be lost without a word here.
-MODEL_TYPES = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
-
 
 @dataclass(frozen=True)
 class Prefix:

@@ -1,0 +1,109 @@
+"""What the files of a base model and of an adapter tell before anything is loaded.
+
+Libraries leave out what they don't understand, with a warning at most; a model that was loaded
+in part answers like another one.  Whether all weights were used shows only when they are loaded
+(:mod:`earmark.policy.language_model`).
+"""
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from earmark.errors import SetupError
+
+#: Types of models (``model_type`` of their configurations) that a test holds against their own
+#: attention.  Others may add something to attention that would be lost without a word.
+MODEL_TYPES = ("gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3")
+
+#: Keys of an adapter's configuration with which it is more than LoRA on a model's layers: PEFT
+#: drops some of them when weights are quantized, and Earmark's own pass through the model others.
+_MORE_THAN_LORA = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "layer_replication",
+    "modules_to_save",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_bdlora",
+    "use_qalora",
+)
+
+
+def check_base(folder: Path) -> None:
+    """Check a base model.
+
+    Raises:
+        SetupError: its type is none whose attention is known, or weights are missing.
+    """
+    kind = _read(folder / "config.json", "classify.model").get("model_type")
+    if kind not in MODEL_TYPES:
+        raise SetupError(
+            f"classify.model {folder} is a model of type '{kind}', whose attention "
+            f"Earmark doesn't know; choose one of type {', '.join(MODEL_TYPES)}"
+        )
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = sorted(set(_read(index, "classify.model").get("weight_map", {}).values()))
+            for shard in shards:
+                if not (folder / shard).is_file():
+                    raise SetupError(f"classify.model {folder} lacks {shard}; put it there")
+            if shards:
+                return
+    raise SetupError(
+        f"classify.model {folder} holds no weights (model.safetensors); put them there"
+    )
+
+
+def check_adapter(folder: Path, bases: list[str], is_said_to_fit: bool) -> None:
+    """Check an adapter.
+
+    Args:
+        folder: Where it lies.
+        bases: What the base model it is to change is called, by the configuration and by the hub.
+        is_said_to_fit: ``classify.adapter_fits``.
+
+    Raises:
+        SetupError: it is of a kind that would be applied in part, is made for another base model,
+            or has no weights.
+    """
+    config = _read(folder / "adapter_config.json", "classify.adapter")
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise SetupError(
+            f"classify.adapter {folder} is of the kind {kind}; Earmark takes LoRA adapters alone"
+        )
+    if more := sorted(key for key in _MORE_THAN_LORA if config.get(key)):
+        raise SetupError(
+            f"classify.adapter {folder} is more than LoRA on a model's layers ({', '.join(more)} "
+            "in adapter_config.json), and would be applied in part; choose one without"
+        )
+    if not any((folder / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
+        raise SetupError(
+            f"classify.adapter {folder} holds no weights (adapter_model.safetensors); put them "
+            "there"
+        )
+    named = config.get("base_model_name_or_path")
+    if not is_said_to_fit and _last(named) not in {_last(base) for base in bases}:
+        raise SetupError(
+            f"classify.adapter {folder} was made for {named or 'a model that it does not name'}, "
+            f"and classify.model is {bases[0]}; correct one of them, or set classify.adapter_fits "
+            "to true if they fit together"
+        )
+
+
+def _last(name: object) -> str:
+    """Where a model lies differs from machine to machine; what it is called at the end doesn't."""
+    return PurePosixPath(str(name)).name.lower()
+
+
+def _read(path: Path, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SetupError(f"{key}: {path} can't be loaded ({error}); put it there again") from error
+    if not isinstance(found, dict):
+        raise SetupError(f"{key}: {path} can't be loaded (no JSON object); put it there again")
+    return found
