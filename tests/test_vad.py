@@ -70,6 +70,7 @@ def test_speech_without_a_pause_is_cut_into_windows_that_whisper_takes(
     assert all(0 < window.end - window.start <= 30 for window in windows)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 40), st.floats(0.1, 30)), min_size=1, max_size=40))
 def test_regions_are_merged_as_whisperx_merges_them(steps: list[tuple[float, float]]) -> None:
