@@ -55,8 +55,13 @@ def open_volume() -> Iterator[Path]:
             database.stop_embedded(root)
 
 
+@pytest.fixture(scope="session")
+def embedded() -> None:
+    """Tells who starts a server from who calls something else a volume."""
+
+
 @pytest.fixture
-def volume() -> Iterator[Path]:
+def volume(embedded: None) -> Iterator[Path]:
     """An empty volume for an embedded server, which stops after the test."""
     with open_volume() as root:
         yield root

@@ -22,7 +22,7 @@ NEEDS = {
     "slurm_cluster": {"root", "munged", "pgrep", "sinfo", "slurmctld", "slurmd"},
 }
 #: Whoever uses one of these fixtures waits for a server, a browser, Snakemake or SLURM.
-SLOW = {"chromium", "finished", "postgres", "slurm_cluster", "volume"}
+SLOW = {"chromium", "demo", "embedded", "finished", "host", "postgres", "slurm_cluster"}
 MACHINE = Path(__file__).with_name("setup-machine")
 
 #: How many tests were left out, by what they lack.

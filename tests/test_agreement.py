@@ -71,6 +71,7 @@ def test_the_interval_covers_the_value_and_shrinks_with_more_clips() -> None:
     assert large.interval[1] - large.interval[0] < (small.interval[1] - small.interval[0]) / 3
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(1)
     # Half of all clips are reportable, and each person errs in one of ten.

@@ -279,6 +279,7 @@ def test_a_release_leaves_the_clips_of_an_earlier_load(
     assert rows(migrated_database) == [(NAME, "partial", "released from quarantine")]
 
 
+@pytest.mark.slow
 def test_a_database_that_is_away_stops_no_quarantine(
     shared: Volume, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ from earmark.speech.preparation import Clip, Features, Prepared, Window
 from earmark.speech.recognition import Hypothesis, Language
 from earmark.speech.transcript import compression_ratio
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = ("en", "es", "de")
 
 

@@ -157,6 +157,7 @@ for ordinal in range(len(parts.table()), 1_000_000):
 """
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_whole_parts_without_a_gap(tmp_path: Path) -> None:
     for delay in (0.0, 0.03, 0.12):
         folder = tmp_path / str(delay)

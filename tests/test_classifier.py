@@ -35,6 +35,8 @@ else:
     language_model = OnDemand("earmark.policy.language_model")
     prefix_attention = OnDemand("earmark.policy.prefix_attention")
 
+pytestmark = pytest.mark.slow
+
 HARASSMENT, SCAMS, THREATS = POLICIES
 CONTENTS = [
     SCAM,

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 else:
     transformers = OnDemand("transformers")
 
+pytestmark = pytest.mark.slow
+
 
 def transcript(ordinal: int, text: str | None, status: str = "ok") -> dict[str, object]:
     return {"archive": "a.tar", "ordinal": ordinal, "text": text, "status": status}

@@ -37,25 +37,29 @@ def earmark(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    done = earmark(command, "--help")
-    assert done.returncode == 0
-    assert "--configfile FILE" in done.stdout
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--configfile FILE" in capsys.readouterr().out
 
 
 def test_the_command_alone_says_how_it_is_used() -> None:
     done = earmark()
     assert done.returncode == 2
     assert "usage: earmark" in done.stderr
+    assert earmark("status", "--configfile", "nowhere").returncode == 2
     assert earmark("--version").stdout.startswith("earmark ")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_wrong_configuration_is_one_sentence_and_status_2(command: str, tmp_path: Path) -> None:
-    done = earmark(command, "--configfile", str(tmp_path / "nowhere.yaml"))
-    assert done.returncode == 2
-    assert done.stderr.startswith("earmark: cannot read the config")
-    assert done.stderr.count("\n") == 1
+def test_a_wrong_configuration_is_one_sentence_and_status_2(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--configfile", str(tmp_path / "nowhere.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("earmark: cannot read the config")
+    assert said.count("\n") == 1
 
 
 def test_discover_lists_each_archive_with_what_becomes_of_it(

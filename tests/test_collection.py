@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from earmark import REPOSITORY
 
 #: Modules that take a second or more to import.
@@ -23,6 +25,7 @@ print(json.dumps([int(status), sorted({HEAVY} & sys.modules.keys())]))
 """
 
 
+@pytest.mark.slow
 def test_collecting_the_tests_imports_nothing_that_takes_seconds() -> None:
     command = [sys.executable, "-c", COLLECT]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)

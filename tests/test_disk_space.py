@@ -265,6 +265,7 @@ def test_unpacking_that_fills_the_volume_leaves_nothing_waits_and_goes_on(
     assert [path.name for path in (small / "unpacked").iterdir()] == ["a.tar"]
 
 
+@pytest.mark.slow
 def test_encoding_that_fills_the_volume_leaves_nothing_waits_and_goes_on(
     small: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,8 @@ from earmark.ingest.unpack import MEMBERS_FILE, detect_archive_type, unpack_arch
 from earmark.settings import EncodeSettings, UnpackLimits
 from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table
 
+pytestmark = pytest.mark.slow
+
 ARCHIVES = Path(__file__).parents[1] / "demo" / "archives"
 SHARES = {"clips": 0.6, "unpacked": 0.1, "read": 0.2, "built": 0.1}
 CLIPS_PER_ARCHIVE = 600

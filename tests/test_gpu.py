@@ -137,6 +137,7 @@ def test_only_full_memory_is_taken_for_full_memory(error: Exception, expected: b
     assert ran_out_of_memory(error) is expected
 
 
+@pytest.mark.slow
 def test_pytorch_says_by_an_error_of_its_own_that_memory_is_full() -> None:
     import torch
 
@@ -158,6 +159,7 @@ class Memory:
         return [2 * item for item in batch]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(), max_size=100))
 def test_full_memory_halves_the_batch_for_good_and_changes_no_result(

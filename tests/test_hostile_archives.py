@@ -293,6 +293,7 @@ def test_wherever_an_archive_is_cut_its_whole_members_are_kept(tmp_path, data):
 # What they cost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [b"g", b"x", b"L", b"K"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["tar", "gzip"])
 def test_headers_without_end_are_given_up(unpack, kind, pack):
@@ -315,6 +316,7 @@ def test_folders_count_as_members(unpack):
     assert facts["archive_error"] == "more than 100 members"
 
 
+@pytest.mark.slow
 def test_blocks_of_garbage_without_end_are_given_up_in_time(tmp_path):
     archive = tmp_path / "a.tar.gz"
     with archive.open("wb") as file:
@@ -331,6 +333,7 @@ def test_blocks_of_garbage_without_end_are_given_up_in_time(tmp_path):
     assert (tmp_path / "out" / "000000").read_bytes() == b"1"
 
 
+@pytest.mark.slow
 def test_a_header_that_takes_hours_to_parse_is_given_up_in_time(unpack):
     # tarfile's search for "hdrcharset" is quadratic before Python 3.11.10 (CVE-2024-6232).
     digits = b"1" * MIB
@@ -398,6 +401,7 @@ def peaks():
         yield run
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_members_take_little_memory(tmp_path, peaks):
     count, archive = 100_000, tmp_path / "a.tar"
     # One in ten is a file: more would only cost time, mostly to remove them again.
@@ -413,6 +417,7 @@ def test_a_hundred_thousand_members_take_little_memory(tmp_path, peaks):
     assert stage < 600
 
 
+@pytest.mark.slow
 def test_a_huge_member_takes_little_memory(tmp_path, peaks):
     size, archive = 512 * MIB, tmp_path / "a.tar"
     archive.write_bytes(entry("a", b"1") + forged(b"%011o\0" % size))

@@ -358,6 +358,7 @@ class Memory(threading.Thread):
                     yield Path(f"/proc/{pid}/status").read_text()
 
 
+@pytest.mark.slow
 def test_a_tiny_file_of_many_hours_is_given_up_in_time_and_takes_little_memory(
     encode, tmp_path, mp3
 ):
@@ -372,6 +373,7 @@ def test_a_tiny_file_of_many_hours_is_given_up_in_time_and_takes_little_memory(
     assert 30 < memory.most < 300
 
 
+@pytest.mark.slow
 def test_minutes_of_silence_in_a_few_bytes_are_a_clip_like_any_other(encode, tmp_path):
     content = silence(tmp_path / "a.flac", 0.1)
     assert len(content) < 10_000

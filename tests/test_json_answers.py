@@ -32,6 +32,8 @@ else:
     torch = OnDemand("torch")
     transformers = OnDemand("transformers")
 
+pytestmark = pytest.mark.slow
+
 POLICIES = load_policies(REPOSITORY / "config" / "policies", ["harassment", "scams"])
 #: Behind each last word, what the model writes.
 CHAINS = {

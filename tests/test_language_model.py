@@ -25,6 +25,8 @@ else:
     language_model = OnDemand("earmark.policy.language_model")
     prefix_attention = OnDemand("earmark.policy.prefix_attention")
 
+pytestmark = pytest.mark.slow
+
 DEMO = REPOSITORY / "demo" / "models" / "gemma-demo"
 #: Shorter than the texts below, so that what lies further back must be forgotten.
 WINDOW = 16

@@ -103,6 +103,7 @@ def whisper_alone(machine: Machine) -> Machine:
     return machine
 
 
+@pytest.mark.slow
 def test_models_are_fetched_whole_and_jobs_load_them_without_asking_the_hub(
     machine: Machine,
 ) -> None:

@@ -18,6 +18,8 @@ from earmark.errors import EarmarkError
 from earmark.speech import preparation
 from earmark.speech.preparation import Clip, Preparation, Prepared
 
+pytestmark = pytest.mark.slow
+
 AHEAD = 1000.0
 MELS = 80
 

@@ -22,6 +22,8 @@ from earmark.settings import SelectionSettings
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 SAMPLES = 200
 #: Standard error of the share of samples whose interval covers the truth, if that were 95 %.
 ERROR = np.sqrt(0.95 * 0.05 / SAMPLES)

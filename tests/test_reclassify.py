@@ -10,6 +10,8 @@ from workflow_run import Run, copy_volume
 
 from earmark import REPOSITORY, locks
 
+pytestmark = pytest.mark.slow
+
 SETS = "SELECT policy, count(*) FROM classifications GROUP BY 1 ORDER BY 1"
 
 

@@ -11,6 +11,8 @@ from earmark.errors import EarmarkError
 from earmark.speech.preparation import Clip, Preparation, Window
 from earmark.speech.recognition import Recogniser
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def recogniser() -> Recogniser:

@@ -276,6 +276,7 @@ ITEM = QueueItem(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(
     text=st.text(st.characters(codec="utf-8"))

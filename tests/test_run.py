@@ -13,6 +13,8 @@ from workflow_run import DEMO, Run, wait_for
 from earmark import REPOSITORY
 from earmark.volume import STAGES
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_dry_run_previews_the_pending_archives_and_does_nothing(
     tmp_path: Path, volume: Path

@@ -185,6 +185,7 @@ def _take_in(root: Path, number: int) -> None:
     draw(root, f"{number}.tar", contents(number, 100), max_clips_per_day=10)
 
 
+@pytest.mark.slow
 def test_weights_give_the_number_of_clips_whatever_the_arrivals(tmp_path: Path) -> None:
     """Horvitz and Thompson's estimator of a total: unbiased if the probabilities are true."""
     chance = random.Random(1)

@@ -26,6 +26,8 @@ from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import transcribe_archive
 from earmark.tables import TRANSCRIPTS, read_provenance, read_table
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:

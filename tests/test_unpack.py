@@ -242,6 +242,7 @@ def test_a_hostile_header_costs_no_time_and_nothing_that_came_before_it(unpack, 
     assert bool(facts["archive_error"]) == (facts["archive_status"] == "partial")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"K", b"X"])
 def test_a_header_that_would_take_all_memory_or_time_is_damage_and_no_more(unpack, kind):
     size = b"\x80" + (2**26).to_bytes(11, "big")
@@ -279,6 +280,7 @@ def test_what_exceeds_a_limit_is_left_out_with_a_reason(unpack, limits, expected
     assert reason in facts["archive_error"]
 
 
+@pytest.mark.slow
 def test_an_archive_that_never_ends_is_given_up_in_time_and_keeps_what_was_read(tmp_path):
     archive = tmp_path / "a.tar"
     archive.write_bytes(entry("a", b"1"))

@@ -20,7 +20,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     return extract_clips(tmp_path_factory.mktemp("clips"))
 
 
-@pytest.fixture(scope="session", params=["pyannote", "silero"])
+@pytest.fixture(
+    scope="session", params=[pytest.param("pyannote", marks=pytest.mark.slow), "silero"]
+)
 def detector(request: pytest.FixtureRequest) -> Detector:
     return load_detector(request.param, "cpu")
 
@@ -68,6 +70,7 @@ def test_speech_without_a_pause_is_cut_into_windows_that_whisper_takes(
     assert all(0 < window.end - window.start <= 30 for window in windows)
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.floats(0.01, 40), st.floats(0.1, 30)), min_size=1, max_size=40))
 def test_regions_are_merged_as_whisperx_merges_them(steps: list[tuple[float, float]]) -> None:
@@ -108,6 +111,7 @@ def test_silero_needs_neither_network_nor_pyannote(tmp_path: Path) -> None:
     assert list(tmp_path.rglob("*onnx*")) == []  # where ONNX Runtime keeps what it reports
 
 
+@pytest.mark.slow
 def test_no_figure_about_the_clips_is_reported_to_anyone(detector: Detector) -> None:
     load_detector("pyannote", "cpu")
     from pyannote.audio.telemetry.metrics import is_metrics_enabled

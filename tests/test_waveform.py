@@ -61,6 +61,7 @@ def test_what_can_not_be_decoded_has_no_picture(tmp_path: Path) -> None:
         peaks(tmp_path / "missing.opus")
 
 
+@pytest.mark.slow
 def test_a_long_clip_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     sound = chirp(30 * 60, 8_000) / 20
     sound[len(sound) // 2] = 0.5
@@ -89,6 +90,7 @@ def test_a_picture_is_drawn_again_only_when_its_file_is_another(tmp_path: Path) 
     assert peaks(clip) == []
 
 
+@pytest.mark.slow
 def test_clips_are_decoded_one_at_a_time_and_each_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
