@@ -247,11 +247,13 @@ class _Tar:
         self._check_zeros(at)
         self._zeros, self.ended = 0, False
 
-    def _check_zeros(self, end: int) -> None:
+    def _check_zeros(self, end: int, at_end: bool = False) -> None:
         """Tell the zeros between members and behind them from a part that is lost."""
         record = max(_RECORD, min(end & -end, _LONGEST_RECORD))
         if self._zeros > (2 * BLOCK + record if self._has_members else _RECORD):
             self._damaged(end - self._zeros, f"nothing but zeros for {self._zeros} bytes")
+        elif self._zeros == BLOCK and self._has_members and not at_end:
+            self._damaged(end - BLOCK, "zeros in the place of a header")
 
     def _no_header(self, block: bytes, at: int) -> None:
         if block == ZEROS:
@@ -273,7 +275,7 @@ class _Tar:
             self._damaged(self._lost, "something else follows the end of the archive")
         elif self._lost is not None:
             self._damaged(self._lost, "no header from there on")
-        self._check_zeros(end - len(rest))
+        self._check_zeros(end - len(rest), at_end=True)
 
     def _extension(self, found: Header, at: int) -> dict[bytes, bytes]:
         """Read an extended header; returns what it says of the next member."""
