@@ -23,7 +23,7 @@ from tars import END, entry, pack_zip
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.unpack import unpack_archive
 from earmark.settings import EncodeSettings
-from earmark.tables import MANIFEST, read_table
+from earmark.tables import MANIFEST, NOT_TAKEN, read_table
 
 
 @pytest.fixture
@@ -105,7 +105,9 @@ def test_containers_that_are_not_on_the_list_are_skipped_although_ffmpeg_knows_t
     path = write_audio(tmp_path / "a", chirp(0.5, 48_000), 48_000, kind="other")
     assert decodes(path)
     (row,) = encode({"a.mp3": path.read_bytes()})
-    assert (row["status"], row["error"]) == ("skipped", f"not audio: {what}")
+    is_known = what != "application/octet-stream"
+    reason = f"{NOT_TAKEN if is_known else 'not audio'}: {what}"
+    assert (row["status"], row["error"]) == ("skipped", reason)
 
 
 @pytest.mark.parametrize(

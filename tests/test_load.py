@@ -42,6 +42,7 @@ from earmark.record import embedded_server
 from earmark.record.database import connect, migrate
 from earmark.record.load import load_archive
 from earmark.record.review_queue import Health, controls, health, review_queue
+from earmark.tables import NOT_TAKEN
 
 
 @pytest.fixture
@@ -376,12 +377,28 @@ def test_the_queue_shows_a_clip_once_by_its_highest_score(archive):
 
 
 def test_health_counts_each_clip_once(archive):
-    assert health(archive.conninfo) == Health(0, 0, 0, 0, 0)
+    assert health(archive.conninfo) == Health(0, 0, 0, 0, 0, 0, 0)
+    archive.members = [*MEMBERS, member(9, status="skipped", error=f"{NOT_TAKEN}: audio/x-aiff")]
+    archive.members += [member(n, status="skipped", error="not a file: pipe") for n in (10, 11)]
     archive.load()
     archive.load(policy="2026-12")
     assert health(archive.conninfo) == Health(
-        flagged_count=2, total_processed=3, undecided_count=1, pending_count=1, failed_count=3
+        flagged_count=2, total_processed=3, undecided_count=1, pending_count=1, failed_count=3,
+        not_taken_count=1, not_audio_count=3,
+    )  # fmt: skip
+
+
+def test_members_that_are_no_clips_are_counted_by_reason(archive):
+    kinds = {f"{NOT_TAKEN}: audio/x-aiff": 2, "not a file: named pipe": 1, "not audio: x/y": 3}
+    reasons = [reason for reason, count in kinds.items() for _ in range(count)]
+    archive.members = [member(n, status="skipped", error=why) for n, why in enumerate(reasons)]
+    archive.heard, archive.judged = [], []
+    for _ in range(2):  # the second load changes nothing
+        assert archive.load().skipped == kinds
+    ((skipped, by_reason),) = query(
+        archive.conninfo, "SELECT skipped, skipped_reasons FROM archives"
     )
+    assert (skipped, by_reason) == (6, kinds)
 
 
 def test_a_clip_that_another_archive_holds_too_waits_once_and_is_reported_for_both(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from earmark import receipts
 
-NEWER = ("order", "judged", "undecided")
+NEWER = ("order", "judged", "skipped", "undecided")
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_it_is_json_for_people_with_its_fields_in_their_order(file: Path) -> Non
     text = file.read_text(encoding="utf-8")
     assert list(json.loads(text)) == [
         *("archive", "date", "asr", "policy", "order", "status", "reason", "type", "bytes"),
-        *("members", "clips", "flagged", "judged", "undecided", "rows", "seconds"),
+        *("members", "clips", "flagged", "judged", "skipped", "undecided", "rows", "seconds"),
         *("provenance", "loaded_at"),
     ]
     assert text.startswith('{\n  "archive": "a.tar",\n  "date": "2026-11-02",\n')

@@ -25,7 +25,7 @@ from earmark.record.database import connect
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.settings import ReviewSettings
-from earmark.tables import MANIFEST, read_table, write_table
+from earmark.tables import MANIFEST, NOT_TAKEN, read_table, write_table
 from earmark.watch.forecast import forecast
 from earmark.watch.report import gather, render, tell, warning_of, write_report
 
@@ -123,6 +123,21 @@ def test_rates_backlog_failures_and_disk_are_told(busy: Place) -> None:
         ("encode", 1),
     ]
     assert report.disk.audio_bytes_a_day == 40 * 500
+
+
+def test_audio_that_is_not_taken_is_told_apart_from_what_is_no_audio(busy: Place) -> None:
+    for name, count in (("a.tar", 7), ("b.tar", 2)):
+        receipt = busy.volume.receipt("2026-11-02", name)
+        skipped = {f"{NOT_TAKEN}: audio/x-aiff": count, "not a file: symbolic link": 30}
+        receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"skipped": skipped}))
+    report = gather(configuration.read(busy.file))
+    assert [(each.is_audio, each.count, each.archives) for each in report.left_out] == [
+        (True, 9, 2),
+        (False, 60, 2),
+    ]
+    read = page_of(busy).read  # cells have nothing between them
+    assert f"audio not taken{NOT_TAKEN}: audio/x-aiff92" in read
+    assert "no audionot a file: symbolic link602" in read
 
 
 def test_duplicates_take_no_room_and_answers_that_failed_are_no_answers(

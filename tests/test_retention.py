@@ -1,15 +1,15 @@
 """What is removed, and above all what is not."""
 
-import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+from example_receipt import example
 from place import Place
 from ssh_host import ALIAS, SshHost
 
-from earmark import locks
+from earmark import locks, receipts
 from earmark.driver.retention import delete_at_source, expire_rows, leftovers, remove, sweep
 from earmark.ingest.catalogue import Archive, poll
 from earmark.ingest.source import FolderSource, SshSource
@@ -55,8 +55,11 @@ def age(path: Path, days: float) -> None:
     os.utime(path, (then, then))
 
 
-def receive(volume: Volume, archive: str, days_old: float = 0) -> Path:
-    return put(volume.receipt(DATE, archive), b"{}", days_old)
+def receive(volume: Volume, archive: str, days_old: float = 0, status: str = "ok") -> Path:
+    path = put(volume.receipt(DATE, archive), days_old=days_old)
+    receipts.write(path, example(archive=archive, status=status))
+    age(path, days_old)
+    return path
 
 
 def found(volume: Volume, archives: list[Archive], **ages) -> dict[str, str]:
@@ -335,9 +338,13 @@ def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
     tmp_path: Path, volume: Volume, source: FolderSource, kind: str
 ) -> None:
     offer(source, volume, "done.tar", "pending.tar", "replaced.tar", "two words.tar", "é.tar")
+    offer(source, volume, "partial.tar", "failed.tar", "unread.tar")
     archives = poll(source, volume, 0).archives
     for name in ("done.tar", "replaced.tar", "two words.tar"):
         receive(volume, name)
+    for status in ("partial", "failed"):
+        receive(volume, f"{status}.tar", status=status)
+    put(volume.receipt(DATE, "unread.tar"), b"{}")
     (source.folder / "replaced.tar").write_bytes(b"new")
     if kind == "folder":
         deleted = delete_at_source(source, volume, archives)
@@ -350,12 +357,14 @@ def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
         host.close()
     assert sorted(deleted) == ["done.tar", "two words.tar"]
     left = sorted(path.name for path in source.folder.iterdir())
-    assert left == ["pending.tar", "replaced.tar", "é.tar"]
+    kept = ["failed.tar", "partial.tar", "pending.tar", "replaced.tar", "unread.tar", "é.tar"]
+    assert left == kept
 
 
 def test_a_receipt_is_never_removed(volume: Volume) -> None:
     make_results(volume, "a.tar", [[False]], days_old=1000)
+    receipt = volume.receipt(DATE, "a.tar").read_bytes()
     for item in leftovers(volume, [], RetentionSettings(audio_days=0.1, abandoned_days=0)):
         remove(item)
-    assert json.loads(volume.receipt(DATE, "a.tar").read_text()) == {}
+    assert volume.receipt(DATE, "a.tar").read_bytes() == receipt
     assert volume.classes("set0", DATE, "a.tar").exists()

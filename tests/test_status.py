@@ -26,9 +26,10 @@ from earmark.errors import EarmarkError
 from earmark.record import database, throughput
 from earmark.record.database import connect
 from earmark.record.review_queue import health, review_queue
-from earmark.tables import MANIFEST, write_table
+from earmark.tables import MANIFEST, NOT_TAKEN, write_table
 from earmark.watch import forecast, metrics
 from earmark.watch import status as status_module
+from earmark.watch.display import show_status
 from earmark.watch.status import Jobs, Status
 
 __all__ = ["slurm_cluster"]
@@ -169,8 +170,26 @@ def test_outcomes_and_rates_come_from_the_receipts_of_the_last_hours_without_the
     finish(migrated_database, "d.tar", clean=8, hours_ago=25)
     told = place.status()
     assert not told.database.up
-    assert dataclasses.astuple(told.finished) == (24.0, 3, 1, 1, 1, 0)
+    assert dataclasses.astuple(told.finished) == (24.0, 3, 1, 1, 1, 0, 0, 0)
     assert dataclasses.astuple(told.rate) == (6.0, round(2 / 6, 3), 12 / 6, 12 * 90 / 6, 0)
+
+
+def test_audio_that_is_not_taken_is_told_apart_from_what_is_no_audio(
+    place: Place, migrated_database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, skipped in {
+        "a.tar": {f"{NOT_TAKEN}: audio/x-aiff": 7, "not audio: image/png": 1},
+        "b.tar": {f"{NOT_TAKEN}: audio/AMR": 2, "not a file: symbolic link": 4},
+    }.items():
+        receipt = place.finish(migrated_database, name, clean=1)
+        receipt.write_text(json.dumps(json.loads(receipt.read_text()) | {"skipped": skipped}))
+    told = place.status()
+    assert (told.finished.not_taken_count, told.finished.not_audio_count) == (9, 5)
+    show_status(told)
+    said = "members of these that are no clips: 9 of audio in a format that is not taken, 5 that"
+    assert said in capsys.readouterr().out
+    found = parse(metrics.exposition(told))
+    assert found["earmark_skipped_24h_members", (("kind", "audio_not_taken"),)] == 9
 
 
 def test_clips_that_were_not_drawn_are_no_work_done(place: Place, migrated_database: str) -> None:
@@ -583,7 +602,7 @@ EMPTY = Status(
     oldest_waiting_seconds=0.0,
     quarantined_count=0,
     given_up=None,
-    finished=throughput.Finished(24.0, 0, 0, 0, 0, 0),
+    finished=throughput.Finished(24.0, 0, 0, 0, 0, 0, 0, 0),
     rate=throughput.Rate(6.0, 0.0, 0.0, 0.0, 0),
     driver=None,
     jobs=[],

@@ -65,6 +65,7 @@ FROM read_json(
         clips: 'MAP(VARCHAR, BIGINT)',
         flagged: 'MAP(VARCHAR, BIGINT)',
         judged: 'MAP(VARCHAR, BIGINT)',
+        skipped: 'MAP(VARCHAR, BIGINT)',
         undecided: 'BIGINT',
         rows: 'MAP(VARCHAR, BIGINT)',
         seconds: 'MAP(VARCHAR, DOUBLE)',

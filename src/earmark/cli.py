@@ -20,7 +20,7 @@ from earmark.clock import age
 from earmark.desk import accounts
 from earmark.driver import quarantine, retention
 from earmark.driver.cycle import cycle
-from earmark.driver.retention import delete_at_source, done_archives
+from earmark.driver.retention import delete_at_source, safe_archives
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.ingest import catalogue
 from earmark.ingest.source import source_of
@@ -396,7 +396,7 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
         what = f"clips in the database older than {days:g} days, not reviewed"
         rows += [{"archive": "", "what": what, "items": count, "bytes": 0}] if count else []
     if settings.source.delete_after:
-        done = {archive.name: archive for archive in done_archives(volume, known.archives)}
+        done = {archive.name: archive for archive in safe_archives(volume, known.archives)}
         names = done if arguments.dry_run else delete_at_source(source, volume, known.archives)
         reason = f"done, and still in {source}"
         rows += [

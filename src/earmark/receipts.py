@@ -31,6 +31,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     clips: dict[str, int]  # by status in audio_files
     flagged: dict[str, int]  # clips by category
     judged: dict[str, int] = {}  # clips that got an answer, by category
+    skipped: dict[str, int] = {}  # members without a clip, by reason
     undecided: int = 0  # answers that failed or could not be read
     rows: dict[str, int]  # by table
     seconds: dict[str, float | None]  # by stage

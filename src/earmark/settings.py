@@ -70,7 +70,7 @@ class SourceSettings(_Section, frozen=True):
             still be loaded by `review.noon`.
         verify: Whether the source is asked again, after an archive was copied, for its size and
             time.
-        delete_after: Whether an archive is deleted at the source once its receipt exists, provided
+        delete_after: Whether an archive is deleted at the source once its receipt says ok, provided
             it still has the same size and time there.
     """
 

@@ -22,6 +22,9 @@ from earmark.volume import Volume
 
 _TIME = pa.timestamp("us", tz="UTC")
 
+#: What the error of a skipped row begins with if the member is audio all the same.
+NOT_TAKEN = "audio of a format that is not taken"
+
 #: What an archive held, one row per member; lies in ``unpacked/{archive}/members.parquet``.
 MEMBERS = pa.schema(
     [

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from earmark import locks
+from earmark import locks, receipts
 from earmark.driver import attempts
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
@@ -124,14 +124,18 @@ def remove(leftover: Leftover) -> None:
             leftover.path.parent.rmdir()
 
 
-def done_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
-    """The archives of the catalogue that have their receipt."""
+def safe_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
+    """The archives of the catalogue whose receipt says that all of them was read."""
     history = History(volume)
-    return [a for a in archives if a.refused is None and history.is_done(a)]
+    done = [a for a in archives if a.refused is None and history.is_done(a)]
+    told = (receipts.read(volume.receipt(archive.date, archive.name)) for archive in done)
+    return [a for a, receipt in zip(done, told, strict=True) if receipt and receipt.status == "ok"]
 
 
 def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
-    """Delete archives from the source that are done, and are there still what they were.
+    """Delete archives from the source that were read whole, and are there still what they were.
+
+    One that is damaged stays: it is the only thing from which more could be had one day.
 
     Args:
         source: Where they came from.
@@ -144,7 +148,7 @@ def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]
     Raises:
         EarmarkError: the source's folder can't be changed.
     """
-    done = done_archives(volume, archives)
+    done = safe_archives(volume, archives)
     if not done:
         return []
     try:

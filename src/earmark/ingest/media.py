@@ -31,6 +31,7 @@ import magic  # isort: skip
 
 from earmark.files import whole
 from earmark.settings import EncodeSettings
+from earmark.tables import NOT_TAKEN
 from earmark.worker import Answer, serve
 
 OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2
@@ -65,7 +66,7 @@ class MediaError(Exception):
 
 
 class NotAudioError(MediaError):
-    """A file that is no audio by its content; the text says what it is."""
+    """A file that is no audio of ours by its content; the text says what it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +192,9 @@ class _Decoder:
             head = file.read(_HEAD)
             if not head:
                 raise MediaError("empty file")
-            raise NotAudioError(f"not audio: {magic.from_buffer(head, mime=True)}")
+            kind = magic.from_buffer(head, mime=True)
+            is_audio = kind.startswith(("audio/", "video/"))
+            raise NotAudioError(f"{NOT_TAKEN if is_audio else 'not audio'}: {kind}")
         self.format = found
         self.sample_rate = 0
         self.channels = 0

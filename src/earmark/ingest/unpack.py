@@ -5,6 +5,7 @@ deliberately knows nothing of audio: every regular member is extracted, under a 
 our own, and the tar's names are text in a table and never a path.
 """
 
+import io
 import json
 import logging
 import os
@@ -14,27 +15,41 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pylibmagic  # noqa: F401  # brings the library that magic loads
 from msgspec.structs import asdict
 
 import magic  # isort: skip
 
+from earmark.ingest import tarheaders
+from earmark.ingest.compression import compression_of, decompressed
+from earmark.ingest.tarheaders import BLOCK
+from earmark.ingest.tarstream import readable
 from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, write_table
 
 logger = logging.getLogger(__name__)
 
-ArchiveType = Literal["tar", "gzip", "tar.gz", "unknown"]
+ArchiveType = Literal[
+    "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "gzip", "bzip2", "xz", "zstd", "unknown"
+]
+
+#: A compressed tar, by its compression.
+_PACKED: dict[str, ArchiveType] = {
+    "gzip": "tar.gz",
+    "bzip2": "tar.bz2",
+    "xz": "tar.xz",
+    "zstd": "tar.zst",
+}
 
 #: Name of the list of members within an unpacked archive's folder.
 MEMBERS_FILE = "members.parquet"
 
 _HEAD = 64 << 10
-_BLOCK = 512
+_COMPRESSED_HEAD = 1 << 20
 #: What libmagic calls a tar; the last two when the first header's checksum is wrong.
 _TARS = {"application/x-tar", "application/x-gtar", "application/x-ustar"}
 #: What a broken decoder or library dies of; other signals come from outside.
@@ -42,55 +57,73 @@ _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal
 
 
 def _starts_a_tar(head: bytes) -> bool:
+    """Whether some block is a tar's header; or none is, but the first looks like a damaged one."""
     # A tar without members is zeros alone, which libmagic can't tell from other data.
-    empty = len(head) >= 2 * _BLOCK and not any(head[: 2 * _BLOCK])
-    return empty or magic.from_buffer(head[: 2 * _BLOCK], mime=True) in _TARS
+    empty = len(head) >= 2 * BLOCK and not any(head[: 2 * BLOCK])
+    blocks = (head[at : at + BLOCK] for at in range(0, len(head) - BLOCK + 1, BLOCK))
+    is_tar = magic.from_buffer(head[: 2 * BLOCK], mime=True) in _TARS
+    return empty or is_tar or any(tarheaders.header(block) for block in blocks)
+
+
+def _compression(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return compression_of(file.read(8))
+
+
+def _beginning(path: Path, compression: str) -> bytes:
+    """The first bytes of what a compressed file has in it, as far as they can be had."""
+    head = b""
+    with path.open("rb") as file:
+        source = io.BytesIO(file.read(_COMPRESSED_HEAD))
+    with suppress(Exception):  # whatever a decoder says of bad data
+        unpacked = decompressed(source, compression)
+        while len(head) < _HEAD and (more := unpacked.read1(_HEAD - len(head))):
+            head += more
+    return head
 
 
 def detect_archive_type(path: Path) -> ArchiveType:
     """What an archive is by its content; its name is not believed.
 
     Args:
-        path: Any file; no more than its first 64 KiB are read.
+        path: Any file; no more than its first MiB is read.
 
     Returns:
-        ``tar``; ``tar.gz``, a gzip with a tar inside; ``gzip``, one of something else;
-        or ``unknown``.
+        ``tar``; ``tar.gz``, ``tar.bz2``, ``tar.xz`` or ``tar.zst``, compressed with a tar inside;
+        ``gzip``, ``bzip2``, ``xz`` or ``zstd``, one of something else; or ``unknown``.
 
     Raises:
         OSError: the file can't be read.
     """
+    compression = _compression(path)
+    if compression is not None:
+        is_tar = _starts_a_tar(_beginning(path, compression))
+        return _PACKED[compression] if is_tar else cast("ArchiveType", compression)
     with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if _starts_a_tar(head):
-        return "tar"
-    if magic.from_buffer(head, mime=True) not in ("application/gzip", "application/x-gzip"):
-        return "unknown"
-    try:
-        inside = zlib.decompressobj(wbits=31).decompress(head, 2 * _BLOCK)
-    except zlib.error:
-        return "gzip"
-    return "tar.gz" if _starts_a_tar(inside) else "gzip"
+        return "tar" if _starts_a_tar(file.read(_HEAD)) else "unknown"
 
 
 def _describe(path: Path, kind: ArchiveType) -> str:
     """Why a file is no archive of ours."""
-    if kind == "gzip":
-        return "not a tar: gzip of something else"
+    if kind != "unknown":
+        return f"not a tar: {kind} of something else"
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    return f"not a tar: {magic.from_buffer(head, mime=True)}" if head else "not a tar: empty file"
+    if not head:
+        return "not a tar: empty file"
+    what = readable(magic.from_buffer(head))[:200]
+    return f"not a tar: {what} ({magic.from_buffer(head, mime=True)})"
 
 
 def _read_in_child(
     archive: Path, kind: ArchiveType, destination: Path, limits: UnpackLimits
-) -> tuple[list[dict[str, Any]], str, str | None]:
-    """Run :mod:`earmark.ingest.tarstream` within its time; returns rows, status and reason."""
-    compression = "gzip" if kind == "tar.gz" else "none"
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Run :mod:`earmark.ingest.tarstream` within its time; returns rows and how it ended."""
+    compression = next((name for name, packed in _PACKED.items() if packed == kind), "")
     bounds = json.dumps(asdict(limits))
     command = [sys.executable, "-P", "-m", "earmark.ingest.tarstream", str(os.getpid())]
     rows: dict[int, dict[str, Any]] = {}
-    end: dict[str, Any] = {"status": "", "error": None}
+    end: dict[str, Any] = {"status": "", "error": None, "folders": None}
     out_of_time = threading.Event()
     with subprocess.Popen(
         [*command, str(archive), compression, str(destination), bounds],
@@ -129,11 +162,26 @@ def _read_in_child(
             reason = f"the reader died of {signal.Signals(-child.returncode).name}"
         else:
             raise ChildProcessError(f"{archive}: the reader ended with code {child.returncode}")
-        end = {"status": "partial" if rows else "failed", "error": reason}
+        end |= {"status": "partial" if rows else "failed", "error": reason}
         for row in rows.values():
             if row["status"] == "failed":
                 (destination / f"{row['ordinal']:06d}").unlink(missing_ok=True)
-    return list(rows.values()), end["status"], end["error"]
+    _follow_hard_links(rows)
+    return list(rows.values()), end
+
+
+def _follow_hard_links(rows: dict[int, dict[str, Any]]) -> None:
+    """Give each hard link the file of the earlier member that it links to."""
+    for row in rows.values():
+        if "same_as" not in row:
+            continue
+        original = rows.get(row.pop("same_as"), {"status": "skipped"})
+        if original["status"] == "ok":
+            row |= {key: original[key] for key in ("file", "bytes", "sha256", "status")}
+            del row["error"]
+        elif original["status"] == "failed":
+            reason = f"hard link to member {original['ordinal']}, which failed"
+            row |= {"status": "failed", "error": reason}
 
 
 def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None = None) -> None:
@@ -143,10 +191,11 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     list is ``destination/members.parquet``. All of it is made in the hidden folder
     ``.{name}.partial`` beside the destination and renamed at the end, so a destination
     that is there is complete. The list's metadata say ``archive_status`` (``ok``,
-    ``partial``, ``failed``), ``archive_error``, ``archive_type``, ``archive_bytes`` and
-    ``seconds``. A bad archive is no error here: it yields what could be salvaged and a
-    reason. Folders get no row; links, devices and sparse files are ``skipped``; a member
-    that isn't whole is ``failed`` and nothing of it is kept.
+    ``partial``, ``failed``), ``archive_error``, ``archive_type``, ``archive_bytes``,
+    ``archive_folders`` (how many, as they get no row) and ``seconds``. A bad archive is no
+    error here: it yields what could be salvaged and a reason. Symbolic links and devices are
+    ``skipped``; a hard link has the file of the member that it links to; a member that isn't
+    whole is ``failed`` and nothing of it is kept.
 
     Args:
         archive: The archive, of any name.
@@ -166,15 +215,15 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
             shutil.rmtree(leftover)
     partial.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
-    status, error = "failed", None
     try:
-        if kind in ("tar", "tar.gz"):
-            rows, status, error = _read_in_child(archive, kind, partial, limits or UnpackLimits())
+        if kind == "tar" or kind in _PACKED.values():
+            rows, end = _read_in_child(archive, kind, partial, limits or UnpackLimits())
         else:
-            error = _describe(archive, kind)
+            end = {"status": "failed", "error": _describe(archive, kind), "folders": 0}
         provenance = {
-            "archive_status": status,
-            "archive_error": error,
+            "archive_status": end["status"],
+            "archive_error": end["error"],
+            "archive_folders": end["folders"],
             "archive_type": kind,
             "archive_bytes": size,
             "seconds": f"{time.monotonic() - started:.3f}",
@@ -184,7 +233,8 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if status == "ok":
+    if end["status"] == "ok":
         logger.info("%s: %s with %d members", archive.name, kind, len(rows))
     else:
-        logger.warning("%s: %s, %d members: %s", archive.name, status, len(rows), error)
+        said = (archive.name, end["status"], len(rows), end["error"])
+        logger.warning("%s: %s, %d members: %s", *said)

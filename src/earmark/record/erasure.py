@@ -370,10 +370,13 @@ def _erase_rows(
         failed = sum(status == "failed" for _, status, _ in gone)
         cursor.execute(
             "UPDATE archives SET ok = ok - %s, failed = failed - %s, skipped = skipped + %s, "
-            "duplicates = duplicates - %s WHERE name = %s AND date = %s",
+            "duplicates = duplicates - %s, skipped_reasons = skipped_reasons || CASE WHEN %s > 0 "
+            "THEN jsonb_build_object(%s, COALESCE((skipped_reasons ->> %s)::int, 0) + %s) "
+            "ELSE '{}' END WHERE name = %s AND date = %s",
             [
                 *(len(gone) - failed, failed, len(gone)),
                 sum(first is not None for *_, first in gone),
+                *(len(gone), ERASED, ERASED, len(gone)),
                 *(archive, date),
             ],
         )

@@ -6,6 +6,7 @@ files again touches no row, so a load that was cut off anywhere can simply be re
 
 import datetime
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -86,7 +87,8 @@ def load_archive(
         "classes": read_provenance(classes),
     }
     members = _row(files, _MEMBERS)
-    facts = _archive_row(members, provenance, archive, date, asr, policy, manifest)
+    skipped = _counts(files, _SKIPPED)
+    facts = _archive_row(members, provenance, archive, date, asr, policy, manifest, skipped)
     with connect(conninfo, patience_seconds, waiting) as connection:
         require_schema(connection)
         loaded_at, clips, rows = _store(connection, facts, files, control_fraction)
@@ -103,6 +105,7 @@ def load_archive(
         bytes=facts["bytes"],
         members={"total": members.pop("members"), **members},
         clips=clips,
+        skipped=skipped,
         flagged=_counts(
             files, "SELECT flag_category, count(*) FROM answers WHERE flagged GROUP BY 1 ORDER BY 1"
         ),
@@ -170,6 +173,7 @@ def _archive_row(
     asr: str,
     policy: str,
     manifest: Path,
+    skipped: Mapping[str, int],
 ) -> _Row:
     made = provenance["manifest"]
     if "archive_status" not in made:
@@ -189,6 +193,7 @@ def _archive_row(
         "transcribe_seconds": _seconds(provenance["transcripts"].get("seconds")),
         "classify_seconds": _seconds(provenance["classes"].get("seconds")),
         "version": made.get("version") or None,
+        "skipped_reasons": json.dumps(skipped),
     }
 
 
@@ -216,6 +221,11 @@ SELECT
     count(*) FILTER (status = 'skipped') AS skipped,
     count(duplicate_of) AS duplicates
 FROM members
+"""
+
+_SKIPPED = """
+SELECT COALESCE(error, 'unknown'), count(*) FROM members WHERE status = 'skipped'
+GROUP BY 1 ORDER BY 1
 """
 
 # Without an answer a clip is neither flagged nor has it a score.

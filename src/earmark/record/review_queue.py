@@ -45,13 +45,15 @@ class Control:
 
 @dataclass(frozen=True)
 class Health:
-    """Clips of the last 24 hours; the columns of ``sql/health.sql``."""
+    """Clips and other members of the last 24 hours; the columns of ``sql/health.sql``."""
 
     flagged_count: int
     total_processed: int  # classified
     undecided_count: int  # some category has no answer
     pending_count: int  # kept, not transcribed
     failed_count: int
+    not_taken_count: int  # members that are audio of a format that is not taken
+    not_audio_count: int  # members that are no audio
 
 
 def review_queue(conninfo: str, limit: int, category: str | None = None) -> list[QueueItem]:

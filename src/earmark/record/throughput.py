@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from earmark import receipts
 from earmark.receipts import Receipt
+from earmark.tables import NOT_TAKEN
 from earmark.volume import Volume
 
 #: How an archive can end that was done.
@@ -42,6 +43,8 @@ class Finished:
         partial_count: Those of which some was saved.
         failed_count: Those of which nothing was.
         unread_count: Receipts beyond the newest 2,000, or damaged: they count nowhere.
+        not_taken_count: Members of them that are audio, but of a format that is not taken.
+        not_audio_count: Members that are no audio.
     """
 
     window_hours: float
@@ -50,6 +53,8 @@ class Finished:
     partial_count: int
     failed_count: int
     unread_count: int
+    not_taken_count: int
+    not_audio_count: int
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,12 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
     if len(read) < len(newest):  # the rest may reach into the time that the rate is over
         hours = max(min(hours, (now - read[-1][0]) / 3600), 1 / 3600)
     outcomes: Counter[str] = Counter()
+    skipped: Counter[bool] = Counter()  # by whether it is audio
     archives, clips, seconds, unread = 0, 0, 0.0, 0
     for written_at, path, receipt in readable(read):
         outcomes[receipt.status] += 1
+        for reason, count in receipt.skipped.items():
+            skipped[reason.startswith(NOT_TAKEN)] += count
         if written_at < now - hours * 3600:
             continue
         archives, clips = archives + 1, clips + receipt.answered
@@ -99,7 +107,16 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
     ok, partial, failed = (outcomes[each] for each in OUTCOMES)
     unknown = len(newest) - ok - partial - failed
     return (
-        Finished(OUTCOME_HOURS, len(newest), ok, partial, failed, unknown),
+        Finished(
+            window_hours=OUTCOME_HOURS,
+            receipts_count=len(newest),
+            ok_count=ok,
+            partial_count=partial,
+            failed_count=failed,
+            unread_count=unknown,
+            not_taken_count=skipped[True],
+            not_audio_count=skipped[False],
+        ),
         Rate(
             window_hours=round(hours, 3),
             archives_per_hour=round(archives / hours, 3),

@@ -113,6 +113,11 @@ def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
     if done.unread_count:
         text += f", {done.unread_count:,} not read"
     yield "Finished", f"in the last {done.window_hours:g} h: {text}"
+    if done.not_taken_count or done.not_audio_count:
+        text = f"{done.not_audio_count:,} that are no audio"
+        if done.not_taken_count:
+            text = f"{done.not_taken_count:,} of audio in a format that is not taken, {text}"
+        yield "", f"members of these that are no clips: {text}"
     rate = now.rate
     text = f"{rate.clips_per_hour:,.0f} clips and {rate.audio_seconds_per_hour / 3600:,.1f} h of"
     yield "Rate", f"{text} audio per hour, over the last {rate.window_hours:.3g} h"

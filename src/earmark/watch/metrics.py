@@ -84,6 +84,14 @@ def gauges(now: Status) -> Iterator[Metric]:
             ({"status": "failed"}, finished.failed_count),
         ],
     )
+    yield (
+        "skipped_24h_members",
+        "Members of these archives that are no clips, by whether they are audio.",
+        [
+            ({"kind": "audio_not_taken"}, finished.not_taken_count),
+            ({"kind": "no_audio"}, finished.not_audio_count),
+        ],
+    )
     rate = now.rate
     mean = "a mean over the last hours"
     yield _one("archives_per_hour", f"Archives finished, {mean}.", rate.archives_per_hour)

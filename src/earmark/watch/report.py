@@ -30,7 +30,7 @@ from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import readable, receipts_since
 from earmark.settings import Settings
-from earmark.tables import TABLES
+from earmark.tables import NOT_TAKEN, TABLES
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status, status
@@ -95,6 +95,23 @@ class Failures:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """Members of the archives of the last 24 hours that are no clips, for one reason.
+
+    Attributes:
+        is_audio: Whether they are audio, of a format that is not taken.
+        reason: Why.
+        count: How many.
+        archives: In how many archives.
+    """
+
+    is_audio: bool
+    reason: str
+    count: int
+    archives: int
+
+
+@dataclass(frozen=True)
 class Speed:
     """How fast GPUs work, by the receipts of the last 24 hours.
 
@@ -153,6 +170,7 @@ class Report:
         speed: Of the GPUs.
         flag_rates: By category.
         failures: The most frequent reasons.
+        left_out: Members that are no clips, by reason; audio first.
         quarantined: Archives that were given up.
         unread: Receipts and tables that could not be read; what they hold counts nowhere.
         disk: How long the volume lasts.
@@ -165,6 +183,7 @@ class Report:
     speed: Speed
     flag_rates: tuple[FlagRate, ...]
     failures: tuple[Failures, ...]
+    left_out: tuple[LeftOut, ...]
     quarantined: tuple[Quarantined, ...]
     unread: int
     disk: Disk
@@ -227,6 +246,7 @@ def gather(settings: Settings) -> Report:
         speed=_speed(today, moment.timestamp()),
         flag_rates=_flag_rates(receipts, since),
         failures=failures,
+        left_out=_left_out(today),
         quarantined=tuple(in_quarantine(volume)),
         unread=unread + damaged,
         disk=Disk(now.room.bytes_free, now.room.percent, audio_bytes),
@@ -435,6 +455,20 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
         audio_bytes,
         unread,
     )
+
+
+def _left_out(receipts: Iterable[_Receipt]) -> tuple[LeftOut, ...]:
+    counts: Counter[str] = Counter()
+    archives: Counter[str] = Counter()
+    for each in receipts:
+        if each.is_new:
+            counts.update(each.told.skipped)
+            archives.update(each.told.skipped.keys())
+    found = [
+        LeftOut(reason.startswith(NOT_TAKEN), reason, count, archives[reason])
+        for reason, count in counts.items()
+    ]
+    return tuple(sorted(found, key=lambda each: (not each.is_audio, -each.count, each.reason)))
 
 
 def _audio_bytes(rows: pa.Table) -> int:
