@@ -305,7 +305,7 @@ def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
     other = transformers.Gemma2Config(**known | {"hidden_size": 64})
     transformers.Gemma2ForCausalLM(other).save_pretrained(tmp_path)
     transformers.AutoTokenizer.from_pretrained(BASE).save_pretrained(tmp_path)
-    with pytest.raises(SetupError, match="was made for gemma-demo, and classify.model is "):
+    with pytest.raises(SetupError, match=r"was made for gemma-demo, and classify\.model is "):
         Classifier(replace(SETTINGS, model=str(tmp_path)))
     with pytest.raises(SetupError, match="can't be loaded"):
         Classifier(replace(SETTINGS, model=str(tmp_path), adapter_fits=True))

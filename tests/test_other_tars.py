@@ -437,7 +437,8 @@ def test_whatever_happens_to_one_header_all_other_members_are_kept(
 ):
     folder = tmp_path_factory.mktemp("any")
     (folder / "source").mkdir()
-    data = written(*how, folder / "source", contents)
+    writer, form = how
+    data = written(writer, form, folder / "source", contents)
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         members = [member for member in archive if member.isfile()]
     # v7 has no names of more than 100 bytes, and programs leave such files out.
