@@ -12,6 +12,7 @@ import pytest
 from earmark import REPOSITORY, locks
 
 COMMAND = REPOSITORY / "deploy/one-machine/slurm"
+ASKS_OFTEN = REPOSITORY / "tests/asks_often"
 
 
 class SlurmCluster:
@@ -78,6 +79,8 @@ def slurm_cluster(shared_folder: Path) -> Iterator[SlurmCluster]:
     with locks.exclusive(shared_folder / "slurm.lock"):
         was_up = subprocess.run([COMMAND, "status"], capture_output=True, check=False)
         cluster.control("up")
-        yield cluster
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setenv("PYTHONPATH", str(ASKS_OFTEN))
+            yield cluster
         if was_up.returncode != 0:
             cluster.control("down")
