@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import sys
@@ -58,6 +59,16 @@ def open_volume() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def embedded() -> None:
     """Tells who starts a server from who calls something else a volume."""
+
+
+@pytest.fixture(autouse=True)
+def unchanged_logging() -> Iterator[None]:
+    """Undo what a command that is called inside this process does to Earmark's logger."""
+    speaker = logging.getLogger("earmark")
+    before = speaker.handlers, speaker.level, speaker.propagate
+    yield
+    speaker.handlers, level, speaker.propagate = before
+    speaker.setLevel(level)
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ def test_a_gzip_within_a_gzip_is_no_archive(unpack, layers):
     rows, facts, contents = unpack(data)
     assert (rows, contents) == ([], {})
     assert facts["archive_status"] == "failed"
-    assert facts["archive_error"] == "not a tar: gzip of something else"
+    assert facts["archive_error"] == "not an archive: gzip of something else"
 
 
 @pytest.mark.parametrize("data", [gzip.compress(b""), gzip.compress(b"")[:10], b"\x1f\x8b"])
@@ -214,7 +214,7 @@ def test_a_gzip_of_nothing_is_a_failed_archive_with_a_reason(unpack, data):
     rows, facts, _ = unpack(data)
     assert rows == []
     assert facts["archive_status"] == "failed"
-    assert facts["archive_error"].startswith("not a tar: ")
+    assert facts["archive_error"].startswith("not an archive")
 
 
 def test_a_gzip_of_an_empty_tar_is_ok(unpack):

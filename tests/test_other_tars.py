@@ -12,12 +12,15 @@ import lzma
 import os
 import subprocess
 import tarfile
+import zipfile
 
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from tars import BLOCK, END, entry, header_with, read_all, statuses, unpack
+
+from earmark.settings import UnpackLimits
 
 __all__ = ["unpack"]  # a fixture
 
@@ -128,6 +131,110 @@ def test_a_compressed_tar_that_is_cut_is_partial(unpack, pack):
     assert rows[0]["status"] == "ok" or pack is bz2.compress
     assert facts["archive_status"] == "partial"
     assert "end in the middle" in facts["archive_error"]
+
+
+# Other archives
+
+
+def zipped(method=zipfile.ZIP_DEFLATED, contents=CLIPS):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", method) as archive:
+        for name, content in contents.items():
+            archive.writestr(name, content)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+)
+def test_a_zip_is_read(compared, method):
+    _, facts, kept, _, (_, by_bsdtar) = compared(zipped(method))
+    assert kept == by_bsdtar == CLIPS
+    assert (facts["archive_status"], facts["archive_type"]) == ("ok", "zip")
+
+
+def test_names_and_links_in_a_zip_lead_nowhere(unpack):
+    link = zipfile.ZipInfo("link")
+    link.external_attr = 0o120777 << 16
+    names = ["/etc/passwd", "../../evil", "folder/", "a\nb", link]
+    rows, facts, contents = unpack(zipped(contents=dict.fromkeys(names, b"x")))
+    assert statuses(rows) == ["ok", "ok", "ok", "skipped"]
+    assert [row["member"] for row in rows[:3]] == ["/etc/passwd", "../../evil", "a\\x0ab"]
+    assert rows[3]["error"] == "not a file: symbolic link"
+    assert sorted(contents) == ["000000", "000001", "000002"]
+    assert (facts["archive_status"], facts["archive_folders"]) == ("ok", "1")
+
+
+def test_a_damaged_member_of_a_zip_costs_no_other(compared):
+    data = zipped(zipfile.ZIP_STORED)
+    at = data.index(CLIPS["clip3.mp3"])
+    _, facts, kept, _, _ = compared(data[:at] + b"?" + data[at + 1 :])
+    assert kept == {name: content for name, content in CLIPS.items() if name != "clip3.mp3"}
+    assert facts["archive_status"] == "partial"
+    assert facts["archive_error"].startswith("member 3: ")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [(8, 1, "it is encrypted"), (10, 98, "zip's compression method 98 is not taken")],
+)
+def test_a_member_of_a_zip_that_is_not_taken_is_a_failed_row(unpack, field, value, reason):
+    data = bytearray(zipped(contents={"a": b"1", "b": b"2"}))
+    data[data.rindex(b"PK\1\2") + field] = value
+    rows, facts, contents = unpack(bytes(data))
+    assert [row["error"] for row in rows] == [None, reason]
+    assert contents == {"000000": b"1"}
+    assert facts["archive_status"] == "partial"
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (UnpackLimits(max_members=3), "more than 3 members"),
+        (UnpackLimits(max_total_bytes=1500), "more than 1500 bytes in all"),
+        (UnpackLimits(max_member_bytes=703), "declares 704 bytes"),
+    ],
+)
+def test_the_limits_hold_for_a_zip(unpack, limits, reason):
+    _, facts, contents = unpack(zipped(), limits=limits)
+    assert reason in facts["archive_error"]
+    assert facts["archive_status"] == "partial"
+    assert sum(map(len, contents.values())) <= 7 * 703
+
+
+def test_a_zip_bomb_ends_at_the_allowed_ratio(unpack):
+    zeros = bytes(1 << 20)
+    _, facts, contents = unpack(zipped(contents={f"{n}": zeros for n in range(150)}))
+    assert "zip expands" in facts["archive_error"]
+    assert 90 < len(contents) <= 101
+
+
+def test_a_zip_without_its_list_is_failed(unpack):
+    rows, facts, _ = unpack(zipped()[:-60])
+    assert rows == []
+    assert facts["archive_status"] == "failed"
+    assert "the zip's list of members can't be read" in facts["archive_error"]
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        (b"7z\xbc\xaf\x27\x1c\0\4" + bytes(600), "7-zip archive"),
+        (b"Rar!\x1a\7\1\0" + bytes(600), "RAR archive"),
+        (b"\4\x22\x4d\x18\x64\x40\xa7" + bytes(600), "LZ4 compressed"),
+        (b"LZIP\1\x0c" + bytes(600), "lzip compressed"),
+        (b"070701" + b"0" * 600, "cpio archive"),
+        (b"!<arch>\ndebian-binary   " + bytes(600), "Debian binary package"),
+        (b"<!DOCTYPE html><html><body>404</body></html>", "HTML document"),
+        (b"\xff\xfb\x90\x64" + bytes(600), "MPEG ADTS, layer III"),
+    ],
+)  # fmt: skip
+def test_what_is_not_taken_is_called_by_its_usual_name(unpack, head, name):
+    rows, facts, _ = unpack(head)
+    assert rows == []
+    assert facts["archive_status"] == "failed"
+    assert facts["archive_error"].startswith("not an archive that is taken: ")
+    assert name.lower() in facts["archive_error"].lower()
 
 
 # One odd header

@@ -39,7 +39,8 @@ def test_a_plain_tar_named_tar_gz_is_a_tar(tmp_path):
         (bytes(10_240), "tar"),
         (bytes(100), "unknown"),
         (b"", "unknown"),
-        (b"PK\x03\x04" + bytes(100), "unknown"),
+        (b"PK\x03\x04" + bytes(100), "zip"),
+        (b"7z\xbc\xaf\x27\x1c" + bytes(100), "unknown"),
         (b"some text\n" * 100, "unknown"),
     ],
 )
@@ -193,9 +194,9 @@ def test_a_gzip_whose_checksum_is_wrong_is_partial(unpack):
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "not a tar: empty file"),
-        (b"hello\n" * 200, "not a tar: ASCII text (text/plain)"),
-        (gzip.compress(b"one song"), "not a tar: gzip of something else"),
+        (b"", "not an archive: empty file"),
+        (b"hello\n" * 200, "not an archive that is taken: ASCII text (text/plain)"),
+        (gzip.compress(b"one song"), "not an archive: gzip of something else"),
     ],
 )
 def test_what_is_no_archive_has_no_rows_and_a_reason(unpack, data, reason):

@@ -1,4 +1,4 @@
-"""Reads one tar as a stream and tells its members; runs as a process of its own.
+"""Reads one tar as a stream, or a zip, and tells its members; runs as a process of its own.
 
 Knows what becomes of each member, and what a hostile archive can do: it may take time or memory
 without end, so :func:`earmark.ingest.unpack.unpack_archive` starts
@@ -15,8 +15,10 @@ import os
 import posixpath
 import re
 import resource
+import stat
 import sys
 import threading
+import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,6 +55,7 @@ _NO_MEMBER = "an extended header without its member"
 _MOST_REASONS = 3
 #: Types whose name may say that they are a folder, as it did before there was a type for that.
 _PLAIN = (b"0", b"\0", b"7")
+_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 _MEMORY = 1 << 30  # bytes of address space
 
 
@@ -405,6 +408,66 @@ class _Tar:
         return tarheaders.sparse_map(lines[1:wanted])
 
 
+class _Zip:
+    """The members of a zip, which its list at the end tells, and their content.
+
+    Attributes:
+        ended: Always, as only a whole list is read.
+        damages: None, for the same reason.
+        problem: Which limit was exceeded, if one was.
+    """
+
+    ended = True
+
+    def __init__(self, raw: BinaryIO, limits: "UnpackLimits") -> None:
+        self._raw = raw
+        self._limits = limits
+        self._expanded = 0
+        self._members: list[zipfile.ZipInfo] = []
+        self.damages: list[str] = []
+        self.problem = ""
+
+    def __iter__(self) -> Iterator[_Entry]:
+        try:
+            self._zip = zipfile.ZipFile(self._raw)
+        except (zipfile.BadZipFile, NotImplementedError) as error:
+            raise _UnreadableError(f"the zip's list of members can't be read ({error})") from error
+        self._members = self._zip.infolist()
+        for place, member in enumerate(self._members):
+            entry = _Entry(member.filename, "file", place, member.file_size, member.file_size)
+            if member.is_dir():
+                entry.kind = "folder"
+            elif stat.S_ISLNK(member.external_attr >> 16):
+                entry.kind = "symbolic link"
+            elif member.flag_bits & 1:
+                entry.problem = "it is encrypted"
+            elif member.compress_type not in _ZIP_METHODS:
+                entry.problem = f"zip's compression method {member.compress_type} is not taken"
+            yield entry
+
+    def content(self, position: int, size: int) -> Iterator[bytes]:
+        """The bytes of one member.
+
+        Args:
+            position: Its place in the list.
+            size: What the list says of its size, in bytes.
+        """
+        with self._zip.open(self._members[position]) as file:
+            while not self.problem and (part := file.read(min(size, _CHUNK))):
+                self._expanded += len(part)
+                ratio = self._expanded / os.fstat(self._raw.fileno()).st_size
+                if self._expanded > self._limits.max_total_bytes:
+                    self.problem = f"more than {self._limits.max_total_bytes} bytes in all"
+                elif self._expanded > _RATIO_COUNTS_FROM and ratio > self._limits.max_ratio:
+                    allowed = f"allowed {self._limits.max_ratio:g}-fold"
+                    self.problem = f"zip expands {ratio:.0f}-fold, {allowed}"
+                else:
+                    yield part
+
+    def claim(self, holes: int) -> None:
+        """A zip has no holes."""
+
+
 def readable(name: str) -> str:
     r"""A member's name as text that every table and terminal can hold.
 
@@ -427,7 +490,9 @@ def _said(error: Exception) -> str:
     """An error as a reason in plain words."""
     if isinstance(error, MemoryError):
         return "it takes more memory than an archive may"
-    if isinstance(error, _UnreadableError | EOFError | ValueError):
+    if isinstance(error, EOFError):
+        return str(error) or "its data end in the middle"
+    if isinstance(error, _UnreadableError | ValueError):
         return str(error)
     return f"the compressed data are damaged ({error})"[:300]
 
@@ -492,7 +557,7 @@ class _Members:
 
     def __init__(
         self,
-        stream: _BoundedStream,
+        stream: _BoundedStream | _Zip,
         compressed: bool,
         folder: Path,
         tell: Callable[[dict[str, Any]], None],
@@ -559,8 +624,8 @@ def read_members(
     lies behind the damage, or in a second tar appended to the first, is found too.
 
     Args:
-        archive: A tar, compressed or not.
-        compression: As :func:`earmark.ingest.compression.compression_of` names it.
+        archive: A tar, compressed or not, or a zip.
+        compression: As :func:`earmark.ingest.compression.compression_of` names it, or ``zip``.
         destination: An existing folder without files of such names.
         limits: All but the time is watched here.
         tell: Takes ``{"row": row}`` with the columns of ``earmark.tables.MEMBERS``. A
@@ -578,11 +643,16 @@ def read_members(
     problems: list[str] = []
     places: dict[bytes, int] = {}  # ordinals by what names come to
     with archive.open("rb", buffering=_CHUNK if compression else 0) as raw:
-        stream = _BoundedStream(raw, compression, limits)
+        stream: _BoundedStream | _Zip
+        entries: _Tar | _Zip
+        if compression == "zip":
+            stream = entries = _Zip(raw, limits)
+        else:
+            stream = _BoundedStream(raw, compression, limits)
+            entries = _Tar(stream, limits)
         members = _Members(stream, compression is not None, destination, tell)
-        tar = _Tar(stream, limits)
         try:
-            for entry in tar:
+            for entry in entries:
                 if ordinal + folders == limits.max_members:
                     raise _UnreadableError(f"more than {limits.max_members} members")
                 if entry.kind == "folder":
@@ -608,7 +678,12 @@ def read_members(
                     reason = f"not a file: {entry.kind}"
                     tell({"row": {**row, "status": "skipped", "error": reason}})
                 else:
-                    members.write(row, entry)
+                    try:
+                        members.write(row, entry)
+                    except _UnreadableError as error:
+                        if entries is not stream or stream.problem:
+                            raise
+                        problems.append(str(error))  # members of a zip don't stand in line
                 places[_place(entry.name)] = row["ordinal"]
         except Exception as error:
             if _is_of_the_machine(error):
@@ -618,10 +693,10 @@ def read_members(
             members.finish()
         except _UnreadableError as error:
             problems.append(str(error))
-    problems = tar.damages + problems
+    problems = entries.damages + problems
     if stream.problem and stream.problem not in problems:
         problems.insert(0, stream.problem)
-    if not tar.ended and not problems:
+    if not entries.ended and not problems:
         problems = ["truncated between members: the end-of-archive blocks are missing"]
     status = "ok" if not problems else "partial" if ordinal else "failed"
     if len(problems) > _MOST_REASONS:

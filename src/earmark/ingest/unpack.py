@@ -34,7 +34,7 @@ from earmark.tables import MEMBERS, write_table
 logger = logging.getLogger(__name__)
 
 ArchiveType = Literal[
-    "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "gzip", "bzip2", "xz", "zstd", "unknown"
+    "tar", "tar.gz", "tar.bz2", "tar.xz", "tar.zst", "zip", "gzip", "bzip2", "xz", "zstd", "unknown"
 ]
 
 #: A compressed tar, by its compression.
@@ -48,6 +48,8 @@ _PACKED: dict[str, ArchiveType] = {
 #: Name of the list of members within an unpacked archive's folder.
 MEMBERS_FILE = "members.parquet"
 
+#: How a zip begins: with a member, or with the end of a list of none.
+_ZIPS = (b"PK\3\4", b"PK\5\6")
 _HEAD = 64 << 10
 _COMPRESSED_HEAD = 1 << 20
 #: What libmagic calls a tar; the last two when the first header's checksum is wrong.
@@ -90,7 +92,7 @@ def detect_archive_type(path: Path) -> ArchiveType:
 
     Returns:
         ``tar``; ``tar.gz``, ``tar.bz2``, ``tar.xz`` or ``tar.zst``, compressed with a tar inside;
-        ``gzip``, ``bzip2``, ``xz`` or ``zstd``, one of something else; or ``unknown``.
+        ``zip``; ``gzip``, ``bzip2``, ``xz`` or ``zstd``, one of something else; or ``unknown``.
 
     Raises:
         OSError: the file can't be read.
@@ -100,26 +102,30 @@ def detect_archive_type(path: Path) -> ArchiveType:
         is_tar = _starts_a_tar(_beginning(path, compression))
         return _PACKED[compression] if is_tar else cast("ArchiveType", compression)
     with path.open("rb") as file:
-        return "tar" if _starts_a_tar(file.read(_HEAD)) else "unknown"
+        head = file.read(_HEAD)
+    if head.startswith(_ZIPS):
+        return "zip"
+    return "tar" if _starts_a_tar(head) else "unknown"
 
 
 def _describe(path: Path, kind: ArchiveType) -> str:
     """Why a file is no archive of ours."""
     if kind != "unknown":
-        return f"not a tar: {kind} of something else"
+        return f"not an archive: {kind} of something else"
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if not head:
-        return "not a tar: empty file"
+        return "not an archive: empty file"
     what = readable(magic.from_buffer(head))[:200]
-    return f"not a tar: {what} ({magic.from_buffer(head, mime=True)})"
+    return f"not an archive that is taken: {what} ({magic.from_buffer(head, mime=True)})"
 
 
 def _read_in_child(
     archive: Path, kind: ArchiveType, destination: Path, limits: UnpackLimits
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run :mod:`earmark.ingest.tarstream` within its time; returns rows and how it ended."""
-    compression = next((name for name, packed in _PACKED.items() if packed == kind), "")
+    names = {packed: compression for compression, packed in _PACKED.items()} | {"zip": "zip"}
+    compression = names.get(kind, "")
     bounds = json.dumps(asdict(limits))
     command = [sys.executable, "-P", "-m", "earmark.ingest.tarstream", str(os.getpid())]
     rows: dict[int, dict[str, Any]] = {}
@@ -216,7 +222,7 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     partial.mkdir(parents=True)
     rows: list[dict[str, Any]] = []
     try:
-        if kind == "tar" or kind in _PACKED.values():
+        if kind in ("tar", "zip", *_PACKED.values()):
             rows, end = _read_in_child(archive, kind, partial, limits or UnpackLimits())
         else:
             end = {"status": "failed", "error": _describe(archive, kind), "folders": 0}
