@@ -179,7 +179,7 @@ class Told(FolderSource):
     """A source that tells what a test says, for what no folder of this machine can hold."""
 
     def __init__(self, *listed: Listed) -> None:
-        super().__init__(Path())
+        super().__init__(Path(f"told-{id(self)}"))
         self.listed: list[Listed] | None = list(listed)
         self.looks = 0
 
