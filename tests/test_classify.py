@@ -103,7 +103,7 @@ def test_a_clip_without_a_finite_answer_fails_alone(tmp_path: Path, classify: An
     # The output head shares the weights, so the damaged word's own logit is NaN too.
     damaged.save_pretrained(tmp_path / "damaged")
     tokenizer.save_pretrained(tmp_path / "damaged")
-    broken = replace(SETTINGS, model=str(tmp_path / "damaged"))
+    broken = replace(SETTINGS, model=str(tmp_path / "damaged"), adapter_fits=True)
     rows, _ = classify([transcript(0, BENIGN), transcript(1, "é"), transcript(2, SCAM)], broken)
     failed = [row for row in rows if row["status"] == "failed"]
     assert {row["ordinal"] for row in failed} == {1}
