@@ -70,10 +70,10 @@ def _misread(node: ScalarNode, value: object) -> str | None:
     match value:
         case bool() | None:
             return None
-        case int():
-            return None if looks_like_a_number and int(node.value) == value else str(value)
-        case float():
-            return None if looks_like_a_number and math.isfinite(value) else str(value)
+        case int() | float():
+            has_zeros = re.match(r"[-+]?0[0-9]", node.value)  # octal to one reader or another
+            is_finite = isinstance(value, int) or math.isfinite(value)
+            return None if looks_like_a_number and is_finite and not has_zeros else str(value)
         case str():
             return "text" if looks_like_a_number else None
         case _:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from earmark import strict_yaml
+
 #: An object without another inside it.
 _OBJECT = re.compile(r"\{[^{}]*\}")
 
@@ -65,25 +67,31 @@ def _fields(text: str) -> dict[str, Any]:
 
     YAML's flow style is JSON with just the liberties that models take: single quotes or none, a
     comma behind the last value, ``yes`` for ``true`` (YAML 1.1, as PyYAML reads it).  Its tags,
-    anchors and aliases are no such liberty.
+    anchors and aliases are no such liberty, nor is what it reads differently than it is written:
+    ``0,9`` is a zero and a key, ``010`` eight.
     """
-    pairs: list[tuple[Any, Any]] = []
     try:
-        json.loads(text, object_pairs_hook=pairs.extend)
-    except (ValueError, RecursionError):
-        try:
+        if not _is_json(text):
             events = yaml.parse(text, yaml.SafeLoader)
             if any(getattr(e, "tag", None) or getattr(e, "anchor", None) for e in events):
-                raise UnreadableError("the object is not JSON") from None
-            node: Any = yaml.compose(text, yaml.SafeLoader)
-            keys = [key.value for key, _ in node.value]
-            pairs = list(zip(keys, yaml.safe_load(text).values(), strict=True))
-        except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UnreadableError("the object is not JSON") from error
-    fields = {key: value for key, value in pairs if isinstance(key, str)}
-    if len(fields) != len(pairs):
-        raise UnreadableError("a key occurs twice, or is no word")
+                raise UnreadableError("the object is not JSON")
+        fields: dict[str, Any] = strict_yaml.load(text)
+    except UnreadableError:
+        raise
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UnreadableError(f"the object is not JSON: {_shown(reason)}") from error
+    if not all(isinstance(key, str) for key in fields):
+        raise UnreadableError("a key is no word")
     return fields
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _answer(fields: dict[str, Any], categories: Collection[str]) -> Answer:
