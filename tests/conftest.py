@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import hypothesis
 import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
@@ -18,6 +19,10 @@ from earmark import locks
 from earmark.record import database, embedded_server
 
 pytest_plugins = ["needs"]
+
+# How long an example takes on the clock says nothing on a machine that is shared.
+hypothesis.settings.register_profile("earmark", deadline=None)
+hypothesis.settings.load_profile("earmark")
 
 # Benchmarks are not installed; a test runs them as `python -m` would, from here.
 sys.path.append(str(Path(__file__).parent.parent))

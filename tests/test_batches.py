@@ -72,7 +72,7 @@ def transcribe(model: Echo, clips: Sequence[Prepared], size: int) -> list[Transc
 archives = st.lists(st.lists(st.integers(1, 30), max_size=5), max_size=40)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(archives, st.integers(1, 20), st.integers(1, 20))
 def test_every_clip_gets_its_own_words_in_order_and_its_own_language(
     speech: list[list[int]], size: int, room: int
@@ -94,7 +94,7 @@ def test_every_clip_gets_its_own_words_in_order_and_its_own_language(
         assert starts == sorted(starts)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(archives, st.integers(2, 10))
 def test_only_the_last_batch_of_all_is_not_full(speech: list[list[int]], size: int) -> None:
     model = Echo()

@@ -108,7 +108,7 @@ class Clock:
         return self.now
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0.01, 5), min_size=1, max_size=60), st.floats(10, 60))
 def test_no_more_work_is_lost_than_asked_for_if_calls_come_steadily(
     tmp_path_factory: pytest.TempPathFactory, waits: list[float], seconds: float

@@ -136,7 +136,7 @@ def test_each_policy_flags_what_it_is_about(classifier: Classifier) -> None:
     assert flagged == {("scams", SCAM), ("violent-threats", THREAT)}
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(content=st.text())
 @example(content="\0")
 @example(content="\N{PILE OF POO}" * 50)
@@ -148,7 +148,6 @@ def test_any_content_gets_a_score(classifier: Classifier, content: str) -> None:
     assert 0 <= judgement.score <= 1
 
 
-@settings(deadline=None)
 @given(
     pieces=st.lists(
         st.sampled_from(["<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<pad>", "<", "o"])

@@ -479,9 +479,7 @@ JUDGEMENTS = {
 }  # fmt: skip
 
 
-@settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS)
 def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
     team.ask(

@@ -160,7 +160,7 @@ class Memory:
 
 
 @pytest.mark.slow
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 40), st.integers(1, 40), st.lists(st.integers(), max_size=100))
 def test_full_memory_halves_the_batch_for_good_and_changes_no_result(
     size: int, room: int, items: list[int]

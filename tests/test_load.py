@@ -198,9 +198,7 @@ def test_a_text_says_how_many_nul_characters_it_lost(archive):
 
 
 @given(st.lists(st.text(st.characters()), min_size=1, max_size=9))
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(["\ud800", "a\udfff\ud800b", "\U0001f600"])
 def test_half_a_surrogate_pair_is_written_out(archive, texts):
     archive.members = [member(i) for i in range(len(texts))]

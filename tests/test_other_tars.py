@@ -530,7 +530,7 @@ damages = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(
     how=st.sampled_from(FORMATS),
     contents=st.dictionaries(names | long_names, st.binary(max_size=1500), min_size=2, max_size=6),

@@ -71,7 +71,7 @@ def test_a_receipt_that_the_system_does_not_give_out_is_not_taken_for_a_missing_
         receipts.read(file)
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(cut=st.integers(0), place=st.integers(0), byte=st.integers(0, 255))
 def test_a_cut_or_garbled_receipt_is_read_whole_or_not_at_all(
     file: Path, cut: int, place: int, byte: int

@@ -206,7 +206,7 @@ def test_how_the_last_noon_ended_is_told(busy: Place, conninfo: str) -> None:
 odd = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3) | st.lists(st.none())
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_receipt_breaks_the_report(busy: Place, data: st.DataObject) -> None:
     receipt = busy.volume.receipt("2026-11-02", "a.tar")
@@ -292,7 +292,6 @@ ITEM = QueueItem(
 
 
 @pytest.mark.slow
-@settings(deadline=None)
 @given(
     text=st.text(st.characters(codec="utf-8"))
     | st.from_regex(r"\A[=+@\t\r\n-].*")

@@ -51,7 +51,7 @@ def test_speech_is_found_where_it_is(detector: Detector, clips: dict[int, Path])
         assert 0.5 * length < window.speech_seconds <= window.end - window.start <= length + 0.5
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40_000), st.floats(0, 1))
 def test_noise_of_any_length_and_loudness_is_survived(
     detector: Detector, seed: int, samples: int, loudness: float
@@ -71,7 +71,7 @@ def test_speech_without_a_pause_is_cut_into_windows_that_whisper_takes(
 
 
 @pytest.mark.slow
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.floats(0.01, 40), st.floats(0.1, 30)), min_size=1, max_size=40))
 def test_regions_are_merged_as_whisperx_merges_them(steps: list[tuple[float, float]]) -> None:
     from whisperx.diarize import Segment
