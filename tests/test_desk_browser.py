@@ -587,9 +587,10 @@ def test_the_page_says_whether_its_audio_plays(desk: Desk) -> None:
     ada.page.evaluate("document.querySelector('audio').loop = true")
     ada.press(" ")
     ada.until("!document.querySelector('audio').paused")
+    while not playing:  # one that was silent may still be on its way
+        ada.page.wait_for_timeout(50)
     silent.clear()
     ada.page.wait_for_timeout(LEASE * 500)
-    assert playing
     assert silent == []
     assert desk.ask("SELECT count(*) FROM review_access WHERE detail = 'playing'") == [1]
     ada.press(" ")
