@@ -249,7 +249,7 @@ def make(folder: Path, expected: Path) -> None:
     name = f"sound_{DAY}_04.tar.gz"
     page = "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</title></head></html>\n"
     files[name] = page.encode()
-    found[name] = describe("unknown", "failed", "not a tar: text/html", [])
+    found[name] = describe("unknown", "failed", "not an archive that is taken", [])
 
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("sound_*"):
