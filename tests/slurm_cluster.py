@@ -66,10 +66,11 @@ class SlurmCluster:
 
 
 @pytest.fixture(scope="module")
-def slurm_cluster(shared_folder: Path) -> Iterator[SlurmCluster]:
+def slurm_cluster(shared_folder: Path, undisturbed: list[tuple]) -> Iterator[SlurmCluster]:
     """The cluster, for one file of tests at a time, since some of them kill nodes.
 
-    It is brought up unless it is, and then taken down again.
+    It is brought up unless it is, and then taken down again. What its tests compare with is made
+    before, while those of another file may have it.
     """
     for program, package in [("slurmctld", "slurmctld"), ("slurmd", "slurmd"), ("munged", "munge")]:
         assert shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin"), (
