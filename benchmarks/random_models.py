@@ -186,7 +186,6 @@ def write_adapter(config: Gemma2Config, folder: Path, device: str) -> Path:
             lora_alpha=RANK,
             target_modules=[f"{name}_proj" for name in names],
             task_type="CAUSAL_LM",
-            base_model_name_or_path="gemma",  # where `write_gemma` is told to write
         )
         with torch.device("meta"):
             shapes = get_peft_model_state_dict(get_peft_model(Gemma2ForCausalLM(config), lora))
@@ -195,6 +194,7 @@ def write_adapter(config: Gemma2Config, folder: Path, device: str) -> Path:
             name: _draw(tensor, torch.bfloat16, generator) for name, tensor in shapes.items()
         }
         save_file(weights, partial / "adapter_model.safetensors", {"format": "pt"})
+        lora.base_model_name_or_path = "gemma"  # where `write_gemma` is told to write
         lora.inference_mode = True
         lora.save_pretrained(str(partial))
 
