@@ -20,6 +20,7 @@ SELECT
         FROM archives, JSONB_EACH_TEXT(skipped_reasons) AS reason
         WHERE loaded_at > NOW() - INTERVAL '24 hours'
           AND NOT STARTS_WITH(reason.key, 'audio of a format that is not taken')
+          AND reason.key <> 'erased'
     ) AS not_audio_count
 FROM audio_files af
 LEFT JOIN archives a ON a.id = af.archive_id

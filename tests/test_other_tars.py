@@ -209,6 +209,29 @@ def test_a_zip_bomb_ends_at_the_allowed_ratio(unpack):
     assert 90 < len(contents) <= 101
 
 
+@pytest.mark.parametrize("offset", [0xFFFFFFF0, 1 << 20])
+def test_a_member_that_a_zip_places_outside_of_itself_is_a_failed_row(unpack, offset):
+    data = bytearray(zipped())
+    entry = data.index(b"PK\1\2")  # of the list: the offset is its bytes 42 to 45
+    data[entry + 42 : entry + 46] = offset.to_bytes(4, "little")
+    rows, facts, contents = unpack(bytes(data))
+    assert [row["status"] for row in rows] == ["failed"] + ["ok"] * 6
+    assert rows[0]["error"] == "the zip's list says that it lies outside of the file"
+    assert facts["archive_status"] == "partial"
+    assert len(contents) == 6
+
+
+def test_a_zip_whose_list_lies_elsewhere_than_it_says_is_failed_or_read(unpack):
+    """And no fault of the machine, for which it would be tried again and again."""
+    whole = zipped()
+    end = whole.rindex(b"PK\5\6")
+    for offset in (0, 1, len(whole), 0x7FFFFFFF):
+        data = bytearray(whole)
+        data[end + 16 : end + 20] = offset.to_bytes(4, "little")
+        _, facts, _ = unpack(bytes(data))
+        assert facts["archive_status"] in ("failed", "partial", "ok")
+
+
 def test_a_zip_without_its_list_is_failed(unpack):
     rows, facts, _ = unpack(zipped()[:-60])
     assert rows == []

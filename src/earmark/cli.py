@@ -252,7 +252,12 @@ def _parser() -> argparse.ArgumentParser:
     saved.add_argument("--list", action="store_true", help="only list what there is")
     again = add("restore", _restore, "Bring a backup into an empty database, the configured one.")
     again.add_argument("backup", type=Path, metavar="FOLDER", help="one that `backup` made")
-    add("health", _health, "Count what was processed and flagged in the last 24 hours.", as_json)
+    add(
+        "health",
+        _health,
+        "Count what was flagged, failed, left out in the last 24 hours.",
+        as_json,
+    )
     stop = add("database", _database, "Print the database's connection URI, without a password.")
     stop.add_argument("--stop", action="store_true", help="stop the embedded server")
     analyse = add(

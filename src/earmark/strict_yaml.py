@@ -1,8 +1,9 @@
 """YAML, or JSON, that is refused wherever it would be read differently than people write it.
 
 PyYAML follows YAML 1.1: of a key that is given twice the last one counts, ``010`` is eight and
-``1:30`` ninety, ``1e3`` is text and ``2026-11-01`` a date.  What is taken without quotes here
-means the same in YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema).
+``1:30`` ninety, ``1e3`` is text and ``2026-11-01`` a date.  A number that is taken without quotes
+here is the same one in YAML 1.2 (https://yaml.org/spec/1.2.2/#103-core-schema); ``yes`` and ``no``
+are booleans, as people mean them, and nowhere taken for text.
 """
 
 import json

@@ -16,4 +16,5 @@ if any(part.endswith("snakemake") for part in sys.orig_argv):
         """Wait before the next question."""
         await asyncio.sleep(min(self.next_seconds_between_status_checks, 2))
 
+    assert RemoteExecutor.sleep, "the plugin waits in another way"
     RemoteExecutor.sleep = sleep

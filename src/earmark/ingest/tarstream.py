@@ -81,6 +81,7 @@ class _BoundedStream:
         self._limits = limits
         self._position = 0
         self._holes = 0
+        self._claiming = threading.Lock()
         self._peeked = b""
         self.problem = ""
 
@@ -128,7 +129,8 @@ class _BoundedStream:
         Raises:
             _UnreadableError: they are too many.
         """
-        self._holes += holes
+        with self._claiming:
+            self._holes += holes
         self._check_limits()
         if self.problem:
             raise _UnreadableError(self.problem)
@@ -433,6 +435,7 @@ class _Zip:
         except (zipfile.BadZipFile, NotImplementedError) as error:
             raise _UnreadableError(f"the zip's list of members can't be read ({error})") from error
         self._members = self._zip.infolist()
+        archive_bytes = os.fstat(self._raw.fileno()).st_size
         for place, member in enumerate(self._members):
             entry = _Entry(member.filename, "file", place, member.file_size, member.file_size)
             if member.is_dir():
@@ -443,6 +446,8 @@ class _Zip:
                 entry.problem = "it is encrypted"
             elif member.compress_type not in _ZIP_METHODS:
                 entry.problem = f"zip's compression method {member.compress_type} is not taken"
+            elif not 0 <= member.header_offset < archive_bytes:
+                entry.problem = "the zip's list says that it lies outside of the file"
             yield entry
 
     def content(self, position: int, size: int) -> Iterator[bytes]:
@@ -475,7 +480,7 @@ def readable(name: str) -> str:
     become ``\xff``; no more than 4,096 characters are kept.
 
     Args:
-        name: The name as :mod:`tarfile` decodes it, with ``surrogateescape``.
+        name: The name, decoded as UTF-8 with ``surrogateescape``.
     """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)

@@ -46,7 +46,10 @@ def check_base(folder: Path) -> None:
             return
         index = folder / f"{name}.index.json"
         if index.is_file():
-            shards = sorted(set(_read(index, "classify.model").get("weight_map", {}).values()))
+            weights = _read(index, "classify.model").get("weight_map")
+            shards = sorted(
+                {str(each) for each in weights.values()} if isinstance(weights, dict) else ()
+            )
             for shard in shards:
                 if not (folder / shard).is_file():
                     raise SetupError(f"classify.model {folder} lacks {shard}; put it there")

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from earmark import receipts
+from earmark.ingest.encode import ERASED
 from earmark.receipts import Receipt
 from earmark.tables import NOT_TAKEN
 from earmark.volume import Volume
@@ -94,7 +95,8 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
     for written_at, path, receipt in readable(read):
         outcomes[receipt.status] += 1
         for reason, count in receipt.skipped.items():
-            skipped[reason.startswith(NOT_TAKEN)] += count
+            if reason != ERASED:
+                skipped[reason.startswith(NOT_TAKEN)] += count
         if written_at < now - hours * 3600:
             continue
         archives, clips = archives + 1, clips + receipt.answered
