@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 from example_receipt import example
+from hypothesis import given
+from hypothesis import strategies as st
 from place import Place
 from ssh_host import ALIAS, SshHost
 
 from earmark import locks, receipts
 from earmark.driver.retention import delete_at_source, expire_rows, leftovers, remove, sweep
+from earmark.files import partial_path
 from earmark.ingest.catalogue import Archive, poll
 from earmark.ingest.source import FolderSource, SshSource
 from earmark.record.database import connect
 from earmark.settings import RetentionSettings
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
-from earmark.volume import Volume
+from earmark.volume import ARCHIVE_NAME, Volume
 
 DAY = 86_400.0
 DATE = "2026-11-01"
@@ -113,7 +116,7 @@ def test_what_killed_runs_left_goes_and_what_the_next_run_needs_stays(
     gone = [
         put(volume.unpacked("done.tar") / "000000").parent,
         put(volume.unpacked("vanished.tar") / "000000").parent,
-        put(volume.unpacked(".pending.tar.partial") / "000000").parent,
+        put(volume.unpacked(".pending.tar.12.partial") / "000000").parent,
         put(volume.transfer("done.tar", "abc")),
         put(volume.transfer("vanished.tar", "abc")),
         put(volume.checkpoint("done.tar", "transcribe_audio") / "abc/000000.parquet"),
@@ -148,6 +151,83 @@ def test_nothing_that_somebody_works_on_is_touched(volume: Volume, source: Folde
         sweep(volume, archives, RetentionSettings())
         assert found(volume, archives, audio_days=1) == {}
     assert all(path.exists() for path in kept)
+
+
+#: Names that look like a name of something half written, or like an archive and what is made of it.
+ODD = [
+    "a",
+    "a.1",
+    "a.tar",
+    "a.tar.1",
+    "a.json",
+    "a.parquet",
+    "a.parquet.1",
+    "a.1.partial",
+    "a.lock",
+]
+NAMES = st.sampled_from(ODD) | st.from_regex(ARCHIVE_NAME, fullmatch=True).filter(
+    lambda name: not name.endswith((" ", "."))
+)
+
+
+@given(st.sets(NAMES, min_size=2, max_size=6), st.data())
+def test_whatever_an_archive_is_called_only_what_nobody_works_on_is_removed(
+    tmp_path_factory: pytest.TempPathFactory, names: set[str], data: st.DataObject
+) -> None:
+    volume = Volume(tmp_path_factory.mktemp("volume"))
+    archives = [Archive(name, 1, NOON * 10**9) for name in sorted(names)]
+    at_work = data.draw(st.sampled_from(sorted(names)))
+    half_written = {
+        name: [
+            put(partial_path(volume.incoming(name))),
+            put(partial_path(volume.unpacked(name)) / "000000").parent,
+            put(partial_path(volume.manifest(DATE, name))),
+            put(partial_path(volume.transcripts("large-v2", DATE, name))),
+            put(partial_path(volume.receipt(DATE, name))),
+        ]
+        for name in names
+    }
+    needed = [
+        path
+        for name in names
+        for path in (
+            put(volume.unpacked(name) / "000000").parent,
+            put(volume.transfer(name, "abc")),
+            put(volume.checkpoint(name, "transcribe_audio") / "abc/000000.parquet"),
+            put(volume.incoming(name)),
+        )
+    ]
+    with locks.exclusive(volume.archive_lock(at_work)):
+        sweep(volume, archives, RetentionSettings())
+    left = {name: [path.exists() for path in paths] for name, paths in half_written.items()}
+    assert left == {name: [name == at_work] * 5 for name in names}
+    assert all(path.exists() for path in needed)
+
+
+def test_what_somebody_began_to_work_on_after_it_was_found_stays(
+    volume: Volume, source: FolderSource
+) -> None:
+    archives = offer(source, volume, "a.tar", "b.tar")
+    receive(volume, "a.tar")
+    receive(volume, "b.tar")
+    kept, gone = put(volume.incoming("a.tar")), put(volume.incoming("b.tar"))
+    found = list(leftovers(volume, archives, RetentionSettings()))
+    with locks.exclusive(volume.archive_lock("a.tar")):
+        removed = [leftover.path for leftover, _ in remove(found, volume)]
+    assert removed == [gone]
+    assert kept.exists()
+
+
+def test_what_took_the_place_of_something_left_over_stays(
+    volume: Volume, source: FolderSource
+) -> None:
+    archives = offer(source, volume, "a.tar")
+    receive(volume, "a.tar")
+    path = put(volume.incoming("a.tar"), b"the old archive")
+    found = list(leftovers(volume, archives, RetentionSettings()))
+    put(path.with_name("b"), b"another one of this name").replace(path)
+    assert list(remove(found, volume)) == []
+    assert path.exists()
 
 
 # With age
@@ -242,8 +322,7 @@ def test_texts_go_at_their_age_and_audio_whose_verdict_is_gone_counts_as_flagged
         f"transcripts/asr=x/date={DATE}/old.tar.parquet",
         f"classes/policy=set0/date={DATE}/old.tar.parquet",
     }
-    for item in leftovers(volume, [], RetentionSettings(text_days=30)):
-        remove(item)
+    assert len(list(remove(leftovers(volume, [], RetentionSettings(text_days=30)), volume))) == 2
     assert found(volume, [], audio_days=30) == {}
     assert len(found(volume, [], audio_days=1, flagged_audio_days=30)) == 3
     assert volume.manifest(DATE, "old.tar").exists()
@@ -306,9 +385,8 @@ def test_clips_leave_the_database_at_their_age_but_for_those_that_people_decided
 
 def test_the_folder_of_an_archive_goes_with_its_last_audio(volume: Volume) -> None:
     make_results(volume, "a.tar", [[False], [False]], days_old=31)
-    for item in leftovers(volume, [], RetentionSettings(audio_days=30)):
-        assert item.bytes == 1000
-        remove(item)
+    expired = leftovers(volume, [], RetentionSettings(audio_days=30))
+    assert [size for _, size in remove(expired, volume)] == [1000, 1000]
     assert not volume.audio(DATE, "a.tar").exists()
     assert found(volume, [], audio_days=30) == {}
     assert volume.manifest(DATE, "a.tar").exists()
@@ -364,7 +442,7 @@ def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
 def test_a_receipt_is_never_removed(volume: Volume) -> None:
     make_results(volume, "a.tar", [[False]], days_old=1000)
     receipt = volume.receipt(DATE, "a.tar").read_bytes()
-    for item in leftovers(volume, [], RetentionSettings(audio_days=0.1, abandoned_days=0)):
-        remove(item)
+    settings = RetentionSettings(audio_days=0.1, abandoned_days=0)
+    assert list(remove(leftovers(volume, [], settings), volume))
     assert volume.receipt(DATE, "a.tar").read_bytes() == receipt
     assert volume.classes("set0", DATE, "a.tar").exists()

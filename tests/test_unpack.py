@@ -14,8 +14,14 @@ from refusals import largest_file
 from tars import BLOCK, END, HUGE, entry, forged, read_all, statuses, unpack
 
 from earmark import tables
+from earmark.files import partial_path
 from earmark.ingest.tarstream import readable
-from earmark.ingest.unpack import MEMBERS_FILE, detect_archive_type, unpack_archive
+from earmark.ingest.unpack import (
+    MEMBERS_FILE,
+    detect_archive_type,
+    is_unpacked,
+    unpack_archive,
+)
 from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, read_provenance, read_table
 
@@ -124,7 +130,7 @@ def test_a_sparse_file_of_unknown_size_fails_alone(unpack):
     assert facts["archive_status"] == "partial"
 
 
-@pytest.mark.parametrize("folder", ["a.tar.gz", ".a.tar.gz.partial"])
+@pytest.mark.parametrize("folder", ["a.tar.gz", ".a.tar.gz.4711.partial"])
 def test_what_an_earlier_run_left_is_removed_first(unpack, tmp_path, folder):
     leftover = tmp_path / "unpacked" / folder / "000000"
     leftover.parent.mkdir(parents=True)
@@ -312,7 +318,7 @@ def test_a_member_that_is_being_read_when_time_is_up_is_failed_and_removed(tmp_p
 
 
 def test_the_destination_appears_only_once_it_is_complete(tmp_path, monkeypatch):
-    destination, partial = tmp_path / "out", tmp_path / ".out.partial"
+    destination, partial = tmp_path / "out", partial_path(tmp_path / "out")
     seen = []
 
     def write_table(path, *rest):
@@ -402,3 +408,31 @@ def test_python_reads_the_archives_that_these_tests_make():
     data = entry("a", b"1") + END
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         assert archive.getnames() == ["a"]
+
+
+# What is unpacked, and damaged before it is encoded
+
+
+def take_away(folder):
+    (folder / "000001").unlink()
+
+
+def fill_with_zeros(folder):
+    (folder / "000001").write_bytes(bytes((folder / "000001").stat().st_size))
+
+
+def cut_the_list(folder):
+    os.truncate(folder / MEMBERS_FILE, 100)
+
+
+def lose_the_list(folder):
+    (folder / MEMBERS_FILE).unlink()
+
+
+@pytest.mark.parametrize("damage", [take_away, fill_with_zeros, cut_the_list, lose_the_list])
+def test_a_folder_that_is_not_what_its_list_says_is_found_out(tmp_path, damage):
+    (tmp_path / "a.tar").write_bytes(entry("a", b"1") + entry("b", b"2" * 600) + END)
+    unpack_archive(tmp_path / "a.tar", tmp_path / "out")
+    assert is_unpacked(tmp_path / "out")
+    damage(tmp_path / "out")
+    assert not is_unpacked(tmp_path / "out")

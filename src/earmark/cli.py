@@ -386,15 +386,15 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
         )
     totals: dict[tuple[str, str], dict[str, Any]] = {}
     found = retention.leftovers(volume, known.archives, settings.retention)
-    for leftover in track(found, "clean", "leftovers"):
+    sized = ((leftover, leftover.bytes) for leftover in found)
+    gone = sized if arguments.dry_run else retention.remove(found, volume)
+    for leftover, size in track(gone, "clean", "leftovers"):
         row = totals.setdefault(
             (leftover.archive, leftover.reason),
             {"archive": leftover.archive, "what": leftover.reason, "items": 0, "bytes": 0},
         )
         row["items"] += 1
-        row["bytes"] += leftover.bytes
-        if not arguments.dry_run:
-            retention.remove(leftover)
+        row["bytes"] += size
     rows = list(totals.values())
     if (days := settings.retention.text_days) is not None:
         count = retention.expire_rows(_existing(settings), days, arguments.dry_run)
@@ -409,8 +409,8 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
             for name in names
         ]
     verb = "Would remove" if arguments.dry_run else "Removed"
-    size = decimal(sum(row["bytes"] for row in rows))
-    show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {size}")
+    total = decimal(sum(row["bytes"] for row in rows))
+    show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {total}")
 
 
 def _erase(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -1,9 +1,31 @@
 """Writing files so that a reader sees a whole file or none."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+#: What a thing is called that isn't whole yet.  The process id is always there: whatever the
+#: final name ends in, it is all that stands before the last two parts.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9]+\.partial", re.DOTALL)
+
+
+def partial_path(path: Path) -> Path:
+    """A name beside ``path`` for what this process makes until it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def final_name(name: str) -> str | None:
+    """The name that something gets once it is whole; None if ``name`` isn't of such a thing."""
+    match = _PARTIAL.fullmatch(name)
+    return match["name"] if match else None
+
+
+def partials_of(path: Path) -> list[Path]:
+    """What any process made of ``path`` and has not finished, in no order."""
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    return [other for other in beside if final_name(other.name) == path.name]
 
 
 @contextmanager
@@ -12,13 +34,13 @@ def whole(path: Path) -> Iterator[Path]:
 
     The bytes are on disk before the name changes, so a crash at any moment leaves either
     the old file or the new one.  A block that raises leaves nothing behind; a process
-    that is killed may leave ``.{name}.{pid}.partial``, which nothing reads.
+    that is killed may leave what :func:`partials_of` finds, which nothing reads.
 
     Args:
         path: The final name; missing parent folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         yield partial
         put(partial, path)

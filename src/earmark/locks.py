@@ -128,7 +128,35 @@ def exclusive(path: Path, purpose: str = "", lease_seconds: float | None = None)
         lease_seconds: After this time without :meth:`Lock.renew` others may take the lock; None
             lets them wait for as long as this process lives.
     """
-    descriptor = _wait_for(path)
+    with _holding(path, _wait_for(path), purpose, lease_seconds) as lock:
+        yield lock
+
+
+@contextmanager
+def if_free(path: Path, purpose: str = "") -> Iterator[bool]:
+    """Hold the lock ``path`` for the block if nobody else does, without waiting.
+
+    Args:
+        path: The lock file.
+        purpose: What for.
+
+    Yields:
+        Whether this process holds it.
+    """
+    descriptor = _open(path)
+    if _try(descriptor) and _is_at(descriptor, path):
+        with _holding(path, descriptor, purpose):
+            yield True
+    else:
+        os.close(descriptor)
+        yield False
+
+
+@contextmanager
+def _holding(
+    path: Path, descriptor: int, purpose: str, lease_seconds: float | None = None
+) -> Iterator[Lock]:
+    """Have a lock that was just got say who holds it, and release it after the block."""
     try:
         former = _read(descriptor)
         holder = Holder(

@@ -9,6 +9,7 @@ from earmark.disk_space import work_when_there_is_space_to_encode
 from earmark.driver.stages import stage
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.selection import Selection
+from earmark.ingest.unpack import is_unpacked, unpack_archive
 from earmark.record.erasure import Erased
 from earmark.volume import Volume
 
@@ -18,8 +19,11 @@ volume = Volume.of(settings)
 
 
 def encode():
+    unpacked = Path(snakemake.input.folder)
+    if not is_unpacked(unpacked):
+        unpack_archive(volume.incoming(archive), unpacked, settings.unpack)
     encode_archive(
-        Path(snakemake.input.folder),
+        unpacked,
         audio_folder=volume.audio(date, archive),
         manifest=Path(snakemake.output.manifest),
         archive=archive,

@@ -6,12 +6,12 @@ that a living process works on is touched, and no manifest and no receipt ever i
 """
 
 import logging
-import re
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from earmark import locks, receipts
 from earmark.driver import attempts
 from earmark.errors import EarmarkError
+from earmark.files import final_name
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, History
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
@@ -30,8 +31,6 @@ from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
 
-#: What `files.whole` and unpacking call a thing of an archive that is not whole yet.
-_PARTIAL = re.compile(r"\.(?P<archive>.+?)(\.(parquet|json))?(\.\d+)?\.partial")
 _DAY = 86_400.0
 
 
@@ -41,13 +40,18 @@ class Leftover:
 
     Attributes:
         path: A file or a folder.
-        archive: The archive that it is of.
+        archive: The archive that it is of; "" for something of none.
         reason: Why it can go.
+        identity: Inode and time of change as it was found, None if it was gone by then.
     """
 
     path: Path
     archive: str
     reason: str
+    identity: tuple[int, int] | None = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identity", _identity(self.path))
 
     @property
     def bytes(self) -> int:
@@ -71,8 +75,8 @@ def sweep(volume: Volume, archives: Sequence[Archive], retention: RetentionSetti
     history = History(volume)
     pending = {archive.name: archive for archive in archives if history.is_pending(archive)}
     dates = {archive.date for archive in pending.values()}
-    for leftover in _leftovers_of_runs(volume, archives, pending, retention, dates):
-        remove(leftover)
+    for _ in remove(_leftovers_of_runs(volume, archives, pending, retention, dates), volume):
+        pass
     for path in _children(volume.locks):
         name = path.name.removesuffix(".lock")
         if name not in pending and not name.startswith("."):
@@ -112,16 +116,47 @@ def leftovers(
                 yield Leftover(log, "", f"a log older than {retention.logs_days:g} days")
 
 
-def remove(leftover: Leftover) -> None:
-    """Delete what a leftover names, and the folder of an archive's audio with its last file."""
-    if leftover.path.is_dir():
-        with suppress(FileNotFoundError):  # a part of it is gone meanwhile
-            shutil.rmtree(leftover.path)
+def remove(found: Iterable[Leftover], volume: Volume) -> Iterator[tuple[Leftover, int]]:
+    """Delete leftovers, and the folder of an archive's audio with its last file.
+
+    One stays if a process works on its archive by now, or if something else is in its place.
+
+    Args:
+        found: As :func:`leftovers` finds them.
+        volume: The shared volume.
+
+    Yields:
+        Each that is gone, and how many bytes it had.
+    """
+    for archive, group in groupby(found, lambda leftover: leftover.archive):
+        of_one = list(group)  # all of them are found before the lock is held
+        lock = locks.if_free(volume.archive_lock(archive), "clean") if archive else None
+        with lock or nullcontext(True) as free:
+            for leftover in of_one:
+                size = leftover.bytes
+                if free and _remove(leftover.path, leftover.identity):
+                    yield leftover, size
+
+
+def _remove(path: Path, identity: tuple[int, int] | None) -> bool:
+    if identity is None or _identity(path) != identity:
+        return False
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        leftover.path.unlink(missing_ok=True)
-    if leftover.path.suffix == ".opus":
+        path.unlink()
+    if path.suffix == ".opus":
         with suppress(OSError):  # not empty
-            leftover.path.parent.rmdir()
+            path.parent.rmdir()
+    return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_ctime_ns
 
 
 def safe_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
@@ -175,7 +210,7 @@ def _leftovers_of_runs(
         if done and retention.archives == "delete" and not _is_held(path.name, volume):
             yield Leftover(path, path.name, "a fetched archive that is done")
     for path in _children(volume.unpacked("")):
-        needed = path.name in pending or _PARTIAL.fullmatch(path.name)
+        needed = path.name in pending or final_name(path.name)
         if not needed and not _is_held(path.name, volume):
             yield Leftover(path, path.name, "unpacked, and not needed any more")
     for path in _children(volume.transfers):
@@ -186,10 +221,11 @@ def _leftovers_of_runs(
         name = path.name.rpartition(".")[0]
         if name not in pending and not _is_held(name, volume):
             yield Leftover(path, name, "half transcribed or classified, and not needed any more")
-    folders = {volume.incoming(""), volume.unpacked("")}
+    suffixes = {volume.incoming(""): "", volume.unpacked(""): ""}
     for date in dates:
-        folders.update(_table_folders(volume, date))
-    yield from _half_written(volume, folders)
+        suffixes |= dict.fromkeys(_table_folders(volume, date), ".parquet")
+        suffixes[volume.receipt(date, "").parent] = ".json"
+    yield from _half_written(volume, suffixes)
 
 
 def _abandoned(volume: Volume, archives: Sequence[Archive], days: float) -> Iterator[Leftover]:
@@ -207,11 +243,16 @@ def _abandoned(volume: Volume, archives: Sequence[Archive], days: float) -> Iter
                 yield Leftover(path, path.name, f"encoded, {reason}")
 
 
-def _half_written(volume: Volume, folders: set[Path]) -> Iterator[Leftover]:
-    for path in (path for folder in sorted(folders) for path in _children(folder)):
-        match = _PARTIAL.fullmatch(path.name)
-        if match and not _is_held(match["archive"], volume):
-            yield Leftover(path, match["archive"], "half written")
+def _half_written(volume: Volume, suffixes: Mapping[Path, str]) -> Iterator[Leftover]:
+    """What isn't whole in folders where each archive has one thing, its name and a suffix."""
+    for folder, suffix in sorted(suffixes.items()):
+        for path in _children(folder):
+            name = final_name(path.name)
+            if name is None or not name.endswith(suffix):
+                continue
+            archive = name.removesuffix(suffix)
+            if not _is_held(archive, volume):
+                yield Leftover(path, archive, "half written")
 
 
 def _expired_audio(
@@ -300,11 +341,8 @@ def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
 
 
 def _table_folders(volume: Volume, date: str) -> set[Path]:
-    """The folders of one day that hold one file per archive."""
-    return {
-        volume.receipt(date, "").parent,
-        *(folder for table in TABLES.values() for folder in table.folders(volume, date)),
-    }
+    """The folders of one day that hold one table per archive."""
+    return {folder for table in TABLES.values() for folder in table.folders(volume, date)}
 
 
 def _has_receipt(fetched: Path, volume: Volume) -> bool:

@@ -17,6 +17,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from earmark.files import partials_of
 from earmark.ingest.selection import Drawn, Selection
 from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.progress import track
@@ -61,7 +62,7 @@ def _encode(worker: Worker, source: Path, target: Path, timeout_seconds: float) 
     except OutOfTimeError:
         return {"status": "failed", "error": f"not decoded within {timeout_seconds:g} seconds"}
     finally:
-        for leftover in target.parent.glob(f".{target.name}.*.partial"):
+        for leftover in partials_of(target):
             leftover.unlink()
 
 

@@ -5,6 +5,7 @@ deliberately knows nothing of audio: every regular member is extracted, under a 
 our own, and the tar's names are text in a table and never a path.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -24,12 +25,14 @@ from msgspec.structs import asdict
 
 import magic  # isort: skip
 
+from earmark.errors import EarmarkError
+from earmark.files import partial_path, partials_of
 from earmark.ingest import tarheaders
 from earmark.ingest.compression import compression_of, decompressed
 from earmark.ingest.tarheaders import BLOCK
 from earmark.ingest.tarstream import readable
 from earmark.settings import UnpackLimits
-from earmark.tables import MEMBERS, write_table
+from earmark.tables import MEMBERS, read_table, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +197,8 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     """Extract an archive's regular members and list all of its members.
 
     Content goes to ``destination/{ordinal:06d}``, whatever the member is called; the
-    list is ``destination/members.parquet``. All of it is made in the hidden folder
-    ``.{name}.partial`` beside the destination and renamed at the end, so a destination
+    list is ``destination/members.parquet``. All of it is made in a hidden folder beside the
+    destination (:func:`earmark.files.partial_path`) and renamed at the end, so a destination
     that is there is complete. The list's metadata say ``archive_status`` (``ok``,
     ``partial``, ``failed``), ``archive_error``, ``archive_type``, ``archive_bytes``,
     ``archive_folders`` (how many, as they get no row) and ``seconds``. A bad archive is no
@@ -215,8 +218,8 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     started = time.monotonic()
     size = archive.stat().st_size
     kind = detect_archive_type(archive)
-    partial = destination.with_name(f".{destination.name}.partial")
-    for leftover in (destination, partial):
+    partial = partial_path(destination)
+    for leftover in (destination, *partials_of(destination)):
         if leftover.exists():
             shutil.rmtree(leftover)
     partial.mkdir(parents=True)
@@ -244,3 +247,34 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     else:
         said = (archive.name, end["status"], len(rows), end["error"])
         logger.warning("%s: %s, %d members: %s", *said)
+
+
+def is_unpacked(folder: Path) -> bool:
+    """Whether a folder is what :func:`unpack_archive` left: the members of its list, whole.
+
+    Reads all of it. Power that fails, a disk, or a person may have taken something away.
+
+    Args:
+        folder: The destination that it was given.
+
+    Raises:
+        OSError: the system refused to read.
+    """
+    try:
+        members = read_table(folder / MEMBERS_FILE, MEMBERS).to_pylist()
+    except EarmarkError as error:
+        logger.warning("%s", error)
+        return False
+    for member in members:
+        if member["status"] == "ok" and not _has(folder / member["file"], member["sha256"]):
+            logger.warning("member %d in %s is damaged or gone", member["ordinal"], folder)
+            return False
+    return True
+
+
+def _has(path: Path, sha256: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except FileNotFoundError:
+        return False

@@ -9,7 +9,6 @@ Each step can be repeated: an erasure that was cut off is known and finished by 
 """
 
 import getpass
-import glob
 import json
 import os
 import shutil
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 
 from earmark import checkpoints, locks
 from earmark.errors import EarmarkError
-from earmark.files import whole
+from earmark.files import partials_of, whole
 from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
@@ -329,7 +328,7 @@ def _erase_files(volume: Volume, archive: str, date: str, ordinals: Collection[i
     # The manifest, by which an erasure finds its clips, comes last.
     for table in reversed(TABLES.values()):
         for folder in table.folders(volume, date):
-            for path in folder.glob(f".{glob.escape(archive)}.parquet.*.partial"):
+            for path in partials_of(folder / f"{archive}.parquet"):
                 path.unlink(missing_ok=True)
         for path in table.files(volume, date, archive):
             _rewrite(path, table.schema, _ERASING[table.erasing], ordinals)
