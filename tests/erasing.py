@@ -9,7 +9,7 @@ from place import Place, judgement, member
 from earmark import configuration
 from earmark.record.database import connect
 from earmark.record.erasure import (
-    Upload,
+    Found,
     clip_in_archive,
     erase,
     find,
@@ -46,6 +46,16 @@ class Erasing:
         write_report(config, gather(config))
 
     def load(self, archive: str, contents: list[str]) -> None:
+        """Have an archive of some contents done and loaded."""
+        self.make(archive, contents)
+        receipt = self.volume.receipt(DATE, archive)
+        load_archive(*self.files, receipt, self.conninfo, archive, DATE, "large-v2", "2026-11")
+        fetched = self.volume.incoming(archive)
+        fetched.parent.mkdir(exist_ok=True)
+        fetched.write_text(WORDS)
+
+    def make(self, archive: str, contents: list[str]) -> None:
+        """Write the tables and audio of an archive of some contents."""
         members, heard, judged = [], [], []
         first: dict[str, int] = {}
         for ordinal, sha in enumerate(contents):
@@ -73,13 +83,8 @@ class Erasing:
         write_table(self.files[0], MANIFEST, members, {"archive_status": "ok"})
         write_table(self.files[1], TRANSCRIPTS, heard, {"model": "large-v2"})
         write_table(self.files[2], CLASSES, judged, {"policy_sha256": json.dumps({"scams": "0"})})
-        receipt = self.volume.receipt(DATE, archive)
-        load_archive(*self.files, receipt, self.conninfo, archive, DATE, "large-v2", "2026-11")
-        fetched = self.volume.incoming(archive)
-        fetched.parent.mkdir(exist_ok=True)
-        fetched.write_text(WORDS)
 
-    def find(self, archive: str = "a.tar", ordinal: int = 1) -> tuple[str | None, list[Upload]]:
+    def find(self, archive: str = "a.tar", ordinal: int = 1) -> tuple[str | None, Found]:
         sha256, known = clip_in_archive(self.volume, archive, ordinal)
         return sha256, find(self.volume, self.conninfo, sha256, known)
 

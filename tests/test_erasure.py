@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ from place import Place
 
 from earmark import cli
 from earmark.checkpoints import Checkpoint
+from earmark.driver.retention import sweep
 from earmark.errors import EarmarkError
+from earmark.ingest.catalogue import poll
 from earmark.ingest.encode import encode_archive
+from earmark.ingest.source import FolderSource
 from earmark.record import erasure
 from earmark.record.database import connect
 from earmark.record.erasure import (
     Erased,
+    Found,
     Upload,
     clip_in_archive,
     clip_in_database,
@@ -25,7 +31,8 @@ from earmark.record.erasure import (
     withhold,
 )
 from earmark.record.load import load_archive
-from earmark.settings import EncodeSettings
+from earmark.settings import EncodeSettings, RetentionSettings
+from earmark.speech.deduplication import DeduplicationIndex
 from earmark.tables import (
     MANIFEST,
     MEMBERS,
@@ -42,11 +49,12 @@ def erasing(tmp_path: Path, volume: Path, migrated_database: str) -> Erasing:
 
 
 def test_all_uploads_of_a_content_are_found(erasing: Erasing) -> None:
-    sha256, uploads = erasing.find()
+    sha256, found = erasing.find()
     assert sha256 == SECRET
-    assert [(each.archive, each.date, each.ordinal) for each in uploads] == [
-        *(("a.tar", DATE, 1), ("a.tar", DATE, 4), ("b.tar", DATE, 0))
+    assert found.uploads == [
+        *(Upload("a.tar", DATE, 1), Upload("a.tar", DATE, 4), Upload("b.tar", DATE, 0))
     ]
+    assert found.formerly == []
 
 
 def test_nothing_of_it_is_left_anywhere(erasing: Erasing) -> None:
@@ -163,14 +171,14 @@ def test_a_clip_that_is_not_there_is_told(erasing: Erasing) -> None:
     write_table(volume.manifest("2026-11-03", "a.tar"), MANIFEST, [], {})
     with pytest.raises(EarmarkError, match="several days: 2026-11-02, 2026-11-03; give --date"):
         clip_in_archive(volume, "a.tar", 1)
-    assert clip_in_archive(volume, "a.tar", 1, DATE) == (SECRET, [Upload("a.tar", DATE, 1)])
+    assert clip_in_archive(volume, "a.tar", 1, DATE) == (SECRET, Found([Upload("a.tar", DATE, 1)]))
 
 
 def test_an_archive_that_is_not_loaded_yet_is_found_too(erasing: Erasing) -> None:
     erasing.volume.receipt(DATE, "b.tar").unlink()
     with connect(erasing.conninfo) as connection, connection.cursor() as cursor:
         cursor.execute("DELETE FROM archives WHERE name = 'b.tar'")
-    assert Upload("b.tar", DATE, 0) in erasing.find()[1]
+    assert Upload("b.tar", DATE, 0) in erasing.find()[1].uploads
     erasing.erase()
     assert [each for each in erasing.traces(WORDS) if not each.startswith("incoming")] == []
 
@@ -193,21 +201,21 @@ def test_a_content_that_was_being_encoded_meanwhile_goes_before_it_is_heard_or_l
 
 
 def test_rows_that_came_while_the_erasure_waited_go_too(erasing: Erasing) -> None:
-    sha256, uploads = erasing.find()
+    sha256, found = erasing.find()
     receipt = erasing.volume.receipt(DATE, "b.tar")
     with connect(erasing.conninfo) as connection, connection.cursor() as cursor:
         cursor.execute("DELETE FROM archives WHERE name = 'b.tar'")
     load_archive(*erasing.files, receipt, erasing.conninfo, "b.tar", DATE, "large-v2", "2026-11")
-    list(erase(erasing.volume, erasing.conninfo, sha256, uploads))
+    list(erase(erasing.volume, erasing.conninfo, sha256, found))
     assert erasing.traces(WORDS) == []
 
 
 def test_an_archive_that_was_encoded_anew_loses_the_content_and_not_its_old_place(
     erasing: Erasing,
 ) -> None:
-    sha256, uploads = erasing.find()
+    sha256, found = erasing.find()
     erasing.load("b.tar", [64 * "b", SECRET, 64 * "c"])
-    list(erase(erasing.volume, erasing.conninfo, sha256, uploads))
+    list(erase(erasing.volume, erasing.conninfo, sha256, found))
     assert erasing.traces(WORDS) == []
     rows = read_table(erasing.volume.manifest(DATE, "b.tar"), MANIFEST).to_pylist()
     assert [row["status"] for row in rows] == ["ok", "skipped", "ok"]
@@ -222,7 +230,7 @@ def test_a_reviewed_clip_without_a_place_in_its_archive_goes_too(erasing: Erasin
         )
         ((id,),) = cursor.fetchall()
     erasing.load("b.tar", [64 * "d", 64 * "b"])
-    assert clip_in_database(erasing.conninfo, id) == (SECRET, [])
+    assert clip_in_database(erasing.conninfo, id) == (SECRET, Found([]))
     erasing.erase()
     assert [each for each in erasing.traces(WORDS) if each != "incoming/b.tar"] == []
 
@@ -283,6 +291,150 @@ def test_long_texts_and_damaged_reports_stop_no_erasure(erasing: Erasing) -> Non
     assert erasing.traces(WORDS) == []
 
 
+# What was replaced since
+
+
+OTHERS = [f"{n + 7:064x}" for n in range(5)]
+
+
+def state_of(erasing: Erasing) -> dict[str, object]:
+    """All that the volume and the database hold of a.tar but the fetched archive."""
+    files = {
+        str(path): path.read_bytes()
+        for folder in ("audio", "manifests", "transcripts", "classes")
+        for path in (erasing.volume.root / folder).rglob("*")
+        if path.is_file() and "a.tar" in str(path)
+    }
+    rows = "SELECT to_jsonb(f) FROM audio_files f WHERE archive_source = 'a.tar' ORDER BY ordinal"
+    return {**files, "rows": erasing.rows(rows)}
+
+
+def test_an_archive_that_does_not_hold_the_content_any_more_loses_nothing(
+    erasing: Erasing,
+) -> None:
+    DeduplicationIndex(erasing.volume, "large-v2", DATE).publish("a.tar", {1: SECRET})
+    erasing.load("a.tar", OTHERS)
+    before = state_of(erasing)
+    sha256, found = erasing.find("b.tar", 0)
+    assert found.uploads == [Upload("b.tar", DATE, 0)]
+    assert found.formerly == [Upload("a.tar", DATE, 1)]
+    assert list(erase(erasing.volume, erasing.conninfo, sha256, found)) == ["b.tar"]
+    assert state_of(erasing) == before
+
+
+def test_of_an_archive_that_was_encoded_and_not_loaded_again_only_the_old_rows_go(
+    erasing: Erasing,
+) -> None:
+    erasing.make("a.tar", OTHERS)
+    before = state_of(erasing)
+    _, found = erasing.find("b.tar", 0)
+    assert Upload("a.tar", DATE, 1) in found.uploads  # in the database
+    preview = erasure.describe(erasing.volume, SECRET, Upload("a.tar", DATE, 1))
+    assert (preview["sha256"], preview["member"], preview["transcript"]) == (SECRET, None, None)
+    list(erase(erasing.volume, erasing.conninfo, SECRET, found))
+    after = state_of(erasing)
+    assert {**after, "rows": ()} == {**before, "rows": ()}
+    assert len(after["rows"]) == 3  # type: ignore[arg-type]
+
+
+def test_a_transcript_that_is_older_than_the_manifest_loses_what_once_stood_there(
+    erasing: Erasing,
+) -> None:
+    DeduplicationIndex(erasing.volume, "large-v2", DATE).publish("a.tar", {1: SECRET})
+    old = [path.read_bytes() for path in of_archive(erasing, "a.tar")]
+    erasing.load("a.tar", OTHERS)
+    manifest, *derived = of_archive(erasing, "a.tar")
+    then = manifest.stat().st_mtime - 60
+    for path, content in zip(derived, old[1:], strict=True):
+        path.write_bytes(content)  # the archive is encoded again, and heard tomorrow
+        os.utime(path, (then, then))
+    list(erase(erasing.volume, erasing.conninfo, *erasing.find("b.tar", 0)))
+    assert [each for each in erasing.traces(WORDS) if not each.startswith("incoming")] == []
+    rows = read_table(manifest, MANIFEST).to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert read_table(derived[0], TRANSCRIPTS)["ordinal"].to_pylist() == [0, 2, 3]
+
+
+def test_a_queue_of_an_old_report_loses_what_once_stood_in_a_replaced_archive(
+    erasing: Erasing,
+) -> None:
+    DeduplicationIndex(erasing.volume, "large-v2", DATE).publish("a.tar", {1: SECRET})
+    queue = next(erasing.volume.root.glob("reports/*/queue.csv"))
+    assert queue.read_text().count(WORDS) > 1
+    erasing.load("a.tar", OTHERS)
+    _, found = erasing.find("b.tar", 0)
+    list(erase(erasing.volume, erasing.conninfo, SECRET, found))
+    assert WORDS not in queue.read_text()
+
+
+def of_archive(erasing: Erasing, archive: str) -> tuple[Path, Path, Path]:
+    volume = erasing.volume
+    return (
+        volume.manifest(DATE, archive),
+        volume.transcripts("large-v2", DATE, archive),
+        volume.classes("2026-11", DATE, archive),
+    )
+
+
+@pytest.mark.parametrize("date", [DATE, "2026-11-03"])
+def test_another_archive_of_the_name_that_waits_for_its_next_stage_is_left_alone(
+    erasing: Erasing, tmp_path: Path, date: str
+) -> None:
+    source = FolderSource(tmp_path / "source")
+    source.folder.mkdir(exist_ok=True)
+    (source.folder / "a.tar").write_text("another archive")
+    noon = datetime.fromisoformat(f"{date}T12:00:00+00:00").timestamp()
+    os.utime(source.folder / "a.tar", (noon, noon))
+    receipt = erasing.volume.receipt(DATE, "a.tar")
+    os.utime(receipt, (noon - 1, noon - 1))
+    poll(source, erasing.volume, 0)
+    fetched, unpacked = erasing.volume.incoming("a.tar"), erasing.volume.unpacked("a.tar")
+    fetched.write_text("another archive")
+    unpacked.mkdir(parents=True)
+    erasing.erase()
+    assert fetched.exists()
+    assert unpacked.exists()
+
+
+def test_a_damaged_note_of_an_erasure_stops_no_other_and_its_content_is_looked_for_again(
+    erasing: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    erased = erasing.volume.erased
+    erased.mkdir(parents=True)
+    (erased / SECRET).write_bytes(b"\xff garbage")
+    (erased / ".x.1.partial").write_bytes(b"{")
+    (erased / "README").write_bytes(b"of a person")
+    command = ["erase", "--configfile", str(erasing.place.file), "b.tar", "1", "--yes"]
+    assert cli.main(command) == 0
+    assert f"{erased / SECRET} is damaged" in capsys.readouterr().err
+    assert erasing.traces(WORDS) == []
+    assert Erased(erasing.volume).all() == {SECRET, 64 * "b"}
+
+
+def test_of_an_upload_that_comes_later_the_fetched_archive_goes_too_even_if_they_are_kept(
+    erasing: Erasing,
+) -> None:
+    erasing.erase()
+    erasing.load("b.tar", [SECRET, 64 * "b"])  # as a stage that began before the erasure would
+    withhold(erasing.volume, "b.tar", DATE)
+    receipt = erasing.volume.receipt(DATE, "b.tar")
+    files = of_archive(erasing, "b.tar")
+    load_archive(*files, receipt, erasing.conninfo, "b.tar", DATE, "large-v2", "2026-11")
+    erasing.load("c.tar", [64 * "c"])
+    sweep(erasing.volume, [], RetentionSettings(archives="keep"))
+    assert [path.name for path in erasing.volume.incoming("").iterdir()] == ["c.tar"]
+
+
+def test_backups_that_still_hold_it_are_named(
+    erasing: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backup = erasing.volume.root / "backups" / "20261101T000000Z"
+    backup.mkdir(parents=True)
+    (backup / "toc.dat").touch()
+    assert cli.main(["erase", "--configfile", str(erasing.place.file), "a.tar", "1"]) == 0
+    assert re.search("1 backups .* the oldest of 20261101T000000Z", capsys.readouterr().err)
+
+
 def test_the_command_only_shows_what_would_go_until_told_to_do_it(
     erasing: Erasing, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,6 +445,7 @@ def test_the_command_only_shows_what_would_go_until_told_to_do_it(
     assert cli.main([*command, "--id", str(id)]) == 0
     (first, second, other) = json.loads(capsys.readouterr().out)
     assert (first["member"], first["transcript"]) == (f"{WORDS}.mp3", WORDS)
+    assert first["sha256"] == SECRET
     assert (second["ordinal"], other["archive"]) == (4, "b.tar")
     assert erasing.traces(WORDS)
     assert cli.main([*command, "a.tar", "1", "--yes"]) == 0

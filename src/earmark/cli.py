@@ -416,22 +416,28 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
 def _erase(settings: Settings, arguments: argparse.Namespace) -> None:
     volume, conninfo = _mounted(settings), _existing(settings)
     if arguments.yes:
-        for unfinished in erasure.Erased(volume).unfinished():
-            for each in erasure.erase(volume, conninfo, *unfinished):
+        for sha256, begun in erasure.Erased(volume).unfinished():
+            found = erasure.find(volume, conninfo, sha256, begun)
+            for each in erasure.erase(volume, conninfo, sha256, found):
                 logger.info("finished what was cut off: erased from %s", each)
     if arguments.id is not None:
-        sha256, known = erasure.clip_in_database(conninfo, arguments.id)
+        content, known = erasure.clip_in_database(conninfo, arguments.id)
     elif arguments.ordinal is not None:
         name, ordinal, date = arguments.archive, arguments.ordinal, arguments.date
-        sha256, known = erasure.clip_in_archive(volume, name, ordinal, date)
+        content, known = erasure.clip_in_archive(volume, name, ordinal, date)
     else:
         raise EarmarkError("name a clip: its archive and its position in it, or --id")
     logger.info("looking for other uploads of the same content; that reads a whole table")
-    uploads = erasure.find(volume, conninfo, sha256, known)
-    rows = [erasure.describe(volume, upload) for upload in uploads]
+    found = erasure.find(volume, conninfo, content, known)
+    rows = [erasure.describe(volume, content, upload) for upload in found.uploads]
     if arguments.yes:
-        for each in erasure.erase(volume, conninfo, sha256, uploads):
+        for each in erasure.erase(volume, conninfo, content, found):
             logger.info("erased from %s", each)
+    if held := backup.backups(_backups(settings)):
+        logger.warning(
+            "%d backups in %s may hold it until they are deleted, the oldest of %s",
+            *(len(held), held[0].parent, held[0].name),
+        )
     show(rows, arguments.json, "Erased" if arguments.yes else "To be erased with --yes")
 
 
@@ -576,9 +582,13 @@ def _new_password(name: str) -> str:
     return password
 
 
+def _backups(settings: Settings) -> Path:
+    return Path(settings.database.backups or Volume.of(settings).root / "backups")
+
+
 def _backup(settings: Settings, arguments: argparse.Namespace) -> None:
     wanted = settings.database
-    folder = Path(wanted.backups or Volume.of(settings).root / "backups")
+    folder = _backups(settings)
     if not arguments.list:
         made = backup.backup(_existing(settings), folder, wanted.keep_backups)
         logger.info("made %s", made)

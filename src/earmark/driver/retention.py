@@ -22,6 +22,7 @@ from earmark.errors import EarmarkError
 from earmark.files import final_name
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, History
+from earmark.ingest.encode import ERASED
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.record.database import connect, require_schema
 from earmark.record.erasure import ERASURES
@@ -207,8 +208,12 @@ def _leftovers_of_runs(
     for path in _children(volume.incoming("")):
         archive = known.get(path.name)
         done = catalogue.is_done(archive, volume) if archive else _has_receipt(path, volume)
-        if done and retention.archives == "delete" and not _is_held(path.name, volume):
+        if not done or _is_held(path.name, volume):
+            continue
+        if retention.archives == "delete":
             yield Leftover(path, path.name, "a fetched archive that is done")
+        elif _holds_erased(path.name, volume):
+            yield Leftover(path, path.name, "a fetched archive that holds an erased clip")
     for path in _children(volume.unpacked("")):
         needed = path.name in pending or final_name(path.name)
         if not needed and not _is_held(path.name, volume):
@@ -351,6 +356,13 @@ def _has_receipt(fetched: Path, volume: Volume) -> bool:
     receipts = (volume.receipt(date, fetched.name) for date in days)
     then = fetched.stat().st_mtime
     return any(path.exists() and path.stat().st_mtime >= then for path in receipts)
+
+
+def _holds_erased(archive: str, volume: Volume) -> bool:
+    """Whether an archive of a name held a clip that was erased before it was loaded."""
+    days = (day.name.removeprefix("date=") for day in _children(volume.root / "processed"))
+    told = (receipts.read(volume.receipt(date, archive)) for date in days)
+    return any(receipt is not None and ERASED in receipt.skipped for receipt in told)
 
 
 def _is_held(archive: str, volume: Volume) -> bool:

@@ -1,19 +1,21 @@
 """Erasing a clip: its audio, transcripts, scores and all that was made from them, everywhere.
 
-A content may have been uploaded more than once; all its uploads go.  What stays is a line in a
-log that says which clip was erased and when, and the content's hash, by which an upload that
-comes later is left out too.  The source's archive and backups of the database are not within
-reach: docs/operations.md says what to do about them.
+A content may have been uploaded more than once; all its uploads go.  It is known by its SHA-256:
+a place where it once was, which an index or the database may still name, is only where it is
+looked for.  What stays is a line in a log that says which clip was erased and when, and the
+content's hash, by which an upload that comes later is left out too.  The source's archive and
+backups of the database are not within reach: docs/operations.md says what to do about them.
 
 Each step can be repeated: an erasure that was cut off is known and finished by the next one.
 """
 
 import getpass
-import json
+import logging
 import os
+import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,12 +28,15 @@ import pyarrow.parquet as pq
 from earmark import checkpoints, locks
 from earmark.errors import EarmarkError
 from earmark.files import partials_of, whole
+from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.speech.deduplication import DeduplicationIndex
 from earmark.tables import MANIFEST, TABLES, TRANSCRIPTS, read_table
 from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 #: Name of the log, which no age ends.
 ERASURES = "erasures.log"
@@ -44,6 +49,7 @@ _LEFT: Mapping[str, object] = {
     "inclusion_probability": 0.0,
 }
 _KEPT = ("archive", "ordinal", "source_bytes")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,20 @@ class Upload:
     ordinal: int
 
 
+class Found(msgspec.Struct, frozen=True):
+    """Where a content is.
+
+    Attributes:
+        uploads: The clips that have it now, by their manifest or by the database.
+        formerly: Places where it once was, and another content is by now.
+        ids: Rows of ``audio_files``, by which the queues beside the reports name it.
+    """
+
+    uploads: list[Upload]
+    formerly: list[Upload] = []
+    ids: list[int] = []
+
+
 class Erased(Container[str]):
     """SHA-256s of the contents that were erased and must not come back."""
 
@@ -71,13 +91,13 @@ class Erased(Container[str]):
     def __contains__(self, sha256: object) -> bool:
         return isinstance(sha256, str) and (self._folder / sha256).exists()
 
-    def begin(self, sha256: str, uploads: Sequence[Upload]) -> None:
-        """Remember a content, and that these uploads of it are still to be erased.
+    def begin(self, sha256: str, found: Found) -> None:
+        """Remember a content, and what of it is still to be erased.
 
         Raises:
             OSError: the volume can't be written.
         """
-        self._write(sha256, json.dumps([asdict(each) for each in uploads]))
+        self._write(sha256, msgspec.json.encode(found))
 
     def finish(self, sha256: str) -> None:
         """Remember that none is left.
@@ -85,11 +105,11 @@ class Erased(Container[str]):
         Raises:
             OSError: the volume can't be written.
         """
-        self._write(sha256, "")
+        self._write(sha256, b"")
 
-    def _write(self, sha256: str, text: str) -> None:
+    def _write(self, sha256: str, content: bytes) -> None:
         with whole(self._folder / sha256) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(content)
 
     def all(self) -> set[str]:
         """All of them.
@@ -97,22 +117,29 @@ class Erased(Container[str]):
         Raises:
             OSError: the volume can't be read.
         """
-        return {path.name for path in self._folder.glob("[0-9a-f]*")}
+        return {path.name for path in self._folder.glob("*") if _SHA256.fullmatch(path.name)}
 
-    def unfinished(self) -> Iterator[tuple[str, list[Upload]]]:
-        """Erasures that were cut off: contents, and all uploads that were to be erased.
+    def unfinished(self) -> Iterator[tuple[str, Found]]:
+        """Erasures that were cut off: contents, and what was to be erased.
+
+        Of one whose file is damaged, nothing but the content is known.
 
         Raises:
             OSError: the volume can't be read.
         """
-        for path in sorted(self._folder.glob("[0-9a-f]*")):
-            if text := path.read_bytes():
-                yield path.name, msgspec.json.decode(text, type=list[Upload])
+        for sha256 in sorted(self.all()):
+            if not (text := (self._folder / sha256).read_bytes()):
+                continue
+            try:
+                yield sha256, msgspec.json.decode(text, type=Found)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                logger.warning("%s is damaged (%s)", self._folder / sha256, error)
+                yield sha256, Found([])
 
 
 def clip_in_archive(
     volume: Volume, archive: str, ordinal: int, date: str | None = None
-) -> tuple[str | None, list[Upload]]:
+) -> tuple[str | None, Found]:
     """The content of a clip, by the manifest of its archive.
 
     Args:
@@ -144,19 +171,21 @@ def clip_in_archive(
         raise EarmarkError(
             f"clip {ordinal} of {archive} of {day} was erased before; see logs/{ERASURES}"
         )
-    return rows[ordinal]["source_sha256"], [Upload(archive, day, ordinal)]
+    return rows[ordinal]["source_sha256"], Found([Upload(archive, day, ordinal)])
 
 
-def describe(volume: Volume, upload: Upload) -> dict[str, object]:
+def describe(volume: Volume, sha256: str | None, upload: Upload) -> dict[str, object]:
     """What a person should see of a clip before it is erased.
 
     Args:
         volume: The shared volume.
+        sha256: The content.
         upload: The clip.
 
     Returns:
-        Its archive, date, ordinal, name in the archive, length in seconds, and the beginning of
-        its transcript.
+        Its archive, date and ordinal; the content's hash; its name in the archive, its length in
+        seconds and the beginning of its transcript, as far as the volume has them: what another
+        content has in its place is not told.
 
     Raises:
         EarmarkError: a table is damaged.
@@ -164,16 +193,16 @@ def describe(volume: Volume, upload: Upload) -> dict[str, object]:
     known: dict[str, object] = {"member": None, "duration_seconds": None, "transcript": None}
     manifest = volume.manifest(upload.date, upload.archive)
     here = pc.field("ordinal") == upload.ordinal
-    if manifest.exists():
+    if upload.ordinal in _ordinals_of(manifest, {sha256}):
         for row in read_table(manifest, MANIFEST).filter(here).to_pylist():
             known |= {key: row[key] for key in ("member", "duration_seconds")}
-    for path in TABLES["transcripts"].files(volume, upload.date, upload.archive):
-        for row in read_table(path, TRANSCRIPTS).filter(here).to_pylist():
-            known["transcript"] = (row["text"] or "")[:80]
-    return asdict(upload) | known
+        for path in TABLES["transcripts"].files(volume, upload.date, upload.archive):
+            for row in read_table(path, TRANSCRIPTS).filter(here).to_pylist():
+                known["transcript"] = (row["text"] or "")[:80]
+    return asdict(upload) | {"sha256": sha256} | known
 
 
-def clip_in_database(conninfo: str, id: int) -> tuple[str | None, list[Upload]]:
+def clip_in_database(conninfo: str, id: int) -> tuple[str | None, Found]:
     """The content of a clip, by its row.
 
     Args:
@@ -196,12 +225,10 @@ def clip_in_database(conninfo: str, id: int) -> tuple[str | None, list[Upload]]:
         row = cursor.fetchone()
     if row is None:
         raise EarmarkError(f"there is no clip {id} in audio_files")
-    return row[0], [] if row[1] is None else [Upload(*row[1:])]
+    return row[0], Found([] if row[1] is None else [Upload(*row[1:])])
 
 
-def find(
-    volume: Volume, conninfo: str, sha256: str | None, known: Sequence[Upload]
-) -> list[Upload]:
+def find(volume: Volume, conninfo: str, sha256: str | None, known: Found) -> Found:
     """All uploads of a content.
 
     The database has no index by content, as one of a year's clips would take 20 GB and more for
@@ -211,32 +238,39 @@ def find(
         volume: The shared volume.
         conninfo: As :func:`earmark.record.database.connection_string` returns it.
         sha256: The content; without one, there is nothing to look for.
-        known: Uploads of it that are known already.
+        known: What is known of it already.
 
     Raises:
         EarmarkError: a manifest is damaged, or the database can't be reached.
         OSError: the volume can't be read.
     """
     if sha256 is None:
-        return list(known)
-    found = {*known, *_elsewhere(volume, sha256)}
-    for upload in tuple(found):  # more than once in one archive
-        manifest = volume.manifest(upload.date, upload.archive)
-        for ordinal in _ordinals_of(manifest, {sha256}):
-            found.add(Upload(upload.archive, upload.date, ordinal))
+        return known
     with connect(conninfo) as connection, connection.cursor() as cursor:
         require_schema(connection)
         cursor.execute(
-            "SELECT a.name, a.date::text, f.ordinal FROM audio_files f "
-            "JOIN archives a ON a.id = f.archive_id WHERE f.source_sha256 = %s",
+            "SELECT f.id, a.name, a.date::text, f.ordinal FROM audio_files f "
+            "LEFT JOIN archives a ON a.id = f.archive_id WHERE f.source_sha256 = %s",
             [sha256],
         )
-        found |= {Upload(*row) for row in cursor.fetchall()}
-    return sorted(found, key=astuple)
+        rows = cursor.fetchall()
+    loaded = {Upload(*place) for _, *place in rows if place[0] is not None}
+    places = {*known.uploads, *known.formerly, *loaded, *_elsewhere(volume, sha256)}
+    there = {
+        Upload(archive, date, ordinal)
+        for archive, date in {(place.archive, place.date) for place in places}
+        for ordinal in _ordinals_of(volume.manifest(date, archive), {sha256})
+    }
+    uploads = loaded | there
+    return Found(
+        sorted(uploads, key=astuple),
+        sorted(places - uploads, key=astuple),
+        sorted({*known.ids, *(id for id, *_ in rows)}),
+    )
 
 
 def _elsewhere(volume: Volume, sha256: str) -> Iterator[Upload]:
-    """Uploads that the database may not know: those of archives not loaded yet, or expired."""
+    """Places that the database may not know: of archives not loaded yet, replaced or expired."""
     for folder in volume.deduplication("").parent.glob("asr=*"):
         asr = folder.name.removeprefix("asr=")
         for place in DeduplicationIndex(volume, asr, "").find([sha256]).get(sha256, []):
@@ -248,7 +282,7 @@ def _elsewhere(volume: Volume, sha256: str) -> Iterator[Upload]:
                 yield Upload(archive, date, ordinal)
 
 
-def _ordinals_of(manifest: Path, contents: Container[str]) -> set[int]:
+def _ordinals_of(manifest: Path, contents: Container[str | None]) -> set[int]:
     """Clips of a manifest that have some content; none if there is no manifest."""
     if not manifest.exists():
         return set()
@@ -256,9 +290,7 @@ def _ordinals_of(manifest: Path, contents: Container[str]) -> set[int]:
     return {row["ordinal"] for row in rows if row["source_sha256"] in contents}
 
 
-def erase(
-    volume: Volume, conninfo: str, sha256: str | None, uploads: Sequence[Upload]
-) -> Iterator[str]:
+def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> Iterator[str]:
     """Erase a content, one archive after the other.
 
     Waits for the stages that work on an archive; what they made meanwhile is erased too.
@@ -266,8 +298,8 @@ def erase(
     Args:
         volume: The shared volume.
         conninfo: As :func:`earmark.record.database.connection_string` returns it.
-        sha256: As :func:`find` returned it; uploads that come later are left out then.
-        uploads: Likewise.
+        sha256: The content; None for a clip that has none, and is known by its place alone.
+        found: As :func:`find` returned it.
 
     Yields:
         The name of each archive that it is erased from.
@@ -277,25 +309,45 @@ def erase(
         OSError: the volume can't be written.
     """
     if sha256 is not None:
-        Erased(volume).begin(sha256, uploads)
-    by_archive: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
-    for upload in uploads:
-        by_archive[upload.archive, upload.date].add(upload.ordinal)
-    for (archive, date), ordinals in by_archive.items():
+        Erased(volume).begin(sha256, found)
+    places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for place in (*found.uploads, *found.formerly):
+        places[place.archive, place.date].add(place.ordinal)
+    for (archive, date), once in places.items():
         with locks.exclusive(volume.archive_lock(archive), "erase"):
-            known = ordinals
-            if sha256 is not None:  # it may have been encoded anew since
-                ordinals = _ordinals_of(volume.manifest(date, archive), {sha256}) or ordinals
-            ids = _erase_rows(conninfo, sha256, archive, date, ordinals)
-            audio = volume.audio(date, archive)
-            _erase_from_reports(volume, ids, {audio / f"{n:06d}.opus" for n in known | ordinals})
-            _erase_files(volume, archive, date, ordinals)
-            _log(volume, archive, date, ordinals)
-        yield archive
+            manifest = volume.manifest(date, archive)
+            now = _ordinals_of(manifest, {sha256})
+            if sha256 is None:
+                now &= once
+            if not manifest.exists():  # nobody knows better, and what has none is made again
+                now = once
+            ids = _erase_rows(conninfo, sha256, archive, date, once)
+            _erase_from_reports(
+                volume, conninfo, {*ids, *found.ids}, _audio(volume, archive, date, now),
+                _audio(volume, archive, date, once - now),
+            )  # fmt: skip
+            _erase_files(volume, archive, date, now, once - now)
+            gone = now | (once & _blank_in(manifest))
+            _log(volume, archive, date, gone)
+        if gone or ids:
+            yield archive
     if sha256 is not None:
         # Reviewed clips that a later load left without a place in their archive.
-        _erase_from_reports(volume, _erase_detached(conninfo, sha256), ())
+        detached = _erase_detached(conninfo, sha256)
+        _erase_from_reports(volume, conninfo, {*detached, *found.ids}, (), ())
         Erased(volume).finish(sha256)
+
+
+def _audio(volume: Volume, archive: str, date: str, ordinals: Iterable[int]) -> set[Path]:
+    return {volume.audio(date, archive) / f"{ordinal:06d}.opus" for ordinal in ordinals}
+
+
+def _blank_in(manifest: Path) -> set[int]:
+    """Clips that were erased before, perhaps by an erasure that was cut off."""
+    if not manifest.exists():
+        return set()
+    rows = read_table(manifest, MANIFEST).select(["ordinal", "error"]).to_pylist()
+    return {row["ordinal"] for row in rows if row["error"] == ERASED}
 
 
 def withhold(volume: Volume, archive: str, date: str) -> None:
@@ -318,52 +370,115 @@ def withhold(volume: Volume, archive: str, date: str) -> None:
         _log(volume, archive, date, ordinals)
 
 
-def _erase_files(volume: Volume, archive: str, date: str, ordinals: Collection[int]) -> None:
-    for ordinal in ordinals:
-        (volume.audio(date, archive) / f"{ordinal:06d}.opus").unlink(missing_ok=True)
+def _erase_files(
+    volume: Volume,
+    archive: str,
+    date: str,
+    ordinals: Collection[int],
+    formerly: Collection[int] = (),
+) -> None:
+    """Erase clips from an archive's files.
+
+    Args:
+        volume: The shared volume.
+        archive: The archive's name.
+        date: Its date.
+        ordinals: Clips that have the content.
+        formerly: Clips that had it before the manifest was made anew. Tables that are older than
+            the manifest still tell of them.
+    """
+    if not ordinals and not formerly:
+        return
+    for path in _audio(volume, archive, date, ordinals):
+        path.unlink(missing_ok=True)
     checkpoints.remove(volume, archive)  # what was done is done again
-    if volume.receipt(date, archive).exists():
+    if ordinals and _is_fetched(volume, archive, date):
         volume.incoming(archive).unlink(missing_ok=True)
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
+    manifest = volume.manifest(date, archive)
+    made_at = manifest.stat().st_mtime_ns if manifest.exists() else 0
     # The manifest, by which an erasure finds its clips, comes last.
     for table in reversed(TABLES.values()):
         for folder in table.folders(volume, date):
             for path in partials_of(folder / f"{archive}.parquet"):
                 path.unlink(missing_ok=True)
         for path in table.files(volume, date, archive):
-            _rewrite(path, table.schema, _ERASING[table.erasing], ordinals)
+            is_older = path.stat().st_mtime_ns < made_at
+            gone = {*ordinals, *formerly} if is_older else set(ordinals)
+            _rewrite(path, table.schema, _ERASING[table.erasing], gone)
 
 
-def _erase_from_reports(volume: Volume, ids: Collection[int], audio: Collection[Path]) -> None:
-    """Take clips out of the queues that were written beside the daily reports."""
+def _is_fetched(volume: Volume, archive: str, date: str) -> bool:
+    """Whether what is fetched under an archive's name is this archive, and it is done.
+
+    An archive of the name that is still to be done has an entry; otherwise it is the one that was
+    done last.
+    """
+    receipt = volume.receipt(date, archive)
+    if not receipt.exists():
+        return False
+    entry = volume.entry(archive)
+    try:
+        return not entry.exists() or (
+            read_entry(entry).date == date and is_done(read_entry(entry), volume)
+        )
+    except EarmarkError as error:
+        logger.warning("%s", error)
+        return False
+
+
+def _erase_from_reports(
+    volume: Volume,
+    conninfo: str,
+    ids: Collection[int],
+    audio: Collection[Path],
+    once: Collection[Path],
+) -> None:
+    """Take clips out of the queues that were written beside the daily reports.
+
+    Args:
+        volume: The shared volume.
+        conninfo: As :func:`earmark.record.database.connection_string` returns it.
+        ids: Of their rows.
+        audio: Of the clips.
+        once: Audio files that were of the content before their archive was encoded anew. What a
+            queue says of them goes if the database has no such clip any more.
+    """
     with locks.exclusive(volume.reports_lock, "erase"):
         for folder in volume.root.glob("reports/*"):
-            for path in folder.glob(".queue.*.partial"):
-                path.unlink(missing_ok=True)
+            for name in ("queue.csv", "queue.parquet"):
+                for path in partials_of(folder / name):
+                    path.unlink(missing_ok=True)
             queue = read_queue(folder)
-            left = [
-                item
-                for item in queue or ()
-                if item.id not in ids and volume.root / (item.opus_path or "") not in audio
-            ]
             if queue is None:  # it can't be read, so nobody knows what is in it
                 for path in folder.glob("queue.*"):
                     path.unlink()
-            elif len(left) < len(queue):
-                write_queue(left, folder)
+                continue
+            at = {item.id: volume.root / (item.opus_path or "") for item in queue}
+            gone = {id for id, path in at.items() if id in ids or path in audio}
+            unsure = {id for id, path in at.items() if path in once}
+            gone |= unsure - (_rows_of(conninfo, unsure) if unsure else set())
+            if gone:
+                write_queue([item for item in queue if item.id not in gone], folder)
+
+
+def _rows_of(conninfo: str, ids: Collection[int]) -> set[int]:
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT id FROM audio_files WHERE id = ANY(%s)", [list(ids)])
+        return {id for (id,) in cursor.fetchall()}
 
 
 def _erase_rows(
     conninfo: str, sha256: str | None, archive: str, date: str, ordinals: Collection[int]
 ) -> set[int]:
-    """Delete an archive's rows of a content; returns their ids."""
+    """Delete an archive's rows of a content, or of clips that have none; returns their ids."""
     with connect(conninfo) as connection, connection.cursor() as cursor:
         require_schema(connection)
         cursor.execute(
             "DELETE FROM audio_files f USING archives a WHERE a.id = f.archive_id "
-            "AND a.name = %s AND a.date = %s AND (f.ordinal = ANY(%s) OR f.source_sha256 = %s) "
-            "RETURNING f.id, f.status, f.duplicate_of",
-            [archive, date, list(ordinals), sha256],
+            "AND a.name = %s AND a.date = %s AND f.source_sha256 IS NOT DISTINCT FROM %s "
+            "AND (%s OR f.ordinal = ANY(%s)) RETURNING f.id, f.status, f.duplicate_of",
+            [archive, date, sha256, sha256 is not None, list(ordinals)],
         )
         gone = cursor.fetchall()
         failed = sum(status == "failed" for _, status, _ in gone)
