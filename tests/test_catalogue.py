@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -360,13 +361,69 @@ def test_a_source_folder_that_does_not_exist_is_named_with_the_remedy(
         discover(tmp_path / "nowhere", volume)
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"archives": [{"name": "x"}]}', '{"archives": 3}'])
-def test_a_damaged_catalogue_is_named(source: Path, volume: Volume, content: str) -> None:
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b'{"archives": [{"name": "x"}]}', b'{"archives": 3}']
+)
+def test_a_damaged_catalogue_is_made_anew_and_nothing_is_done_twice_or_not_at_all(
+    source: Path, volume: Volume, content: bytes
+) -> None:
+    for name in ("done.tar", "pending.tar"):
+        put(source, name)
+    for _ in range(2):
+        archives = {archive.name: archive for archive in discover(source, volume)}
+        receive(volume, archives["done.tar"])
+    (volume.state / "catalogue.json").write_bytes(content)
+    assert [archive.name for archive in catalogue.read(volume).archives] == ["pending.tar"]
+    again = discover(source, volume)
+    assert names(pending(again, volume, 0)) == ["pending.tar"]
+    assert catalogue.read(volume).archives == again
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\0", b'{"archive": "a.tar"'])
+def test_an_archive_whose_receipt_cannot_be_read_is_not_done(
+    source: Path, volume: Volume, content: bytes
+) -> None:
+    put(source, "a.tar")
+    for _ in range(2):
+        (archive,) = discover(source, volume)
+        receive(volume, archive)
+    assert pending([archive], volume, 0) == []
+    volume.receipt(archive.date, archive.name).write_bytes(content)
+    assert pending([archive], volume, 0) == [archive]
+    (archive,) = discover(source, volume)
+    assert pending([archive], volume, 0) == [archive]
+    assert not catalogue.is_done(archive, volume)
+
+
+def test_a_damaged_entry_is_made_anew_and_as_old_as_it_was(source: Path, volume: Volume) -> None:
+    put(source, "a.tar")
     discover(source, volume)
-    file = volume.state / "catalogue.json"
-    file.write_text(content)
-    with pytest.raises(EarmarkError, match=r"catalogue\.json is damaged"):
-        catalogue.read(volume)
+    entry = volume.entry("a.tar")
+    before = entry.read_bytes(), entry.stat().st_mtime_ns
+    entry.write_bytes(b"{")
+    catalogue.poll(FolderSource(source), volume, 0, at_work=["a.tar"])
+    assert (entry.read_bytes(), entry.stat().st_mtime_ns) == before
+
+
+def test_a_poll_waits_for_one_that_writes(source: Path, volume: Volume) -> None:
+    """What another one has half written is not taken for something that a dead one left."""
+    put(source, "a.tar")
+    discover(source, volume)
+    half = put(volume.entry("").parent, ".b.tar.json.4711.partial")
+    began = threading.Event()
+
+    def poll() -> None:
+        began.set()
+        discover(source, volume)
+
+    thread = threading.Thread(target=poll)
+    with locks.exclusive(volume.catalogue_lock):
+        thread.start()
+        began.wait()
+        thread.join(1)
+        assert half.exists()
+    thread.join()
+    assert not half.exists()
 
 
 def test_the_catalogue_is_readable_by_people(source: Path, volume: Volume) -> None:
@@ -381,12 +438,12 @@ def test_an_archive_whose_receipt_was_deleted_is_pending_again(
     source: Path, volume: Volume
 ) -> None:
     (source / "a.tar").write_bytes(b"a")
-    for _ in range(3):  # the catalogue remembers that it was done
-        (archive,) = catalogue.poll(FolderSource(source), volume, 0).archives
-        receipt = volume.receipt(archive.date, archive.name)
-        receipt.parent.mkdir(parents=True, exist_ok=True)
-        receipt.write_text("{}")
-    assert archive.done
+    discover(source, volume)
+    (archive,) = discover(source, volume)
+    receive(volume, archive)
+    (archive,) = discover(source, volume)  # the catalogue remembers that it was done
+    receipt = volume.receipt(archive.date, archive.name)
+    assert archive.received_ns == receipt.stat().st_mtime_ns
     at_once = SourceSettings(latency_minutes=0, poll_seconds=0)
     assert plan_run([archive], volume, at_once).now == []
     receipt.unlink()
@@ -402,10 +459,8 @@ def test_the_history_of_many_says_the_same_as_a_look_at_each(
     name = "a\n.tar" if change == "refused" else "a.tar"
     (source / name).write_bytes(b"a")
     (archive,) = catalogue.poll(FolderSource(source), volume, 0).archives
-    receipt = volume.receipt(archive.date, archive.name)
     if change in ("receipt", "replaced"):
-        receipt.parent.mkdir(parents=True)
-        receipt.write_text("{}")
+        receive(volume, archive)
     if change == "quarantine":
         volume.quarantine(archive.name).parent.mkdir()
         volume.quarantine(archive.name).write_text("{}")

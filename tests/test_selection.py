@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sounds import chirp, write_audio
 
-from earmark.errors import SetupError
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.selection import Drawn, Selection, uniform
 from earmark.ingest.unpack import MEMBERS_FILE
@@ -203,14 +202,6 @@ def test_weights_give_the_number_of_clips_whatever_the_arrivals(tmp_path: Path) 
     assert abs(np.mean(errors)) < 4 * np.std(errors) / np.sqrt(len(errors))
 
 
-def test_a_damaged_ledger_is_named_with_what_to_do(tmp_path: Path) -> None:
-    ledger = Volume(tmp_path).selection(DAY)
-    ledger.parent.mkdir(parents=True)
-    ledger.write_text("{")
-    with pytest.raises(SetupError, match=r"date=2026-11-09\.json.*damaged.*delete it"):
-        draw(tmp_path, "a.tar", contents("a", 1))
-
-
 # In the manifest
 
 
@@ -260,9 +251,44 @@ def test_the_manifest_says_what_was_drawn_and_with_what_probability(tmp_path: Pa
     told = json.loads(read_provenance(tmp_path / "manifest")["selection"])
     assert told == {
         "fraction": 0.5,
+        "configured_fraction": 0.5,
         "max_clips_per_day": None,
         "min_seconds": 1.5,
         "max_seconds": None,
         "reason": "selection.fraction",
         "clips": 6,
     }
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"\xff", b"[1]"])
+def test_a_damaged_ledger_is_made_anew_from_the_manifests(tmp_path: Path, damage: bytes) -> None:
+    volume = Volume(tmp_path)
+    settings = SelectionSettings(fraction=0.9, max_clips_per_day=2)
+    drawn = {}
+    for archive, count in (("a.tar", 3), ("b.tar", 5)):
+        unpacked = volume.unpacked(archive)
+        unpacked.mkdir(parents=True)
+        rows = []
+        for number in range(count):
+            file = write_audio(unpacked / f"{number}.wav", chirp(0.1, seed=10 * count + number))
+            sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+            facts = {"ordinal": number, "member": "x", "file": file.name, "sha256": sha256}
+            rows.append(facts | {"bytes": file.stat().st_size, "status": "ok"})
+        write_table(unpacked / MEMBERS_FILE, MEMBERS, rows, {"archive_status": "ok"})
+        encode_archive(
+            unpacked,
+            volume.audio(DAY, archive),
+            volume.manifest(DAY, archive),
+            archive,
+            tmp_path,
+            EncodeSettings(workers=1),
+            Selection(settings, volume, DAY),
+        )
+        drawn[archive] = {row["sha256"]: 0.1 for row in rows}
+    ledger = volume.selection(DAY)
+    before = json.loads(ledger.read_text())
+    ledger.write_bytes(damage)
+    again = Selection(settings, volume, DAY).draw("a.tar", drawn["a.tar"])
+    assert again.fraction == before["a.tar"]["fraction"]
+    assert Selection(settings, volume, DAY).draw("c.tar", {"0" * 64: 1.0}).fraction == 2 / 9
+    assert {name: json.loads(ledger.read_text())[name] for name in before} == before

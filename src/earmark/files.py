@@ -1,10 +1,13 @@
 """Writing files so that a reader sees a whole file or none."""
 
+import logging
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 #: What a thing is called that isn't whole yet.  The process id is always there: whatever the
 #: final name ends in, it is all that stands before the last two parts.
@@ -26,6 +29,21 @@ def partials_of(path: Path) -> list[Path]:
     """What any process made of ``path`` and has not finished, in no order."""
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
     return [other for other in beside if final_name(other.name) == path.name]
+
+
+def set_aside(path: Path, reason: object) -> None:
+    """Put a file that can't be read out of the way, so that what needs it makes it anew.
+
+    Args:
+        path: The file; it is kept as ``.{name}.damaged``, which nothing reads.
+        reason: What is wrong with it, for the log.
+
+    Raises:
+        OSError: the system refused; nobody knows then whether something needs it.
+    """
+    aside = path.with_name(f".{path.name}.damaged")
+    path.replace(aside)
+    logger.warning("%s is damaged (%s); it is kept as %s and made anew", path, reason, aside.name)
 
 
 @contextmanager

@@ -222,7 +222,12 @@ def write_table(
         for key, value in facts.items()
     }
     with whole(path) as partial:
-        pq.write_table(table.replace_schema_metadata(metadata), partial, compression="zstd")
+        pq.write_table(
+            table.replace_schema_metadata(metadata),
+            partial,
+            compression="zstd",
+            write_page_checksum=True,
+        )
 
 
 def _table(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -247,6 +252,22 @@ def _writable(value: Any) -> Any:
     return value
 
 
+class DamagedError(EarmarkError):
+    """A file is no whole Parquet file.
+
+    Attributes:
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, path: Path, reason: Exception) -> None:
+        """Say which file it is, and what is wrong with it."""
+        self.reason = str(reason)
+        super().__init__(
+            f"{path} can't be read as a whole Parquet file ({reason}); check that its folder can "
+            "be read, or delete it and run again"
+        )
+
+
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """Turn what pyarrow raises over a bad file into a sentence."""
@@ -257,20 +278,20 @@ def _reading(path: Path) -> Iterator[None]:
             f"{path} is missing; run the workflow again, which makes it anew"
         ) from error
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise EarmarkError(
-            f"{path} can't be read as a whole Parquet file ({error}); check that its folder can "
-            "be read, or delete it and run again"
-        ) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            raise EarmarkError(f"{path} can't be read: {error}; check its folder") from error
+        raise DamagedError(path, error) from error
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a Parquet file and check that it has exactly the declared columns.
 
     Raises:
-        EarmarkError: the file is missing, is not Parquet, or has other columns or types.
+        DamagedError: the file is no whole Parquet file.
+        EarmarkError: it is missing, the system refuses it, or it has other columns or types.
     """
     with _reading(path):
-        table = pq.read_table(path, partitioning=None)
+        table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
         if not table.schema.equals(schema, check_metadata=False):
             raise EarmarkError(
                 f"{path} has columns {table.schema.names}, expected {schema.names} with the types "

@@ -104,6 +104,11 @@ class Volume:
         return self.state / "archives" / f"{archive}.json"
 
     @property
+    def catalogue_lock(self) -> Path:
+        """Held while the catalogue and the entries are written."""
+        return self.state / "catalogue.lock"
+
+    @property
     def transfers(self) -> Path:
         """Folder of the archives that are being fetched."""
         return self.state / "transfers"

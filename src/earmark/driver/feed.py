@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from earmark.driver import quarantine
+from earmark.driver.damage import set_damaged_aside
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, Catalogue
@@ -99,6 +100,7 @@ class Feed(Queue[Any]):
             if archive.name not in self.taken and catalogue.is_pending(archive, volume)
         ]
         fresh = waiting[: max(0, self._intake.batch - len(in_work))]
+        set_damaged_aside(volume, fresh)
         for archive in fresh:
             self.taken[archive.name] = archive
             self.put(str(volume.receipt(archive.date, archive.name)))

@@ -9,6 +9,7 @@ from contextlib import suppress
 from earmark import locks, logs
 from earmark.driver import quarantine
 from earmark.driver.checks import check_inputs
+from earmark.driver.damage import set_damaged_aside
 from earmark.driver.feed import Feed
 from earmark.driver.preview import show_plan
 from earmark.driver.retention import delete_at_source, sweep
@@ -71,6 +72,7 @@ class Work:
             archives = [each for each in self._known if each.name not in given_up]
             plan = catalogue.plan_run(archives, volume, intake)
             show_plan(self._known, plan, source, intake)
+            set_damaged_aside(volume, plan.now)
             self._pending = {archive.name: archive for archive in plan.now}
         return list(self._pending.values())
 

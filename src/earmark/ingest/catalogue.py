@@ -43,7 +43,8 @@ class Archive:
             from before is of another archive of the same name.
         confirmed: Whether a later poll saw it with this size and time too.
         refused: Why it is never fetched; None for a good one.
-        done: Whether a poll saw its receipt. The receipt may have been deleted since.
+        received_ns: When the receipt was written that a poll found whole, in ns since 1970; 0 if
+            none did. It may have been deleted or damaged since.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Archive:
     noted_at: float = 0.0
     confirmed: bool = False
     refused: str | None = None
-    done: bool = False
+    received_ns: int = 0
 
     @cached_property
     def date(self) -> str:
@@ -196,7 +197,7 @@ def poll(
             if _is_hidden(file.name):
                 continue
             if (old := _unchanged(file, former)) is not None:
-                found[file.name] = old if old.done else replace(old, done=history.is_done(old))
+                found[file.name] = replace(old, received_ns=history.received_ns(old))
                 continue
             archive = _judge(file)
             found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
@@ -283,19 +284,29 @@ def _write(
         for archive in catalogue.archives
         if history.is_pending(archive)
     }
+    with locks.exclusive(volume.catalogue_lock, "poll"):
+        _write_alone(catalogue, volume, at_work, entries)
+
+
+def _write_alone(
+    catalogue: Catalogue,
+    volume: Volume,
+    at_work: Collection[str] | None,
+    entries: Mapping[Path, Archive],
+) -> None:
     # A driver at work has planned with what is there: only what is new is added.
     add_only = at_work is None and locks.is_held(volume.driver_lock)
     planned = {volume.entry(name) for name in at_work or ()}
     folder = volume.entry("").parent
     for path in folder.iterdir() if folder.exists() and not add_only else ():
         if path not in entries and path not in planned:
-            path.unlink()
+            path.unlink()  # half-written ones too: nobody else writes here now
     for path, archive in entries.items():
         facts = asdict(archive)
-        del facts["confirmed"], facts["refused"], facts["done"]
+        del facts["confirmed"], facts["refused"], facts["received_ns"]
         text = json.dumps(facts, indent=1)
-        may_change = not add_only and path not in planned
-        if not path.exists() or (may_change and path.read_text(encoding="utf-8") != text):
+        may_change = (not add_only and path not in planned) or not _is_entry(path)
+        if not path.exists() or (may_change and path.read_bytes() != text.encode()):
             with whole(path) as partial:
                 partial.write_text(text, encoding="utf-8")
                 # Snakemake compares times: an entry is as old as what it tells.
@@ -309,8 +320,8 @@ def _write(
 def read(volume: Volume) -> Catalogue:
     """The catalogue as :func:`poll` left it; an empty one if there was no poll yet.
 
-    Raises:
-        EarmarkError: the catalogue is damaged.
+    Of one that is damaged, the pending archives are known by their entries, and what is done by
+    its receipts; the next poll writes it anew.
     """
     path = _file(volume)
     try:
@@ -318,7 +329,20 @@ def read(volume: Volume) -> Catalogue:
     except FileNotFoundError:
         return Catalogue()
     except ValueError as error:
-        raise EarmarkError(f"the catalogue {path} is damaged ({error}); delete it") from error
+        logger.warning("%s is damaged (%s); the next poll of the source makes it anew", path, error)
+    pending = []
+    for entry in _entries(volume.entry("").parent):
+        with suppress(EarmarkError):
+            pending.append(read_entry(Path(entry)))
+    return Catalogue(archives=sorted(pending, key=lambda each: (each.modified_ns, each.name)))
+
+
+def _is_entry(path: Path) -> bool:
+    try:
+        read_entry(path)
+    except EarmarkError:
+        return False
+    return True
 
 
 def read_entry(path: Path) -> Archive:
@@ -332,7 +356,9 @@ def read_entry(path: Path) -> Archive:
     except FileNotFoundError as error:
         raise EarmarkError(f"there is no entry {path}; run `earmark discover`") from error
     except ValueError as error:
-        raise EarmarkError(f"the entry {path} is damaged ({error}); delete it") from error
+        raise EarmarkError(
+            f"the entry {path} is damaged ({error}); the next poll of the source makes it anew"
+        ) from error
 
 
 class History:
@@ -365,14 +391,25 @@ class History:
         return archive.name in self._quarantined
 
     def is_done(self, archive: Archive) -> bool:
-        """Whether there is a receipt of this archive."""
+        """Whether there is a whole receipt of this archive."""
+        return self.received_ns(archive) > 0
+
+    def received_ns(self, archive: Archive) -> int:
+        """When this archive's receipt was written, in ns since 1970; 0 if there is no whole one.
+
+        A receipt that an earlier poll found whole is not read again unless it was written since.
+        """
         receipt = self._receipts.get(f"date={archive.date}", {}).get(f"{archive.name}.json")
-        if receipt is None or archive.done:
-            return receipt is not None
+        if receipt is None:
+            return 0
         try:
-            return receipt.stat().st_mtime >= archive.noted_at
+            written_ns = receipt.stat().st_mtime_ns
         except FileNotFoundError:
-            return False
+            return 0
+        known = written_ns == archive.received_ns or (
+            written_ns / 1e9 >= archive.noted_at and receipts.read(Path(receipt)) is not None
+        )
+        return written_ns if known else 0
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -400,11 +437,12 @@ def is_here(archive: Archive, volume: Volume) -> bool:
 
 def is_done(archive: Archive, volume: Volume) -> bool:
     """Whether there is a receipt of this archive, and not of another one of the same name."""
+    receipt = volume.receipt(archive.date, archive.name)
     try:
-        received_at = volume.receipt(archive.date, archive.name).stat().st_mtime
+        received_at = receipt.stat().st_mtime
     except FileNotFoundError:
         return False
-    return received_at >= archive.noted_at
+    return received_at >= archive.noted_at and receipts.read(receipt) is not None
 
 
 def plan_run(archives: Sequence[Archive], volume: Volume, intake: SourceSettings) -> Plan:

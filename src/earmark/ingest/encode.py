@@ -227,6 +227,7 @@ def _encode_members(
         "selection": json.dumps(
             {
                 **(asdict(selection.settings) if selection else {}),
+                "configured_fraction": selection.settings.fraction if selection else 1.0,
                 "fraction": drawn.fraction,
                 "reason": drawn.reason,
                 "clips": drawn.clips,

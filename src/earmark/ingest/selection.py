@@ -15,18 +15,24 @@ the manifest, :mod:`earmark.record.load` draws controls for the review queue.
 import datetime
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow.compute as pc
 from msgspec.structs import asdict
 
 from earmark import locks
-from earmark.errors import SetupError
-from earmark.files import whole
+from earmark.errors import EarmarkError
+from earmark.files import set_aside, whole
 from earmark.settings import SelectionSettings
+from earmark.tables import MANIFEST, TABLES, read_provenance, read_table
 from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 #: Days before an archive's own from which it is estimated how many clips a day brings.
 FORMER_DAYS = 7
@@ -97,12 +103,11 @@ class Selection:
             durations: Seconds of each content that could be decoded, by its SHA-256.
 
         Raises:
-            SetupError: the ledger is damaged.
             OSError: the volume cannot be read or written.
         """
         admitted = {sha for sha, seconds in durations.items() if self.settings.admits(seconds)}
         entry: dict[str, Any] = {
-            "contents": hashlib.sha256("".join(sorted(admitted)).encode()).hexdigest(),
+            "contents": _digest(admitted),
             "clips": len(admitted),
             "settings": asdict(self.settings),
         }
@@ -113,8 +118,7 @@ class Selection:
                 return Drawn(known["fraction"], known["reason"], len(admitted), admitted)
             day[archive] = entry
             entry["fraction"], entry["reason"] = self._fraction(day)
-            with whole(self._volume.selection(str(self._date))) as partial:
-                partial.write_text(json.dumps(day, indent=1) + "\n", encoding="utf-8")
+            _write(self._volume.selection(str(self._date)), day)
         return Drawn(entry["fraction"], entry["reason"], len(admitted), admitted)
 
     def _fraction(self, day: Mapping[str, Any]) -> tuple[float, str]:
@@ -146,7 +150,32 @@ class Selection:
         except FileNotFoundError:
             return {}
         except ValueError as error:
-            raise SetupError(
-                f"{path}, which says with what probability clips were drawn, is damaged ({error}); "
-                "restore it, or delete it to fix them anew for archives that are encoded again"
-            ) from error
+            set_aside(path, error)
+        day = dict(self._in_manifests(date.isoformat()))
+        _write(path, day)
+        return day
+
+    def _in_manifests(self, date: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What the manifests of a date say of the draws that the ledger was to remember."""
+        for path in TABLES["manifests"].files(self._volume, date):
+            try:
+                told = json.loads(read_provenance(path)["selection"])
+                rows = read_table(path, MANIFEST)
+            except (EarmarkError, KeyError, ValueError) as error:
+                logger.warning("the draw from %s is not known any more: %s", path.stem, error)
+                continue
+            facts = {name: told.pop(name) for name in ("fraction", "reason", "clips")}
+            told["fraction"] = told.pop("configured_fraction", facts["fraction"])
+            drawn = rows.filter(pc.field("inclusion_probability") > 0)["source_sha256"]
+            contents = _digest(drawn.to_pylist())
+            yield path.stem, {"contents": contents, "settings": told, **facts}
+
+
+def _write(path: Path, day: Mapping[str, Any]) -> None:
+    with whole(path) as partial:
+        partial.write_text(json.dumps(day, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(contents: Iterable[str]) -> str:
+    """Hash of a set of contents."""
+    return hashlib.sha256("".join(sorted(set(contents))).encode()).hexdigest()

@@ -1,0 +1,55 @@
+"""What can't be read of a pending archive is made anew instead of stopping it.
+
+A file that power, a disk or a person has damaged would be taken for done by everything that
+goes by names and times, and fail every stage that reads it.
+"""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from earmark import locks, receipts
+from earmark.errors import EarmarkError
+from earmark.files import set_aside
+from earmark.ingest.catalogue import Archive
+from earmark.tables import TABLES, DamagedError, Table, read_table
+from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+
+def set_damaged_aside(volume: Volume, archives: Iterable[Archive]) -> None:
+    """Put damaged tables and receipts of pending archives out of the way of their stages.
+
+    Nothing of an archive that a process works on is looked at. A volume that refuses is a
+    warning: the stage that needs the file then says what is wrong.
+
+    Args:
+        volume: The shared volume.
+        archives: Archives that are about to be worked on.
+    """
+    for archive in archives:
+        try:
+            with locks.if_free(volume.archive_lock(archive.name), "look") as free:
+                if free:
+                    _set_aside(volume, archive)
+        except (EarmarkError, OSError) as error:
+            logger.warning("%s: what is damaged stays: %s", archive.name, error)
+
+
+def _set_aside(volume: Volume, archive: Archive) -> None:
+    receipt = volume.receipt(archive.date, archive.name)
+    if receipt.exists() and receipts.read(receipt) is None:
+        set_aside(receipt, "not a receipt")
+    for table in TABLES.values():
+        for path in table.files(volume, archive.date, archive.name):
+            if (reason := _damage(path, table)) is not None:
+                set_aside(path, reason)
+
+
+def _damage(path: Path, table: Table) -> str | None:
+    try:
+        read_table(path, table.schema)
+    except DamagedError as error:
+        return error.reason
+    return None
