@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from example_receipt import example
 from workflow_run import DEMO, Run, wait_for
 
-from earmark import REPOSITORY
+from earmark import REPOSITORY, receipts
 from earmark.volume import STAGES
 
 pytestmark = pytest.mark.slow
@@ -58,7 +59,7 @@ def test_an_archive_that_was_replaced_at_the_source_is_fetched_again(
             assert code == 0, said
             assert run.volume.incoming("a.tar").read_bytes() == content
         run.volume.receipt(run.date("a.tar"), "a.tar").parent.mkdir(parents=True, exist_ok=True)
-        run.volume.receipt(run.date("a.tar"), "a.tar").write_text("{}")
+        receipts.write(run.volume.receipt(run.date("a.tar"), "a.tar"), example())
     code, said = run.finish()
     assert code == 0
     assert "Nothing to do" in said

@@ -4,7 +4,9 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -13,12 +15,13 @@ from typing import Any
 
 import pytest
 import yaml
+from example_receipt import example
 from hypothesis import given
 from hypothesis import strategies as st
 from place import HOUR, Place, member
 from slurm_cluster import SlurmCluster, slurm_cluster
 
-from earmark import configuration, locks
+from earmark import configuration, locks, receipts
 from earmark.clock import next_deadline
 from earmark.driver import slurm
 from earmark.driver.stages import stage
@@ -66,9 +69,8 @@ def test_every_state_of_an_archive_has_its_count_and_none_is_left_out(place: Pla
     for name in ("a.tar", "b.tar", "c.tar", "d.tar", "e\x1b.tar"):
         place.put(name)
     place.put("new.tar", age_seconds=0)
-    receipts = {a.name: place.volume.receipt(a.date, a.name) for a in place.poll().archives}
-    receipts["c.tar"].parent.mkdir(parents=True)
-    receipts["c.tar"].write_text("{}")
+    dates = {archive.name: archive.date for archive in place.poll().archives}
+    receipts.write(place.volume.receipt(dates["c.tar"], "c.tar"), example())
     place.volume.quarantine("d.tar").parent.mkdir()
     place.volume.quarantine("d.tar").write_text("{}")
     told = place.status()
@@ -404,7 +406,7 @@ def test_a_machine_without_slurm_is_not_asked_for_it(
     monkeypatch.setenv("PATH", "/nowhere")
     assert place.show() == 0
     assert "SLURM" not in capsys.readouterr().out
-    assert dataclasses.astuple(place.status().slurm) == (False, None, None)
+    assert dataclasses.astuple(place.status().slurm) == (False, None, None, None)
 
 
 def test_jobs_that_slurm_has_not_started_are_counted_by_stage(
@@ -417,13 +419,80 @@ def test_jobs_that_slurm_has_not_started_are_counted_by_stage(
         )
         for rule in ("encode_opus", "encode_opus", "load_pg")
     ]
-    other = slurm_cluster.submit("true", "--hold", "--job-name=other", folder=tmp_path)
+    note = "--comment=mine\n9|PENDING||" + f"{slurm.job_prefix(place.volume.root)}_1|rule_load_pg"
+    other = slurm_cluster.submit("true", "--hold", "--job-name=a\n|b", note, folder=tmp_path)
     try:
         told = place.status()
     finally:
         slurm.cancel([*jobs, other])
     assert told.slurm.queued == {"encode_opus": 2, "load_pg": 1}
     assert told.slurm.problem is None
+
+
+def test_jobs_that_a_dead_driver_left_are_told(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.poll()
+    left = status_module.Slurm(True, None, {}, {"load_pg": 2, "transcribe_audio": 4})
+    show_status(dataclasses.replace(place.status(), slurm=left))
+    said = "none at work; jobs of a former one still run: 2 load_pg, 4 transcribe_audio"
+    assert f"Driver     {said}" in capsys.readouterr().out
+
+
+# --- a volume that is not there ----------------------------------------------------------
+
+
+def test_a_volume_that_is_not_mounted_is_one_line_and_the_rest_stands(
+    place: Place, migrated_database: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.use(migrated_database)
+    root = tmp_path / "nowhere"
+    place.configure(volume={"root": str(root)})
+    assert place.show() == 0
+    shown = capsys.readouterr().out
+    assert f"Volume     {root} (volume.root) can't be used" in shown
+    assert "is it mounted?" in shown
+    assert "Database   answers" in shown
+    assert place.show("--prometheus", str(tmp_path / "earmark.prom")) == 0
+    assert "volume_free_bytes" not in (tmp_path / "earmark.prom").read_text()
+    assert not root.exists()
+
+
+@pytest.mark.needs("root")
+def test_a_volume_that_is_mounted_read_only_is_shown_as_it_is(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.put("a.tar")
+    place.poll()
+    root = place.volume.root
+    with locks.exclusive(place.volume.archive_lock("a.tar"), "encode_opus"):
+        subprocess.run(["mount", "--bind", "-o", "ro", root, root], check=True)
+        try:
+            assert place.show() == 0
+            with pytest.raises(OSError, match="Read-only file system"):
+                (root / "x").touch()
+        finally:
+            subprocess.run(["umount", "--lazy", root], check=True)
+    shown = capsys.readouterr().out
+    assert "1 pending" in shown
+    assert "1 stages at work" in shown
+
+
+def test_archives_that_are_classified_again_are_not_counted_in_the_rates(
+    place: Place, migrated_database: str
+) -> None:
+    place.finish(migrated_database, "new.tar", clean=2)
+    place.finish(migrated_database, "old.tar", clean=5)
+    before = place.status().rate
+    again = place.volume.classes("2026-12", "2026-11-02", "old.tar")
+    again.parent.mkdir(parents=True)
+    shutil.copy(place.volume.classes("2026-11", "2026-11-02", "old.tar"), again)
+    after = place.status().rate
+    assert (before.archives_per_hour, after.archives_per_hour) == pytest.approx(
+        (2 / 6, 1 / 6), 0.01
+    )
+    assert (before.clips_per_hour, after.clips_per_hour) == pytest.approx((7 / 6, 2 / 6), 0.01)
+    assert after.audio_seconds_per_hour == pytest.approx(before.audio_seconds_per_hour * 2 / 7)
 
 
 # --- how it is told ---------------------------------------------------------------------
@@ -467,7 +536,7 @@ def test_json_has_the_same_keys_whatever_answers(
     busy: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def keys(value: Any, where: str = "") -> set[str]:
-        if isinstance(value, dict) and where != ".slurm.queued":
+        if isinstance(value, dict) and where not in (".slurm.queued", ".slurm.started"):
             return {inner for key in value for inner in keys(value[key], f"{where}.{key}")}
         return {where}
 
@@ -607,7 +676,7 @@ EMPTY = Status(
     driver=None,
     jobs=[],
     running=[],
-    slurm=status_module.Slurm(False, None, None),
+    slurm=status_module.Slurm(False, None, None, None),
     database=status_module.Database(False, "down"),
     review=forecast.Forecast(
         *(200, "2026-11-24T12:00:00+01:00", "Europe/Zurich", 1.0, None, None, None),

@@ -1,5 +1,7 @@
 """Errors that are meant for a person."""
 
+import errno
+
 
 class EarmarkError(Exception):
     """Something a person can put right: says what is wrong, where, and what to do.
@@ -22,10 +24,33 @@ class SetupError(EarmarkError):
     """
 
 
+_MOUNT = "the disk or its mount has failed: see `dmesg`, and mount it again"
+_FILES = "too many files are open: raise `ulimit -n`"
+_SPACE = "make space, or raise the quota"
+_RIGHTS = "check its owner and mode, and who runs this"
+_REMEDIES = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EROFS: "it is mounted read-only",
+    errno.ENOENT: "check that volume.root (or VOLUME_ROOT) is mounted; something else may have "
+    "removed it",
+    errno.ENOTDIR: "a file is where a folder belongs",
+    errno.ENOTEMPTY: "something is written there now; try again",
+    errno.EIO: _MOUNT,
+    errno.ESTALE: _MOUNT,
+    errno.ENOTCONN: _MOUNT,
+    errno.ETIMEDOUT: _MOUNT,
+    errno.EMFILE: _FILES,
+    errno.ENFILE: _FILES,
+    errno.ENAMETOOLONG: "the name is too long for the file system; rename the archive",
+}
+
+
 def refused_by_system(error: OSError) -> str:
-    """What the operating system refused, in a sentence."""
+    """What the operating system refused, where, and what helps, in a sentence."""
     where = f" {error.filename}" if error.filename else ""
-    return (
-        f"the system refused{where}: {error.strerror or error}; "
-        "check volume.root (or VOLUME_ROOT), rights and space"
-    )
+    remedy = _REMEDIES.get(error.errno or 0)
+    said = f"the system refused{where}: {error.strerror or error}"
+    return f"{said}; {remedy}" if remedy else said

@@ -62,6 +62,10 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         put(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a full disk names no file
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

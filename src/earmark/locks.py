@@ -194,9 +194,9 @@ def hold_until_exit(path: Path, purpose: str = "driver") -> Lock:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a living process holds the lock ``path``."""
+    """Whether a living process holds the lock ``path``; a look that writes nothing."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from earmark.errors import EarmarkError
 
@@ -68,9 +69,13 @@ def jobs(prefix: str) -> list[Job]:
     Raises:
         EarmarkError: SLURM doesn't answer.
     """
+    # Names and comments are anybody's and hold what they like, line ends too; what nobody can
+    # know beforehand tells the jobs apart.
+    mark = f"{uuid4().hex}|"
+    _, *told = _ask("squeue", "--noheader", f"--format={mark}%i|%T|%N|%j|%k").split(mark)
     found = []
-    for line in _ask("squeue", "--noheader", "--format=%i|%T|%N|%j|%k").splitlines():
-        number, state, node, name, comment = line.split("|", 4)
+    for job in told:
+        number, state, node, name, comment = job.removesuffix("\n").split("|", 4)
         if name.startswith(f"{prefix}_") and state not in _OVER:
             found.append(Job(number, state, node, comment))
     return found

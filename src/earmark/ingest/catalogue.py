@@ -197,7 +197,10 @@ def poll(
             if _is_hidden(file.name):
                 continue
             if (old := _unchanged(file, former)) is not None:
-                found[file.name] = replace(old, received_ns=history.received_ns(old))
+                written_ns = history.received_ns(old)
+                if written_ns != old.received_ns:
+                    old = replace(old, received_ns=written_ns)
+                found[file.name] = old
                 continue
             archive = _judge(file)
             found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
@@ -403,13 +406,13 @@ class History:
         if receipt is None:
             return 0
         try:
-            written_ns = receipt.stat().st_mtime_ns
+            written_ns = receipt.stat().st_mtime_ns  # asked of the system once
         except FileNotFoundError:
             return 0
-        known = written_ns == archive.received_ns or (
-            written_ns / 1e9 >= archive.noted_at and receipts.read(Path(receipt)) is not None
-        )
-        return written_ns if known else 0
+        if written_ns == archive.received_ns:
+            return written_ns
+        is_its = written_ns / 1e9 >= archive.noted_at
+        return written_ns if is_its and receipts.read(Path(receipt)) is not None else 0
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

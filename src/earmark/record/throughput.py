@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from earmark import receipts
 from earmark.ingest.encode import ERASED
 from earmark.receipts import Receipt
-from earmark.tables import NOT_TAKEN
+from earmark.tables import NOT_TAKEN, TABLES
 from earmark.volume import Volume
 
 #: How an archive can end that was done.
@@ -64,7 +64,7 @@ class Rate:
 
     Attributes:
         window_hours: Over how long the means go.
-        archives_per_hour: Receipts written.
+        archives_per_hour: Receipts written of archives that were not done before.
         clips_per_hour: Clips in them that have an answer.
         audio_seconds_per_hour: Length of the clips that were drawn for transcription.
         unread_count: Manifests that could not be read; their audio is missing in the rate.
@@ -98,6 +98,8 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
             if reason != ERASED:
                 skipped[reason.startswith(NOT_TAKEN)] += count
         if written_at < now - hours * 3600:
+            continue
+        if not is_new(volume, receipt):
             continue
         archives, clips = archives + 1, clips + receipt.answered
         try:
@@ -149,6 +151,11 @@ def gpu_seconds_per_byte(volume: Volume, now: float) -> float:
         if transcribe is not None and classify is not None and receipt.bytes is not None:
             worked, size = worked + transcribe + classify, size + receipt.bytes
     return worked / size if size else 0.0
+
+
+def is_new(volume: Volume, receipt: Receipt) -> bool:
+    """Whether an archive was not done before, with another policy set."""
+    return len(TABLES["classes"].files(volume, receipt.date, receipt.archive)) < 2
 
 
 def receipts_since(volume: Volume, since: float) -> list[tuple[float, Path]]:

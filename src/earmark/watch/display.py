@@ -87,7 +87,9 @@ def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
     if now.problem:
         yield "", f"not now: {now.problem}"
     yield "Volume", now.room.summary
-    yield "Driver", now.driver or "none at work"
+    left = ", ".join(f"{count} {stage}" for stage, count in (now.slurm.started or {}).items())
+    orphaned = f"; jobs of a former one still run: {left}" if left else ""
+    yield "Driver", now.driver or f"none at work{orphaned}"
     yield "Database", "answers" if now.database.up else f"not now: {now.database.problem}"
     if now.slurm.problem:
         yield "SLURM", f"not now: {now.slurm.problem}"

@@ -28,7 +28,7 @@ from earmark.receipts import Receipt
 from earmark.record import database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
-from earmark.record.throughput import readable, receipts_since
+from earmark.record.throughput import is_new, readable, receipts_since
 from earmark.settings import Settings
 from earmark.tables import NOT_TAKEN, TABLES
 from earmark.volume import Volume
@@ -228,6 +228,8 @@ def gather(settings: Settings) -> Report:
     with suppress(EarmarkError):  # the status says so
         _conninfo(settings)
     now = status(settings)
+    if now.room.bytes_free is None or now.room.percent is None:
+        raise EarmarkError(now.room.summary)
     moment = datetime.fromisoformat(now.observed_at)
     flagged = last_noon = None
     if now.database.up:
@@ -383,8 +385,7 @@ def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     found = receipts_since(volume, since)
     receipts = []
     for written_at, _, told in readable(found):
-        is_new = len(TABLES["classes"].files(volume, told.date, told.archive)) < 2
-        receipts.append(_Receipt(written_at, told, is_new))
+        receipts.append(_Receipt(written_at, told, is_new(volume, told)))
     return receipts, len(found) - len(receipts)
 
 

@@ -66,14 +66,14 @@ class Room:
     """How full the volume is.
 
     Attributes:
-        bytes_free: Bytes that can still be written.
-        percent: Of bytes or inodes, whichever are scarcer.
+        bytes_free: Bytes that can still be written; None if nobody can tell.
+        percent: Of bytes or inodes, whichever are scarcer; likewise.
         stopped: What waits for room at this point: fetching, encoding (unpacking too).
         summary: The same in a sentence.
     """
 
-    bytes_free: int
-    percent: float
+    bytes_free: int | None
+    percent: float | None
     stopped: list[str]
     summary: str
 
@@ -103,11 +103,13 @@ class Slurm:
         installed: Whether this machine has SLURM's commands; without them it isn't asked.
         problem: Why it didn't answer; None if it did.
         queued: Jobs that it has not started, by stage; None if it didn't answer.
+        started: Jobs that it has started, likewise.
     """
 
     installed: bool
     problem: str | None
     queued: dict[str, int] | None
+    started: dict[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -193,14 +195,12 @@ def status(settings: Settings) -> Status:
         settings: The configuration.
 
     Raises:
-        EarmarkError: the volume is not there, the catalogue is damaged, or there is no such
-            time zone.
+        EarmarkError: there is no such time zone.
+        OSError: the volume is there and can't be read.
     """
     now = datetime.now(UTC)
     noon = next_deadline(now, settings.review.noon, settings.review.timezone)
     volume = Volume.of(settings)
-    if not volume.root.is_dir():
-        raise EarmarkError(f"there is no {volume.root} yet (volume.root); mount it, or run first")
     source = source_of(settings)
     known = catalogue.read(volume)
     if known.source is not None and not known.is_of(source):
@@ -209,7 +209,7 @@ def status(settings: Settings) -> Status:
     busy = {job.archive for job in running}
     states = state_of_each(known.archives, volume, settings.source)
     unfinished = {name for name, state in states.items() if state in STATES[:4]}
-    queue = _Question(lambda: _queued(volume))
+    queue = _Question(lambda: _in_slurm(volume))
     failing = _Question(lambda: _given_up(volume, unfinished - busy))
     flagged = _Question(lambda: flagged_clips(settings, noon, _PATIENCE_SECONDS))
     oldest, since = _oldest(known.archives, states, busy)
@@ -233,7 +233,7 @@ def status(settings: Settings) -> Status:
         driver=str(driver) if driver else None,
         jobs=_by_stage_and_node(running),
         running=running,
-        slurm=Slurm(slurm.is_installed(), queue.problem, queue.answer),
+        slurm=Slurm(slurm.is_installed(), queue.problem, *(queue.answer or (None, None))),
         database=Database(flagged.problem is None, flagged.problem),
         review=forecast(settings.review, now, noon, flagged.answer),
         room=_room(volume.root, settings.room),
@@ -305,13 +305,16 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(said.split())
 
 
-def _queued(volume: Volume) -> dict[str, int] | None:
-    """Jobs that SLURM has not started, by the rule that the executor's comment names."""
+def _in_slurm(volume: Volume) -> tuple[dict[str, int], dict[str, int]] | None:
+    """Jobs that SLURM has not started and those that it has, by what the comment names."""
     if not slurm.is_installed():
         return None
-    jobs = slurm.jobs(slurm.job_prefix(volume.root))
-    rules = (job.comment.partition("_wildcards_")[0] for job in jobs if not job.node)
-    return dict(sorted(Counter(rule.removeprefix("rule_") or "?" for rule in rules).items()))
+    queued: Counter[str] = Counter()
+    started: Counter[str] = Counter()
+    for job in slurm.jobs(slurm.job_prefix(volume.root)):
+        rule = job.comment.partition("_wildcards_")[0].removeprefix("rule_") or "?"
+        (started if job.node else queued)[rule] += 1
+    return dict(sorted(queued.items())), dict(sorted(started.items()))
 
 
 def _given_up(volume: Volume, names: set[str]) -> list[GivenUp]:
@@ -370,7 +373,11 @@ def _running(volume: Volume) -> list[Running]:
 
 
 def _room(root: Path, limits: DiskSpaceLimits) -> Room:
-    now = disk_space.usage(root)
+    try:
+        now = disk_space.usage(root)
+    except OSError as error:
+        summary = f"{root} (volume.root) can't be used: {error.strerror}; is it mounted?"
+        return Room(None, None, [], summary)
     percent = now.percent()
     stops = {"fetching": limits.stop_fetching_percent, "encoding": limits.stop_encoding_percent}
     stopped = [work for work, limit in stops.items() if percent >= limit]
