@@ -18,11 +18,12 @@ from rich.filesize import decimal
 from earmark import REPOSITORY, configuration, logs, version
 from earmark.clock import age
 from earmark.desk import accounts
-from earmark.driver import quarantine, retention
+from earmark.driver import quarantine, redo, retention
 from earmark.driver.cycle import cycle
 from earmark.driver.retention import delete_at_source, safe_archives
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.ingest import catalogue
+from earmark.ingest.again import ask, requests
 from earmark.ingest.source import source_of
 from earmark.models import inventory
 from earmark.policy.policies import load_policies
@@ -142,6 +143,18 @@ def _parser() -> argparse.ArgumentParser:
         "--directory", type=Path, default=REPOSITORY, metavar="FOLDER",
         help="where Snakemake keeps .snakemake (default: the checkout)",
     )  # fmt: skip
+    anew = add(
+        "redo", _redo, "Have the next run do archives again from a stage on. It can be asked for "
+        "at any time, also while a driver works.", as_json,
+    )  # fmt: skip
+    anew.add_argument("archives", nargs="*", metavar="ARCHIVE", help="such as sound_01.tar.gz")
+    anew.add_argument(
+        "--date", type=_day, metavar="YYYY-MM-DD", help="of the archives; without names, all of it"
+    )
+    anew.add_argument(
+        "--stage", choices=list(redo.NAMES), default="load", help="the first one to do (load)"
+    )
+    anew.add_argument("--dry-run", action="store_true", help="only show which archives are meant")
     retry = add(
         "retry", _retry, "Release archives from quarantine; the next run takes them. Without "
         "arguments, list what is in it.", as_json,
@@ -273,6 +286,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _day(text: str) -> str:
+    try:
+        return datetime.date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no date; write 2026-11-01") from None
+
+
 def _positive(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
@@ -374,6 +394,30 @@ def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
         for each in held
     ]
     show(rows, arguments.json, f"{len(rows)} archives in quarantine")
+
+
+def _redo(settings: Settings, arguments: argparse.Namespace) -> None:
+    if not arguments.archives and arguments.date is None:
+        raise EarmarkError("name archives, or a --date for all of its archives")
+    volume = _mounted(settings)
+    # All of them are checked before the first is asked for.
+    meant = list(redo.find(volume, arguments.archives, arguments.date, arguments.stage))
+    if not arguments.dry_run:
+        for request in meant:
+            ask(volume, request)
+        redo.carry_out(volume, settings)
+    waiting = {request.archive for request in requests(volume) if not request.begun}
+    rows = [
+        {
+            "archive": request.archive,
+            "date": request.date,
+            "from": request.stage,
+            "waits for the driver": request.archive in waiting,
+        }
+        for request in meant
+    ]
+    title = "Would be" if arguments.dry_run else "To be"
+    show(rows, arguments.json, f"{title} done again by the next run: {len(rows)} archives")
 
 
 def _clean(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -103,6 +103,10 @@ class Volume:
         """JSON file that describes a pending archive at the source."""
         return self.state / "archives" / f"{archive}.json"
 
+    def redo(self, archive: str) -> Path:
+        """JSON file that says from which stage on an archive is to be done again."""
+        return self.state / "redo" / f"{archive}.json"
+
     @property
     def catalogue_lock(self) -> Path:
         """Held while the catalogue and the entries are written."""

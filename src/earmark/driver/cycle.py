@@ -24,7 +24,7 @@ import yaml
 from msgspec.structs import replace
 
 from earmark import REPOSITORY, locks
-from earmark.driver import attempts, quarantine, slurm
+from earmark.driver import attempts, quarantine, redo, slurm
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
 from earmark.files import whole
@@ -81,6 +81,7 @@ def cycle(settings: Settings, profile: Path, directory: Path = REPOSITORY) -> in
     if prefix:
         options += ["--slurm-jobname-prefix", prefix]
         slurm.clear(prefix, settings.cycle.await_minutes * 60)
+    redo.carry_out(volume, settings)
     archives = catalogue.discover(source_of(settings), volume, settings.source).archives
     quarantine.update(volume, archives, settings)
     plan = catalogue.plan_run(archives, volume, settings.source)

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from earmark.driver import quarantine
 from earmark.driver.damage import set_damaged_aside
 from earmark.errors import EarmarkError
-from earmark.ingest import catalogue
+from earmark.ingest import again, catalogue
 from earmark.ingest.catalogue import Archive, Catalogue
 from earmark.ingest.source import source_of
 from earmark.settings import Settings
@@ -38,7 +38,9 @@ class Feed(Queue[Any]):
 
     Attributes:
         end: The ``finish_sentinel``.
-        taken: The archives handed out so far, by name.
+        taken: The archives handed out so far, by name. One that is to be done again although it was
+            handed out and finished, or that is still in work, ends the feed: Snakemake plans each
+            receipt once, so the next driver has to do it.
     """
 
     def __init__(self, settings: Settings, failed: Callable[[], Collection[str]]) -> None:
@@ -52,6 +54,8 @@ class Feed(Queue[Any]):
         self._source = source_of(settings)
         self._known: Catalogue | None = None  # what the source is known to have
         self._plan: list[Archive] = []  # what of it is to be done, in its order
+        self._finished: set[str] = set()
+        self._again = ""  # an archive that the next driver has to do again
         self._polled_at = self._busy_at = 0.0
         self._thread = threading.Thread(target=self._fill, name="feed", daemon=True)
         self._started = threading.Event()
@@ -67,13 +71,17 @@ class Feed(Queue[Any]):
 
     def _fill(self) -> None:
         try:
-            while time.monotonic() - self._busy_at < self._settings.cycle.idle_minutes * 60:
+            idle_seconds = self._settings.cycle.idle_minutes * 60
+            while not self._again and time.monotonic() - self._busy_at < idle_seconds:
                 time.sleep(min(_LOOK_SECONDS, max(self._intake.poll_seconds, 1.0)))
                 try:
                     self._look()
                 except (EarmarkError, OSError) as error:
                     logger.warning("%s; looking again soon", error)
-            logger.info("nothing is left to do; no more archives are taken")
+            reason = (
+                f"{self._again} is to be done again" if self._again else "nothing is left to do"
+            )
+            logger.info("%s; no more archives are taken", reason)
         except Exception:
             logger.exception("no more archives are taken")
         finally:
@@ -89,17 +97,15 @@ class Feed(Queue[Any]):
         archives = self._known.archives if self._known else []
         quarantine.update(volume, archives, self._settings)
         failed = self._failed()
-        in_work = [
-            archive
-            for archive in self.taken.values()
-            if archive.name not in failed and catalogue.is_pending(archive, volume)
-        ]
+        pending = [each for each in self.taken.values() if catalogue.is_pending(each, volume)]
+        self._notice_again({archive.name for archive in pending})
+        in_work = [archive for archive in pending if archive.name not in failed]
         waiting = [
             archive
             for archive in self._plan
             if archive.name not in self.taken and catalogue.is_pending(archive, volume)
         ]
-        fresh = waiting[: max(0, self._intake.batch - len(in_work))]
+        fresh = [] if self._again else waiting[: max(0, self._intake.batch - len(in_work))]
         set_damaged_aside(volume, fresh)
         for archive in fresh:
             self.taken[archive.name] = archive
@@ -111,6 +117,12 @@ class Feed(Queue[Any]):
             )  # fmt: skip
         if in_work or fresh:
             self._busy_at = time.monotonic()
+
+    def _notice_again(self, pending: Collection[str]) -> None:
+        """See whether an archive that was handed out is to be done again."""
+        asked = {request.archive for request in again.requests(self._volume) if not request.begun}
+        self._again = min((self._finished & {*pending}) | (asked & self.taken.keys()), default="")
+        self._finished.update(self.taken.keys() - {*pending})
 
     def _poll(self) -> None:
         """List the source if it is time, and plan: that reads folders that grow for ever."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 from earmark import locks, logs
-from earmark.driver import quarantine
+from earmark.driver import quarantine, redo
 from earmark.driver.checks import check_inputs
 from earmark.driver.damage import set_damaged_aside
 from earmark.driver.feed import Feed
@@ -120,6 +120,7 @@ class Work:
         """
         archives = catalogue.read(self._volume).archives
         self._tidy_up(archives)
+        redo.carry_out(self._volume, self._settings)
         if self._settings.source.delete_after:
             delete_at_source(source_of(self._settings), self._volume, archives)
 

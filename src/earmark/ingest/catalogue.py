@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -21,6 +21,7 @@ import msgspec
 from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.ingest.again import requests
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.settings import SourceSettings
 from earmark.volume import ARCHIVE_NAME, Volume
@@ -210,8 +211,24 @@ def poll(
             sorted(found.values(), key=lambda archive: (archive.modified_ns, archive.name)),
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
+    there = {archive.name for archive in catalogue.archives}
+    again = [each for each in _wanted_again(volume, history) if each.name not in there]
+    if again:
+        archives = [*catalogue.archives, *again]
+        archives.sort(key=lambda archive: (archive.modified_ns, archive.name))
+        catalogue = replace(catalogue, archives=archives)
     _write(catalogue, volume, at_work, history)
     return catalogue
+
+
+def _wanted_again(volume: Volume, history: "History") -> Iterator[Archive]:
+    """Archives to be done again, which the source need not have any more."""
+    for request in requests(volume):
+        day = datetime.fromisoformat(f"{request.date}T00:00:00+00:00")
+        modified_ns = int(day.timestamp()) * 10**9
+        archive = Archive(request.archive, request.bytes or 0, modified_ns, confirmed=True)
+        if request.begun and history.is_pending(archive):
+            yield archive
 
 
 def _is_hidden(name: str) -> bool:

@@ -1,0 +1,161 @@
+"""Doing an archive again from a stage on, at any time: what `earmark redo` asks for.
+
+What the stage and those behind it made becomes out of date, and the receipt goes: to the next
+run the archive is pending, and Snakemake makes what is out of date.  Tables stay readable until
+then.  An archive that a driver has in its hands is left alone until it has let go of it.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from msgspec.structs import replace
+
+from earmark import checkpoints, locks, receipts
+from earmark.driver import attempts
+from earmark.errors import EarmarkError
+from earmark.ingest import again, catalogue
+from earmark.ingest.again import Request, Stage
+from earmark.settings import Settings
+from earmark.tables import MANIFEST, TABLES, read_table
+from earmark.volume import STAGES, Volume
+
+logger = logging.getLogger(__name__)
+
+#: The time of what is out of date, in s since 1970; Snakemake takes 0 for no time at all.
+_LONG_AGO = 1
+#: The stages by their rules' first words, in order.
+NAMES: dict[Stage, str] = {
+    "fetch": STAGES[0],
+    "unpack": STAGES[1],
+    "encode": STAGES[2],
+    "transcribe": STAGES[3],
+    "classify": STAGES[4],
+    "load": STAGES[5],
+}
+
+
+def find(
+    volume: Volume, archives: Sequence[str], day: str | None, stage: Stage
+) -> Iterator[Request]:
+    """The archives that are meant, each with a request that can be met.
+
+    Args:
+        volume: The shared volume.
+        archives: Names; none means all of the day.
+        day: Date of the archives, ``YYYY-MM-DD``; needed where a name has several.
+        stage: The first stage to be done again.
+
+    Raises:
+        EarmarkError: there is no such archive, its name is one of several days, or what the stage
+            needs is gone.
+        OSError: the volume can't be read.
+    """
+    known = {archive.name: archive for archive in catalogue.read(volume).archives}
+    places = set(_places(volume, day))
+    if not archives:
+        found = sorted(places)
+        if not found:
+            raise EarmarkError(f"no archive of {day} has got as far as its manifest")
+    else:
+        found = [
+            _only(name, {date for other, date in places if other == name}) for name in archives
+        ]
+    for name, date in found:
+        at_source = known.get(name)
+        if at_source is not None and at_source.date != date:
+            raise EarmarkError(
+                f"the source has another archive {name}, of {at_source.date}; the one of {date} "
+                "can't be done again beside it"
+            )
+        if volume.quarantine(name).exists():
+            raise EarmarkError(f"{name} is in quarantine; `earmark retry {name}` releases it")
+        _check(volume, name, date, stage, is_listed=at_source is not None)
+        receipt = receipts.read(volume.receipt(date, name))
+        yield Request(name, date, stage, receipt.bytes if receipt else None)
+
+
+def _places(volume: Volume, day: str | None) -> Iterator[tuple[str, str]]:
+    """Name and date of all archives that have a manifest or a receipt."""
+    for path in TABLES["manifests"].files(volume, day):
+        yield path.stem, path.parent.name.removeprefix("date=")
+    for path in volume.root.glob(f"processed/date={day or '*'}/[!.]*.json"):
+        yield path.stem, path.parent.name.removeprefix("date=")
+
+
+def _only(name: str, dates: set[str]) -> tuple[str, str]:
+    if not dates:
+        raise EarmarkError(
+            f"{name} has got no further than its archive, or is not known; what is pending is done "
+            "by the next run"
+        )
+    if len(dates) > 1:
+        raise EarmarkError(f"{name} is of several days: {', '.join(sorted(dates))}; give --date")
+    return name, dates.pop()
+
+
+def _check(volume: Volume, archive: str, date: str, stage: Stage, is_listed: bool) -> None:
+    """Refuse what no run could do, before anything is out of date."""
+    is_here = stage != "fetch" and volume.incoming(archive).exists()
+    if stage in ("fetch", "unpack", "encode") and not is_listed and not is_here:
+        raise EarmarkError(
+            f"{archive} is not at the source any more, so it can't be done again from {stage} on; "
+            "transcribe, classify and load need it no more"
+        )
+    manifest = volume.manifest(date, archive)
+    if stage == "transcribe":
+        rows = read_table(manifest, MANIFEST).select(["opus_path", "selected"]).to_pylist()
+        paths = [row["opus_path"] for row in rows if row["selected"] and row["opus_path"]]
+        gone = sum(not (volume.root / path).exists() for path in paths)
+        if gone:
+            raise EarmarkError(
+                f"{gone} of {len(paths)} clips of {archive} have no audio any more "
+                "(retention.audio_days), so it can't be transcribed again"
+            )
+
+
+def carry_out(volume: Volume, settings: Settings) -> None:
+    """Meet the requests that nothing stands in the way of, and forget those that are done.
+
+    Args:
+        volume: The shared volume.
+        settings: The configuration; it names the tables that are made anew.
+
+    Raises:
+        OSError: the volume can't be written.
+    """
+    for request in again.requests(volume):
+        receipt = volume.receipt(request.date, request.archive)
+        if request.begun:
+            if receipts.read(receipt) is not None:
+                again.forget(volume, request.archive)
+            continue
+        # A driver plans once: what it works on, it would call done when the last stage is.
+        if locks.is_held(volume.driver_lock) and not receipt.exists():
+            logger.info("%s: at work; it is done again after this run", request.archive)
+            continue
+        with locks.exclusive(volume.archive_lock(request.archive), "redo"):
+            _make_out_of_date(volume, settings, request)
+            again.ask(volume, replace(request, begun=True))
+            receipt.unlink(missing_ok=True)
+        logger.info("%s: the next run does it again from %s on", request.archive, request.stage)
+
+
+def _make_out_of_date(volume: Volume, settings: Settings, request: Request) -> None:
+    archive, date = request.archive, request.date
+    first = list(NAMES).index(request.stage)
+    names = {"asr": settings.asr.name, "policy": settings.classify.policy}
+    checkpoints.remove(volume, archive)
+    attempts.forget(volume, archive)
+    if first <= STAGES.index("encode_opus"):
+        shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
+        volume.manifest(date, archive).unlink(missing_ok=True)
+    if first == STAGES.index("fetch_archive"):
+        volume.incoming(archive).unlink(missing_ok=True)
+    for table in TABLES.values():
+        if STAGES.index(table.stage) >= first:
+            made_by = {key: names[key] for key in table.partitions}
+            with suppress(FileNotFoundError):
+                os.utime(volume.table(table.name, date, archive, **made_by), (_LONG_AGO,) * 2)
