@@ -1,5 +1,9 @@
-"""Real audio for tests: chirps with a little noise, in any container."""
+"""Real audio for tests: chirps with a little noise, in any container.
 
+`ffmpeg` and `played` run the program, as people do; who uses them needs it.
+"""
+
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +47,20 @@ def write_audio(path, audio, sample_rate=44_100, kind=None, layout="mono", tags=
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
     return Path(path)
+
+
+def ffmpeg(*arguments):
+    """Run the program; returns what it writes on standard output."""
+    command = ["ffmpeg", "-nostdin", "-loglevel", "error", "-y", *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+def played(path, channels=1, stream=0):
+    """What the program plays of a file: float32 of shape (samples, channels), 16 kHz.
+
+    Nothing if it plays nothing. ``channels`` is what the file has: others would be mixed.
+    """
+    raw = ["-map", f"0:a:{stream}", "-ar", "16000", "-ac", str(channels), "-f", "f32le", "-"]
+    command = ["ffmpeg", "-nostdin", "-loglevel", "quiet", "-i", str(path), *raw]
+    samples = subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout
+    return np.frombuffer(samples, np.float32).reshape(-1, channels)

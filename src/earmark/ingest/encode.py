@@ -91,8 +91,8 @@ def _encode_firsts(
 
 def _note(outcome: dict[str, Any]) -> str | None:
     """The error column: why there is no audio, or what of it is missing."""
-    if outcome["status"] == "ok" and outcome["damaged_packets"]:
-        return f"{outcome['damaged_packets']} damaged packets were left out"
+    if outcome["status"] == "ok":
+        return "; ".join(outcome["notes"]) or None
     error: str | None = outcome.get("error")
     return error
 

@@ -24,37 +24,29 @@ import av.logging
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import pylibmagic  # noqa: F401  # brings the library that magic loads
 from av.error import FFmpegError
 
-import magic  # isort: skip
-
 from earmark.files import whole
+from earmark.ingest.formats import DEMUXERS, identify, why_not
 from earmark.settings import EncodeSettings
 from earmark.tables import NOT_TAKEN
 from earmark.worker import Answer, serve
 
 OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2
 
-_HEAD = 64 << 10
 _LAYOUTS = {1: "mono", 2: "stereo"}
 #: libswresample's options: one channel is the mean of two and never louder than both.
 _MIXING = {"rematrix_maxval": "1"}
-#: FFmpeg's name of the demuxer for each format that `audio_format` knows.
-_DEMUXERS = {
-    "mp3": "mp3",
-    "aac": "aac",
-    "m4a": "mp4",
-    "wav": "wav",
-    "flac": "flac",
-    "ogg": "ogg",
-    "webm": "webm",
-}
 #: Decoders that a file may ask for, by FFmpeg's names.
 _DECODERS = (
-    "mp3float", "mp3", "mp2float", "mp2", "aac", "alac", "flac", "vorbis", "opus", "libopus",
-    "pcm_u8", "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_f64le",
-    "pcm_alaw", "pcm_mulaw", "adpcm_ms", "adpcm_ima_wav",
+    "mp3float", "mp3", "mp2float", "mp2", "mp1float", "mp1", "aac", "aac_latm", "alac", "flac",
+    "vorbis", "opus", "libopus", "speex", "ac3", "eac3", "dca", "amrnb", "amrwb", "gsm", "gsm_ms",
+    "wmav1", "wmav2", "wmapro", "wmalossless", "wmavoice", "wavpack", "tta", "nellymoser",
+    "pcm_s8", "pcm_u8", "pcm_alaw", "pcm_mulaw", "pcm_bluray", "pcm_dvd",
+    "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_s64le", "pcm_f32le", "pcm_f64le",
+    "pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_s64be", "pcm_f32be", "pcm_f64be",
+    "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_swf", "adpcm_yamaha",
+    "g722", "g726", "g726le",
 )  # fmt: skip
 #: A clip longer than this is not decoded to samples (in memory at 16 kHz: 0.9 GB).
 _MOST_SECONDS_DECODED = 4 * 3600.0
@@ -79,7 +71,7 @@ class Encoded:
         sample_rate: Of the source, in Hz.
         channels: Of the source.
         opus_bytes: Size of the Opus file.
-        damaged_packets: Parts of the source that couldn't be decoded and were left out.
+        notes: What of the source is not in it or was changed, a phrase for each.
     """
 
     source_format: str
@@ -87,82 +79,45 @@ class Encoded:
     sample_rate: int
     channels: int
     opus_bytes: int
-    damaged_packets: int
-
-
-def _is_mpeg_audio(head: bytes) -> bool:
-    """Whether a frame header of layer II or III comes first (ISO 11172-3, 2.4.1.3)."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
-    return version != 1 and layer in (1, 2) and bitrate != 15 and rate != 3
-
-
-def _behind_id3(file: BinaryIO) -> tuple[bytes, bool]:
-    """The first bytes behind any ID3v2 tag and its padding, and whether there was a tag.
-
-    Format: id3.org, "ID3 tag version 2.4.0", section 3.1: the size is four bytes of seven
-    bits each and doesn't count the header.
-    """
-    head = file.read(_HEAD)
-    if head[:3] != b"ID3" or len(head) < 10:
-        return head, False
-    size = 0
-    for byte in head[6:10]:
-        size = size << 7 | byte & 0x7F
-    footer = 10 if head[5] & 0x10 else 0
-    file.seek(10 + size + footer)
-    return file.read(_HEAD).lstrip(b"\0"), True
-
-
-def _format_of(file: BinaryIO) -> str | None:
-    head, tagged = _behind_id3(file)
-    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-        return "wav"
-    if head[:4] == b"fLaC":
-        return "flac"
-    if head[:4] == b"OggS":
-        return "ogg"
-    if head[4:8] == b"ftyp":
-        return "m4a"
-    if head[:4] == b"\x1a\x45\xdf\xa3" and b"webm" in head[:64]:
-        return "webm"
-    if len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13:
-        return "aac"  # ADTS, ISO 13818-7 section 6.2
-    if tagged or _is_mpeg_audio(head.lstrip(b"\0")):
-        return "mp3"
-    return None
+    notes: list[str]
 
 
 def audio_format(path: Path) -> str | None:
     """The container of an audio file by its content, or None if it is none of ours.
 
     Returns:
-        ``mp3``, ``aac`` (ADTS), ``m4a`` (any MP4), ``wav``, ``flac``, ``ogg`` or ``webm``.
+        A key of :data:`earmark.ingest.formats.DEMUXERS`.
 
     Raises:
         OSError: the file can't be read.
     """
     with path.open("rb") as file:
-        return _format_of(file)
+        found = identify(file)
+        return found and found.format
 
 
 class _Source:
-    """An open file as FFmpeg reads it.
+    """An open file as FFmpeg reads it, from where its container begins.
 
     A header may name a position that no file can have.  Linux refuses to seek there with an
     error that looks like one of the machine, so FFmpeg is told in its own way.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.read, self.tell = file.read, file.tell
+    def __init__(self, file: BinaryIO, start: int) -> None:
+        self._file, self._start = file, start
+        self.read = file.read
+        file.seek(start)
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell() - self._start
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a position and return it, or a negative number where there is none such."""
+        if whence == 0:
+            offset = offset + self._start if offset >= 0 else offset
         try:
-            return self._file.seek(offset, whence)
+            return self._file.seek(offset, whence) - self._start
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOVERFLOW):
                 raise
@@ -174,6 +129,7 @@ class _Decoder:
 
     Attributes:
         format: As `audio_format` names it.
+        junk: Bytes before the audio that are no tags.
         sample_rate: Of the source in Hz, 0 until a frame was decoded.
         channels: Of the source likewise.
         damaged_packets: Packets left out so far.
@@ -186,16 +142,12 @@ class _Decoder:
             NotAudioError: it is none of our formats.
         """
         self._file = file
-        found = _format_of(file)
-        file.seek(0)
+        found = identify(file)
         if found is None:
-            head = file.read(_HEAD)
-            if not head:
+            if not file.seek(0, io.SEEK_END):
                 raise MediaError("empty file")
-            kind = magic.from_buffer(head, mime=True)
-            is_audio = kind.startswith(("audio/", "video/"))
-            raise NotAudioError(f"{NOT_TAKEN if is_audio else 'not audio'}: {kind}")
-        self.format = found
+            raise NotAudioError(why_not(file))
+        self.format, self._start, self.junk = found
         self.sample_rate = 0
         self.channels = 0
         self.damaged_packets = 0
@@ -203,20 +155,27 @@ class _Decoder:
     def _frames(self) -> Iterator[av.AudioFrame]:
         """Decode; a packet that can't be decoded is counted and left out."""
         good = 0
+        demuxer = DEMUXERS[self.format]
         problem = "no audio in it"
         try:
             with av.open(
-                _Source(self._file),
+                _Source(self._file, self._start),
                 "r",
-                format=_DEMUXERS[self.format],
-                options={"codec_whitelist": ",".join(_DECODERS)},
+                format=demuxer,
+                options={
+                    "codec_whitelist": ",".join(_DECODERS),
+                    "format_whitelist": demuxer,
+                    "protocol_whitelist": "none",
+                },
                 metadata_errors="replace",  # tags in any encoding are none of our business
             ) as container:
                 if not container.streams.audio:
                     raise NotAudioError(f"not audio: {self.format} without an audio stream")
                 stream = container.streams.audio[0]
-                if stream.codec_context.name not in _DECODERS:
-                    raise MediaError(f"codec {stream.codec_context.name} is not supported")
+                codec = stream.codec_context
+                if codec is None or codec.name not in _DECODERS:
+                    name = codec.codec.long_name if codec else "a codec without a decoder"
+                    raise NotAudioError(f"{NOT_TAKEN}: {name} in {self.format}")
                 for packet in container.demux(stream):
                     try:
                         frames = packet.decode()
@@ -237,6 +196,15 @@ class _Decoder:
         if self.damaged_packets > good:
             parts = f"{self.damaged_packets} of {self.damaged_packets + good} packets"
             raise MediaError(f"{parts} of this {self.format} can't be decoded: {problem}")
+
+    def notes(self) -> list[str]:
+        """What was left out so far, a phrase for each reason."""
+        said = []
+        if self.junk:
+            said.append(f"{self.junk} bytes before the audio were left out")
+        if self.damaged_packets:
+            said.append(f"{self.damaged_packets} damaged packets were left out")
+        return said
 
     def frames(self, layout: str, sample_rate: int) -> Iterator[av.AudioFrame]:
         """The audio as packed float32 frames of one layout and rate (Hz).
@@ -321,7 +289,7 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
             sample_rate=decoder.sample_rate,
             channels=decoder.channels,
             opus_bytes=opus.getbuffer().nbytes,
-            damaged_packets=decoder.damaged_packets,
+            notes=decoder.notes(),
         )
 
 
