@@ -3,6 +3,7 @@
 `ffmpeg` and `played` run the program, as people do; who uses them needs it.
 """
 
+import struct
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,13 @@ def write_audio(path, audio, sample_rate=44_100, kind=None, layout="mono", tags=
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
     return Path(path)
+
+
+def wav(sample_rate, samples):
+    """The bytes of an 8-bit mono WAV of silence."""
+    header = struct.pack("<IHHIIHH", 16, 1, 1, sample_rate, sample_rate, 1, 8)
+    data = b"fmt " + header + b"data" + struct.pack("<I", samples) + b"\x80" * samples
+    return b"RIFF" + struct.pack("<I", 4 + len(data)) + b"WAVE" + data
 
 
 def ffmpeg(*arguments):

@@ -14,7 +14,7 @@ import time
 import pytest
 from processes import children, is_alive, readers, wait_for
 from refusals import largest_file
-from sounds import chirp, write_audio
+from sounds import chirp, wav, write_audio
 
 from earmark import progress
 from earmark.ingest.encode import encode_archive
@@ -152,7 +152,9 @@ def test_damaged_packets_are_left_out_and_told(volume, clips, tmp_path):
     (tmp_path / "noisy").write_bytes(clips[0].read_bytes() + b"x" * 3000)
     volume.unpack([tmp_path / "noisy"])
     (row,) = volume.encode()
-    assert (row["status"], row["error"]) == ("ok", "1 damaged packets were left out")
+    size = (tmp_path / "noisy").stat().st_size
+    said = f"1 of 79 packets were left out as they can't be decoded, 3000 bytes of {size}"
+    assert (row["status"], row["error"]) == ("ok", said)
 
 
 def test_what_a_killed_run_left_is_removed_first(volume, clips):
@@ -164,15 +166,43 @@ def test_what_a_killed_run_left_is_removed_first(volume, clips):
     assert volume.opus_files() == ["000000.opus"]
 
 
-def test_a_file_that_hangs_its_decoder_is_one_failed_row(volume, clips):
+def test_a_file_that_computes_without_end_is_one_failed_row(volume, clips):
     volume.unpack(clips)
-    hanging = volume.unpacked / "000001"
-    hanging.unlink()
-    os.mkfifo(hanging)  # blocks whoever opens it, for ever
-    rows = volume.encode(timeout_seconds=3)
+    (volume.unpacked / "000001").write_bytes(wav(1, 500_000))  # six days
+    rows = volume.encode(timeout_seconds=2)
     assert [row["status"] for row in rows] == ["ok", "failed", "ok", "ok"]
-    assert rows[1]["error"] == "not decoded within 3 seconds"
+    assert rows[1]["error"] == "not decoded in 2 seconds of computing"
     assert volume.opus_files() == ["000000.opus", "000002.opus", "000003.opus"]
+
+
+def test_a_machine_that_stands_still_costs_no_clip(volume, clips):
+    volume.unpack(clips)
+    before = children()
+
+    def stand_still():
+        wait_for(lambda: len(children() - before) == 2)
+        stopped = children() - before
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2.5)  # longer than a file may compute
+        for pid in stopped:
+            os.kill(pid, signal.SIGCONT)
+
+    still = threading.Thread(target=stand_still)
+    still.start()
+    rows = volume.encode(timeout_seconds=2)
+    still.join()
+    assert [row["status"] for row in rows] == ["ok"] * 4
+
+
+def test_a_disk_that_does_not_answer_is_an_error_and_no_failed_row(volume, clips):
+    volume.unpack(clips)
+    stuck = volume.unpacked / "000001"
+    stuck.unlink()
+    os.mkfifo(stuck)  # blocks whoever opens it, for ever
+    with pytest.raises(TimeoutError, match="kept from computing for 10 seconds"):
+        volume.encode(timeout_seconds=1)
+    assert not volume.manifest.exists()
 
 
 @pytest.mark.parametrize(("deaths", "status"), [(1, "ok"), (2, "failed")])

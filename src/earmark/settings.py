@@ -150,7 +150,7 @@ class EncodeSettings(_Section, frozen=True):
         application: libopus's tuning.
         vbr: Variable bit rate; unconstrained (`on`) makes speech up to a quarter larger.
         workers: Processes that encode one archive side by side.
-        timeout_seconds: Time one file may take; then it is a failed row.
+        timeout_seconds: Time one file may keep a core busy; then it is a failed row.
     """
 
     bitrate: Annotated[str, Meta(pattern=r"^[1-9][0-9]*k$")] = "48k"

@@ -1,7 +1,7 @@
 """Processes that do one task after the other for this one, and are replaced when they die.
 
 A task is one line of JSON; its answer is one, with bytes behind it if there are any.  What
-kills a process, hangs or talks on standard output harms nothing but its own task.
+kills a process, computes without end or talks on standard output harms nothing but its own task.
 
 A plain subprocess: multiprocessing would run the caller's main module once more, and
 concurrent.futures gives up the whole batch when one of its processes dies.  Nothing is
@@ -9,6 +9,7 @@ forked from a process in which CUDA or threads are at work.
 """
 
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -34,7 +35,12 @@ class DiedError(Exception):
 
 
 class OutOfTimeError(Exception):
-    """A task took too long."""
+    """A task computed for too long."""
+
+
+#: So many times the processor time of a task may pass on the clock: on a machine that does much
+#: else a task is slow through no fault of its own.
+_PATIENCE = 10
 
 
 class Worker:
@@ -92,30 +98,34 @@ class Worker:
             if self._process is not None:
                 self._process.kill()
 
-    def ask(self, task: Mapping[str, Any], timeout_seconds: float) -> Answer:
+    def ask(self, task: Mapping[str, Any], processor_seconds: float) -> Answer:
         """Have a task done.
 
         Args:
             task: What the process is told.
-            timeout_seconds: Wall time that it may take.
+            processor_seconds: Time that the process may compute.
 
         Returns:
             The answer.
 
         Raises:
             DiedError: the process died over it twice.
-            OutOfTimeError: it took too long.
+            OutOfTimeError: it computed for too long.
+            TimeoutError: it wasn't done in ten times that on the clock, and trying again may help.
             OSError: the system refused something to the process, or to start it.
         """
         # A process may be killed for want of memory that others took: only what kills two of
         # them is the task's own fault.
         died = ""
+        limited = json.dumps({**task, "processor_seconds": processor_seconds}).encode()
         for _ in range(2):
-            answer, died = self._attempt(json.dumps(task).encode(), timeout_seconds)
+            answer, died = self._attempt(limited, _PATIENCE * processor_seconds)
             if answer is not None:
                 if "refused" in answer[0]:
                     raise OSError(*answer[0]["refused"])
                 return answer
+            if died == signal.SIGPROF.name:
+                raise OutOfTimeError(f"not done in {processor_seconds:g} seconds of computing")
         raise DiedError(died)
 
     def _attempt(self, task: bytes, timeout_seconds: float) -> tuple[Answer | None, str]:
@@ -138,7 +148,10 @@ class Worker:
         code = process.wait()
         self._end()
         if out_of_time.is_set():
-            raise OutOfTimeError(f"not done within {timeout_seconds:g} seconds")
+            raise TimeoutError(
+                errno.ETIMEDOUT,
+                f"{self._module} waited or was kept from computing for {timeout_seconds:g} seconds",
+            )
         if code >= 0:  # Python's own: a broken installation, and no task's fault
             raise ChildProcessError(f"{self._module} ended with code {code}; see above")
         return None, signal.Signals(-code).name
@@ -224,7 +237,11 @@ def serve(parent: str, load: Callable[[], Callable[[dict[str, Any]], Answer]]) -
     os.dup2(2, 1)
     answer = load()
     for line in sys.stdin:
-        said, content = answer(json.loads(line))
+        task = json.loads(line)
+        # The kernel ends the process by SIGPROF when the time is up.
+        signal.setitimer(signal.ITIMER_PROF, task.pop("processor_seconds"))
+        said, content = answer(task)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         answers.write(json.dumps({**said, "bytes_behind": len(content)}).encode() + b"\n")
         answers.write(content)
         answers.flush()

@@ -60,7 +60,8 @@ def _encode(worker: Worker, source: Path, target: Path, timeout_seconds: float) 
     except DiedError as error:
         return {"status": "failed", "error": f"the decoder died of {error}"}
     except OutOfTimeError:
-        return {"status": "failed", "error": f"not decoded within {timeout_seconds:g} seconds"}
+        reason = f"not decoded in {timeout_seconds:g} seconds of computing"
+        return {"status": "failed", "error": reason}
     finally:
         for leftover in partials_of(target):
             leftover.unlink()
