@@ -9,15 +9,17 @@ FFmpeg's libraries run in this process through PyAV; the ``ffmpeg`` program isn'
 a decoder that crashes or hangs then takes down that process and nothing else.
 """
 
+import contextlib
 import dataclasses
 import errno
 import io
+import math
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import av
 import av.logging
@@ -28,6 +30,16 @@ from av.error import FFmpegError
 
 from earmark.files import whole
 from earmark.ingest.formats import DEMUXERS, identify, why_not
+from earmark.ingest.mixdown import (
+    NO_SIGNAL_DBFS,
+    Block,
+    Cleaner,
+    Loudness,
+    Mixdown,
+    as_float,
+    decibels,
+    peak,
+)
 from earmark.settings import EncodeSettings
 from earmark.tables import NOT_TAKEN
 from earmark.worker import Answer, serve
@@ -35,8 +47,7 @@ from earmark.worker import Answer, serve
 OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2
 
 _LAYOUTS = {1: "mono", 2: "stereo"}
-#: libswresample's options: one channel is the mean of two and never louder than both.
-_MIXING = {"rematrix_maxval": "1"}
+_OPUS_FRAME_MILLISECONDS = 60  # of three of the codec's own; 20 would take longer to write
 #: Decoders that a file may ask for, by FFmpeg's names.
 _DECODERS = (
     "mp3float", "mp3", "mp2float", "mp2", "mp1float", "mp1", "aac", "aac_latm", "alac", "flac",
@@ -50,6 +61,11 @@ _DECODERS = (
 )  # fmt: skip
 #: A clip longer than this is not decoded to samples (in memory at 16 kHz: 0.9 GB).
 _MOST_SECONDS_DECODED = 4 * 3600.0
+_LONGEST_BLOCK = 192_000  # samples of a channel that are mixed at a time
+#: A file most of which can't be decoded has something worth keeping from so much on.
+_LEAST_SECONDS = 0.5
+#: Stereo with one silent channel loses 3 dB.
+_MOST_QUIETER_DB = 20.0
 _WORKER_MEMORY = 4 << 30  # bytes of address space
 
 
@@ -71,6 +87,12 @@ class Encoded:
         sample_rate: Of the source, in Hz.
         channels: Of the source.
         opus_bytes: Size of the Opus file.
+        source_rms_dbfs: Root mean square of the source's samples, all channels, in dB relative to
+            full scale; -150 for silence.
+        source_peak_dbfs: Its largest sample, likewise.
+        opus_rms_dbfs: The same of what was given to the encoder. The loudest second of the Opus
+            file is decoded and held against that.
+        opus_peak_dbfs: Likewise.
         notes: What of the source is not in it or was changed, a phrase for each.
     """
 
@@ -79,6 +101,10 @@ class Encoded:
     sample_rate: int
     channels: int
     opus_bytes: int
+    source_rms_dbfs: float
+    source_peak_dbfs: float
+    opus_rms_dbfs: float
+    opus_peak_dbfs: float
     notes: list[str]
 
 
@@ -125,14 +151,13 @@ class _Source:
 
 
 class _Decoder:
-    """The audio of one open file, packet by packet.
+    """The audio of one open file, a second at a time.
 
     Attributes:
         format: As `audio_format` names it.
-        junk: Bytes before the audio that are no tags.
-        sample_rate: Of the source in Hz, 0 until a frame was decoded.
+        sample_rate: Of the source in Hz, 0 until something was decoded.
         channels: Of the source likewise.
-        damaged_packets: Packets left out so far.
+        loudness: Of the source so far, all channels.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -143,106 +168,214 @@ class _Decoder:
         """
         self._file = file
         found = identify(file)
+        self._bytes = file.seek(0, io.SEEK_END)
         if found is None:
-            if not file.seek(0, io.SEEK_END):
+            if not self._bytes:
                 raise MediaError("empty file")
             raise NotAudioError(why_not(file))
-        self.format, self._start, self.junk = found
+        self.format, self._start, self._junk = found
         self.sample_rate = 0
         self.channels = 0
-        self.damaged_packets = 0
+        self.loudness = Loudness()
+        self._cleaner = Cleaner()
+        self._inverted = False
+        self._stream = (0, 1)
+        self._damage = _Damage()
 
-    def _frames(self) -> Iterator[av.AudioFrame]:
-        """Decode; a packet that can't be decoded is counted and left out."""
-        good = 0
+    def _open(self) -> av.container.InputContainer:
         demuxer = DEMUXERS[self.format]
-        problem = "no audio in it"
+        return av.open(
+            _Source(self._file, self._start),
+            "r",
+            format=demuxer,
+            options={
+                "codec_whitelist": ",".join(_DECODERS),
+                "format_whitelist": demuxer,
+                "protocol_whitelist": "none",
+            },
+            metadata_errors="replace",  # tags in any encoding are none of our business
+        )
+
+    def _choose_stream(self, container: av.container.InputContainer) -> int:
+        """The first audio stream with a signal, or the first one; its number.
+
+        Raises:
+            NotAudioError: there is none, or none of a codec that is taken.
+        """
+        streams = container.streams.audio
+        if not streams:
+            raise NotAudioError(f"not audio: {self.format} without an audio stream")
+        taken = [number for number, stream in enumerate(streams) if _is_taken(stream)]
+        if not taken:
+            codec = streams[0].codec_context
+            name = codec.codec.long_name if codec else "a codec without a decoder"
+            raise NotAudioError(f"{NOT_TAKEN}: {name} in {self.format}")
+        if len(streams) == 1:
+            return 0
+        with_signal = set()
+        with self._open() as other, contextlib.suppress(FFmpegError):
+            numbers = {other.streams.audio[number].index: number for number in taken}
+            for packet in other.demux([other.streams.audio[number] for number in taken]):
+                with contextlib.suppress(FFmpegError):
+                    frames = cast("list[av.AudioFrame]", packet.decode())
+                    if any(_has_signal(frame) for frame in frames):
+                        with_signal.add(numbers[packet.stream.index])
+                if taken[0] in with_signal:
+                    break
+        self._stream = (min(with_signal or taken), len(streams))
+        return self._stream[0]
+
+    def _packets(self) -> Iterator[list[av.AudioFrame]]:
+        """Decode; a packet that can't be decoded is counted and left out."""
         try:
-            with av.open(
-                _Source(self._file, self._start),
-                "r",
-                format=demuxer,
-                options={
-                    "codec_whitelist": ",".join(_DECODERS),
-                    "format_whitelist": demuxer,
-                    "protocol_whitelist": "none",
-                },
-                metadata_errors="replace",  # tags in any encoding are none of our business
-            ) as container:
-                if not container.streams.audio:
-                    raise NotAudioError(f"not audio: {self.format} without an audio stream")
-                stream = container.streams.audio[0]
-                codec = stream.codec_context
-                if codec is None or codec.name not in _DECODERS:
-                    name = codec.codec.long_name if codec else "a codec without a decoder"
-                    raise NotAudioError(f"{NOT_TAKEN}: {name} in {self.format}")
+            with self._open() as container:
+                stream = container.streams.audio[self._choose_stream(container)]
                 for packet in container.demux(stream):
                     try:
                         frames = packet.decode()
                     except FFmpegError as error:
-                        problem = error.strerror or problem
-                        self.damaged_packets += 1
+                        self._damage.add(packet.size, error)
                         continue
-                    for frame in frames:
-                        good += 1
-                        self.sample_rate = frame.sample_rate
-                        self.channels = frame.layout.nb_channels
-                        yield frame
+                    if frames:
+                        self._damage.good += 1
+                        yield frames
         except FFmpegError as error:  # the container ends in the middle
-            problem = error.strerror or problem
-            self.damaged_packets += 1
-        if not good:
-            raise MediaError(f"no audio can be decoded from this {self.format}: {problem}")
-        if self.damaged_packets > good:
-            parts = f"{self.damaged_packets} of {self.damaged_packets + good} packets"
-            raise MediaError(f"{parts} of this {self.format} can't be decoded: {problem}")
+            self._damage.add(0, error)
 
-    def notes(self) -> list[str]:
-        """What was left out so far, a phrase for each reason."""
-        said = []
-        if self.junk:
-            said.append(f"{self.junk} bytes before the audio were left out")
-        if self.damaged_packets:
-            said.append(f"{self.damaged_packets} damaged packets were left out")
-        return said
+    def _blocks(self) -> Iterator[av.AudioFrame]:
+        """The frames put together to a second each; all of one block are alike."""
+        fifo = av.AudioFifo()
+        former = None
+        seconds = 0.0
+        for frames in self._packets():
+            for frame in frames:
+                # A stream may change its format on the way (MP3 files joined end to end).
+                current = (frame.format.name, frame.layout.name, frame.sample_rate)
+                if current != former:
+                    if rest := fifo.read():
+                        yield rest
+                    fifo, former = av.AudioFifo(), current
+                    self.sample_rate, self.channels = frame.sample_rate, frame.layout.nb_channels
+                    length = max(min(frame.sample_rate, _LONGEST_BLOCK), 1)
+                frame.pts = None  # gaps and jumps of the source's clock mean nothing here
+                fifo.write(frame)
+                while block := fifo.read(length):
+                    seconds += block.samples / max(self.sample_rate, 1)
+                    yield block
+        if rest := fifo.read():
+            seconds += rest.samples / max(self.sample_rate, 1)
+            yield rest
+        self._damage.check(self.format, seconds)
 
-    def frames(self, layout: str, sample_rate: int) -> Iterator[av.AudioFrame]:
-        """The audio as packed float32 frames of one layout and rate (Hz).
+    def frames(self, channels: int, sample_rate: int) -> Iterator[av.AudioFrame]:
+        """The audio as packed float32 frames of one or two channels and one rate (Hz).
 
         Raises:
-            MediaError: nothing or less than half of the packets could be decoded. Frames
-                may have been yielded by then.
+            MediaError: nothing or next to nothing could be decoded. Frames may have been
+                yielded by then.
         """
         samples = 0
-        for frame in self._resampled(layout, sample_rate):
+        for frame in self._resampled(channels, sample_rate):
             samples += frame.samples
             yield frame
         if not samples:  # a header may claim gigahertz
             raise MediaError(f"no audio can be decoded from this {self.format}: not one sample")
 
-    def _resampled(self, layout: str, sample_rate: int) -> Iterator[av.AudioFrame]:
+    def _resampled(self, channels: int, sample_rate: int) -> Iterator[av.AudioFrame]:
+        layout = _LAYOUTS[channels]
         resampler = None
+        mixdowns: list[Mixdown] = []
         former = None
-        for frame in self._frames():
-            # A stream may change its format on the way (MP3 files joined end to end);
-            # one resampler can't.
-            current = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if current != former:
+        for block in self._blocks():
+            current = (block.layout.name, block.sample_rate)
+            if current != former:  # one resampler can't change
                 if resampler is not None:
                     yield from resampler.resample(None)
-                resampler = av.AudioResampler("flt", layout, sample_rate, options=_MIXING)
+                resampler = av.AudioResampler("flt", layout, sample_rate)
+                names = [channel.name for channel in block.layout.channels]
+                sides = ("",) if channels == 1 else ("left", "right")
+                mixdowns = [Mixdown(names, block.sample_rate, side) for side in sides]
                 former = current
+            samples = self._cleaner.clean(_samples(block))
+            self.loudness.add(samples)
+            mixed = np.stack([mixdown.mix(samples) for mixdown in mixdowns])
+            self._inverted |= any(mixdown.inverted for mixdown in mixdowns)
+            frame = av.AudioFrame.from_ndarray(mixed, format="fltp", layout=layout)
+            frame.sample_rate = block.sample_rate
             assert resampler is not None
-            frame.pts = None  # gaps and jumps of the source's clock mean nothing here
             yield from resampler.resample(frame)
         if resampler is not None:
             yield from resampler.resample(None)
 
+    def notes(self) -> list[str]:
+        """What was left out or changed so far, a phrase for each."""
+        damage, cleaner = self._damage, self._cleaner
+        number, count = self._stream
+        said = []
+        if self._junk:
+            said.append(f"{self._junk} bytes before the audio were left out")
+        if damage.packets:
+            said.append(
+                f"{damage.packets} of {damage.packets + damage.good} packets were left out as they "
+                f"can't be decoded, {damage.bytes} bytes of {self._bytes}"
+            )
+        if count > 1:
+            silent = ", as those before it are silent" if number else ""
+            said.append(f"audio stream {number + 1} of {count} was taken{silent}")
+        if self._inverted:
+            said.append("channels that cancel each other were mixed with one of them inverted")
+        if cleaner.no_numbers:
+            said.append(f"{cleaner.no_numbers} samples that are no numbers were set to zero")
+        if cleaner.clipped:
+            said.append(f"{cleaner.clipped} samples far beyond full scale were clipped")
+        if cleaner.gain < 1:
+            quieter = -decibels(cleaner.gain)
+            said.append(f"samples far beyond full scale were made {quieter:.0f} dB quieter")
+        return said
+
+
+class _Damage:
+    """How many packets of a source could be decoded, and how many couldn't."""
+
+    def __init__(self) -> None:
+        self.good = self.packets = self.bytes = 0
+        self._problem = "no audio in it"
+
+    def add(self, size: int, error: FFmpegError) -> None:
+        """Add a packet that can't be decoded."""
+        self.packets += 1
+        self.bytes += size
+        self._problem = error.strerror or self._problem
+
+    def check(self, name: str, seconds: float) -> None:
+        """Refuse a source of which next to nothing was decoded.
+
+        Raises:
+            MediaError: so it is.
+        """
+        if not self.good:
+            raise MediaError(f"no audio can be decoded from this {name}: {self._problem}")
+        if self.packets > self.good and seconds < _LEAST_SECONDS:
+            parts = f"{self.packets} of {self.packets + self.good} packets"
+            raise MediaError(f"{parts} of this {name} can't be decoded: {self._problem}")
+
+
+def _is_taken(stream: av.AudioStream) -> bool:
+    return stream.codec_context is not None and stream.codec_context.name in _DECODERS
+
+
+def _samples(frame: av.AudioFrame) -> Block:
+    return as_float(frame.to_ndarray(), frame.format.name, frame.layout.nb_channels)
+
+
+def _has_signal(frame: av.AudioFrame) -> bool:
+    return decibels(peak(np.nan_to_num(_samples(frame)))) > NO_SIGNAL_DBFS
+
 
 def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded:
-    """Encode the first audio stream of a file as Ogg Opus.
+    """Encode an audio stream of a file as Ogg Opus: the first one with a signal.
 
-    Video and further streams are left out. Damaged packets are left out and counted.
+    Video and other streams are left out. Damaged packets are left out and counted.
     The same source and settings give the same bytes. The target appears when it is whole.
 
     Args:
@@ -252,11 +385,12 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
 
     Raises:
         NotAudioError: the source is none of our formats.
-        MediaError: the source is damaged so that most of it can't be decoded.
+        MediaError: the source is damaged so that next to nothing can be decoded.
         OSError: the system refused to read or write.
     """
-    layout = _LAYOUTS[settings.channels]
     samples = 0
+    loudness = Loudness()
+    loudest = (-1.0, 0, 1)  # energy, start and length of a moment
     with source.open("rb") as file, whole(target) as partial:
         decoder = _Decoder(file)
         # FFmpeg writes into memory, 6 KB a second: on a full disk it would raise an error
@@ -268,20 +402,31 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
             stream = container.add_stream(
                 "libopus",
                 rate=OPUS_SAMPLE_RATE,
-                layout=layout,
+                layout=_LAYOUTS[settings.channels],
                 format="flt",
                 bit_rate=settings.bits_per_second,
                 options={
                     "application": settings.application,
                     "compression_level": str(settings.complexity),
+                    "frame_duration": str(_OPUS_FRAME_MILLISECONDS),
                     "vbr": settings.vbr,
                 },
             )
-            for frame in decoder.frames(layout, OPUS_SAMPLE_RATE):
+            for frame in decoder.frames(settings.channels, OPUS_SAMPLE_RATE):
+                energy = loudness.add(_samples(frame))
+                loudest = max(loudest, (energy, samples, frame.samples))
                 frame.pts = samples  # the clip starts at zero, whatever the source says
                 samples += frame.samples
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
+        notes = decoder.notes()
+        quieter = max(
+            decoder.loudness.rms_dbfs - loudness.rms_dbfs,
+            decibels(math.sqrt(loudest[0] / loudest[2] / settings.channels))
+            - _rms_dbfs(opus, *loudest[1:]),
+        )
+        if quieter > _MOST_QUIETER_DB and decoder.loudness.peak_dbfs > NO_SIGNAL_DBFS:
+            notes.append(f"the Opus file is {quieter:.0f} dB quieter than its source")
         partial.write_bytes(opus.getbuffer())
         return Encoded(
             source_format=decoder.format,
@@ -289,8 +434,26 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
             sample_rate=decoder.sample_rate,
             channels=decoder.channels,
             opus_bytes=opus.getbuffer().nbytes,
-            notes=decoder.notes(),
+            source_rms_dbfs=decoder.loudness.rms_dbfs,
+            source_peak_dbfs=decoder.loudness.peak_dbfs,
+            opus_rms_dbfs=loudness.rms_dbfs,
+            opus_peak_dbfs=loudness.peak_dbfs,
+            notes=notes,
         )
+
+
+def _rms_dbfs(opus: io.BytesIO, start: int, length: int) -> float:
+    """How loud a moment of an Opus file is (samples at 48 kHz)."""
+    loudness = Loudness()
+    opus.seek(0)
+    with av.open(opus, "r", format="ogg") as container:
+        container.seek(max(start - OPUS_SAMPLE_RATE // 2, 0), stream=container.streams.audio[0])
+        for frame in container.decode(audio=0):
+            before = start - (frame.pts or 0)
+            if before <= -length:
+                break
+            loudness.add(_samples(frame)[:, max(before, 0) : max(before + length, 0)])
+    return loudness.rms_dbfs
 
 
 def decode_audio(path: Path, sample_rate: int = 16_000) -> npt.NDArray[np.float32]:
@@ -305,7 +468,7 @@ def decode_audio(path: Path, sample_rate: int = 16_000) -> npt.NDArray[np.float3
 
     Raises:
         NotAudioError: the file is none of our formats.
-        MediaError: it is damaged so that most of it can't be decoded, or it is longer
+        MediaError: it is damaged so that next to nothing can be decoded, or it is longer
             than four hours.
         OSError: the system refused to read.
     """
@@ -320,7 +483,7 @@ def decoded(path: Path, sample_rate: int = 16_000) -> Iterator[npt.NDArray[np.fl
         sample_rate: Of the result, in Hz.
 
     Yields:
-        float32 of shape (samples,), in -1..1, one after the other; often 20 ms.
+        float32 of shape (samples,), in -1..1, one after the other; often a second.
 
     Raises:
         NotAudioError, MediaError, OSError: as for `decode_audio`; parts may have been yielded
@@ -328,7 +491,7 @@ def decoded(path: Path, sample_rate: int = 16_000) -> Iterator[npt.NDArray[np.fl
     """
     most = int(_MOST_SECONDS_DECODED * sample_rate)
     with path.open("rb") as file:
-        for frame in _Decoder(file).frames("mono", sample_rate):
+        for frame in _Decoder(file).frames(1, sample_rate):
             yield frame.to_ndarray()[0]
             most -= frame.samples
             if most < 0:
