@@ -16,11 +16,14 @@ from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, plan_run, poll
+from earmark.ingest.fetch import FETCHING, fetch_archive
 from earmark.ingest.source import FolderSource, Listed, SourceUnreachableError
-from earmark.settings import SourceSettings
+from earmark.settings import DiskSpaceLimits, SourceSettings, TransferSettings
+from earmark.tables import MANIFEST, write_table
 from earmark.volume import Volume
 
 NOON = 1_793_534_400  # 2026-11-01 12:00 UTC
+DAY = 86_400.0
 
 
 @pytest.fixture
@@ -43,7 +46,8 @@ def put(source: Path, name: str, content: bytes = b"tar", modified: float = NOON
 
 
 def receive(volume: Volume, archive: Archive) -> None:
-    told = example(archive=archive.name, date=archive.date, bytes=archive.bytes)
+    facts = {"bytes": archive.bytes, "modified_ns": archive.modified_ns}
+    told = example(archive=archive.name, date=archive.date, **facts)
     receipts.write(volume.receipt(archive.date, archive.name), told)
 
 
@@ -263,7 +267,7 @@ def test_an_archive_that_comes_again_after_it_was_deleted_is_another_one(volume:
     assert poll(source, volume, 0).archives == []
     # The same day and size, but changed after the receipt was written.
     later = listed("a.tar", modified=time.time() + 60)
-    receive(volume, Archive("a.tar", later.bytes, later.modified_ns))
+    receive(volume, Archive("a.tar", later.bytes, later.modified_ns - 1))
     source.listed = [later]
     (again,) = poll(source, volume, 0).archives
     assert catalogue.is_pending(again, volume)
@@ -395,6 +399,43 @@ def test_an_archive_whose_receipt_cannot_be_read_is_not_done(
     assert not catalogue.is_done(archive, volume)
 
 
+@pytest.mark.parametrize("wrong", [-DAY, 0.0, DAY], ids=["a day behind", "right", "a day ahead"])
+@pytest.mark.parametrize("replaced", [False, True], ids=["new", "replaced"])
+def test_a_clock_that_is_wrong_at_one_poll_changes_nothing(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch, wrong: float, replaced: bool
+) -> None:
+    """Snakemake makes again what is older than what it is made from."""
+    if replaced:
+        put(source, "a.tar", b"the former one")
+        (former,) = discover(source, volume)
+        receive(volume, former)
+        write_table(volume.manifest(former.date, "a.tar"), MANIFEST, [], {})
+        discover(source, volume)
+    put(source, "a.tar", modified=NOON - 60)  # with its own time, which may be earlier
+    real = time.time
+    with monkeypatch.context() as clock:
+        clock.setattr("earmark.ingest.catalogue.time.time", lambda: real() + wrong)
+        poll(FolderSource(source), volume, poll_seconds=300)
+        (archive,) = poll(FolderSource(source), volume, poll_seconds=300).archives
+    entry = volume.entry("a.tar")
+    made = entry.stat().st_mtime
+    if replaced:
+        assert made > volume.manifest(archive.date, "a.tar").stat().st_mtime
+    else:
+        assert made == NOON - 60
+    with locks.exclusive(volume.archive_lock("a.tar"), FETCHING) as lock:
+        folder = FolderSource(source)
+        fetch_archive(entry, folder, volume, TransferSettings(), DiskSpaceLimits(), lock)
+    assert volume.incoming("a.tar").stat().st_mtime == made  # no older, so Snakemake is content
+    (archive,) = poll(FolderSource(source), volume, poll_seconds=0).archives
+    assert entry.stat().st_mtime == made
+    assert catalogue.is_here(archive, volume)
+    assert names(pending([archive], volume, 0)) == ["a.tar"]
+    receive(volume, archive)
+    os.utime(volume.receipt(archive.date, "a.tar"), (NOON, NOON))  # whenever that was
+    assert pending(discover(source, volume), volume, 0) == []
+
+
 def test_a_damaged_entry_is_made_anew_and_as_old_as_it_was(source: Path, volume: Volume) -> None:
     put(source, "a.tar")
     discover(source, volume)
@@ -465,7 +506,7 @@ def test_the_history_of_many_says_the_same_as_a_look_at_each(
         volume.quarantine(archive.name).parent.mkdir()
         volume.quarantine(archive.name).write_text("{}")
     if change == "replaced":
-        archive = replace(archive, noted_at=archive.noted_at + 100)
+        archive = replace(archive, modified_ns=archive.modified_ns + 1)
     history = catalogue.History(volume)
     assert history.is_pending(archive) == catalogue.is_pending(archive, volume)
     assert history.is_done(archive) == catalogue.is_done(archive, volume)

@@ -28,7 +28,8 @@ def test_a_dry_run_previews_the_pending_archives_and_does_nothing(
     assert re.search(r"\d+(\.\d+)? [kM]B", said)
     assert re.search(r"\d+ (min|h|d)", said)
     assert [path.name for path in run.volume.root.iterdir()] == ["state"]
-    assert {path.name for path in run.volume.state.iterdir()} == {"archives", "catalogue.json"}
+    known = {"archives", "catalogue.json", "catalogue.lock"}
+    assert {path.name for path in run.volume.state.iterdir()} == known
 
 
 def test_a_second_driver_leaves_at_once_and_names_the_first(

@@ -27,6 +27,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     reason: str | None
     type: str | None
     bytes: int | None
+    modified_ns: int | None = None  # of the archive at the source, in ns since 1970
     members: dict[str, int]  # total, ok, failed, skipped, duplicates
     clips: dict[str, int]  # by status in audio_files
     flagged: dict[str, int]  # clips by category

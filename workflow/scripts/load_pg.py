@@ -5,6 +5,7 @@ from pathlib import Path
 from earmark import checkpoints
 from earmark.configuration import resolve
 from earmark.driver.stages import stage
+from earmark.ingest.catalogue import modified_ns
 from earmark.names import policy_texts
 from earmark.record.database import connection_string
 from earmark.record.erasure import withhold
@@ -32,6 +33,7 @@ with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
         patience_seconds=settings.database.patience_minutes * 60,
         waiting=lock.renew,
         order=settings.source.order,
+        modified_ns=modified_ns(volume, archive, date),
     )
     checkpoints.remove(volume, archive)
     if settings.retention.archives == "delete":

@@ -5,14 +5,14 @@ goes by names and times, and fail every stage that reads it.
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from earmark import locks, receipts
 from earmark.errors import EarmarkError
 from earmark.files import set_aside
 from earmark.ingest.catalogue import Archive
-from earmark.tables import TABLES, DamagedError, Table, read_table
+from earmark.tables import TABLES, DamagedError, read_table
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -30,26 +30,22 @@ def set_damaged_aside(volume: Volume, archives: Iterable[Archive]) -> None:
     """
     for archive in archives:
         try:
+            if not any(_damaged(volume, archive)):
+                continue
             with locks.if_free(volume.archive_lock(archive.name), "look") as free:
-                if free:
-                    _set_aside(volume, archive)
+                for path, reason in _damaged(volume, archive) if free else ():
+                    set_aside(path, reason)
         except (EarmarkError, OSError) as error:
             logger.warning("%s: what is damaged stays: %s", archive.name, error)
 
 
-def _set_aside(volume: Volume, archive: Archive) -> None:
+def _damaged(volume: Volume, archive: Archive) -> Iterator[tuple[Path, str]]:
     receipt = volume.receipt(archive.date, archive.name)
     if receipt.exists() and receipts.read(receipt) is None:
-        set_aside(receipt, "not a receipt")
+        yield receipt, "not a receipt"
     for table in TABLES.values():
         for path in table.files(volume, archive.date, archive.name):
-            if (reason := _damage(path, table)) is not None:
-                set_aside(path, reason)
-
-
-def _damage(path: Path, table: Table) -> str | None:
-    try:
-        read_table(path, table.schema)
-    except DamagedError as error:
-        return error.reason
-    return None
+            try:
+                read_table(path, table.schema)
+            except DamagedError as error:
+                yield path, error.reason

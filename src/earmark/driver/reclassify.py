@@ -78,7 +78,7 @@ def _classified(volume: Volume) -> list[tuple[str, str]]:
         if archive is None or archive.date != date:
             return False
         manifest = volume.manifest(date, name)
-        return not manifest.exists() or manifest.stat().st_mtime < archive.noted_at
+        return not manifest.exists() or manifest.stat().st_mtime_ns < archive.entry_ns
 
     return [each for each in sorted(found) if not is_replaced(*each)]
 

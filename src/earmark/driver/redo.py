@@ -74,7 +74,8 @@ def find(
             raise EarmarkError(f"{name} is in quarantine; `earmark retry {name}` releases it")
         _check(volume, name, date, stage, is_listed=at_source is not None)
         receipt = receipts.read(volume.receipt(date, name))
-        yield Request(name, date, stage, receipt.bytes if receipt else None)
+        told = (receipt.bytes, receipt.modified_ns) if receipt else (None, None)
+        yield Request(name, date, stage, *told)
 
 
 def _places(volume: Volume, day: str | None) -> Iterator[tuple[str, str]]:

@@ -238,7 +238,12 @@ def _abandoned(volume: Volume, archives: Sequence[Archive], days: float) -> Iter
     reason = "of an archive that is neither done nor at the source any more"
     for path in _children(volume.incoming("")):
         abandoned = path.name not in known and not _has_receipt(path, volume)
-        if abandoned and _is_older(path, days) and not _is_held(path.name, volume):
+        # It has the time of the archive at the source; when it came, the inode tells.
+        if (
+            abandoned
+            and time.time() - path.stat().st_ctime > days * _DAY
+            and not _is_held(path.name, volume)
+        ):
             yield Leftover(path, path.name, f"fetched, {reason}")
     for day in _children(volume.root / "audio"):
         date = day.name.removeprefix("date=")

@@ -26,6 +26,7 @@ class Request(msgspec.Struct, frozen=True):
         date: Its date, ``YYYY-MM-DD``.
         stage: The first stage to be done again; those behind it follow.
         bytes: Its size, None if no receipt tells it.
+        modified_ns: When it was last changed, in ns since 1970; likewise.
         begun: Whether its files are ready for that, and a run has just to take it.
     """
 
@@ -33,6 +34,7 @@ class Request(msgspec.Struct, frozen=True):
     date: str
     stage: Stage
     bytes: int | None = None
+    modified_ns: int | None = None
     begun: bool = False
 
 

@@ -2,7 +2,8 @@
 
 The catalogue is a file that only the driver (or ``earmark discover``) writes.  Each pending
 archive has an entry of its own beside it, which is what its fetching depends on: an archive
-that is replaced at the source gets a new entry and is done again.
+that is replaced at the source gets a new entry and is done again.  It is told from a former one
+of its name by size and time of change at the source, which its receipt repeats.
 """
 
 import json
@@ -23,7 +24,9 @@ from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.ingest.again import requests
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
+from earmark.receipts import Receipt
 from earmark.settings import SourceSettings
+from earmark.tables import TABLES
 from earmark.volume import ARCHIVE_NAME, Volume
 
 logger = logging.getLogger(__name__)
@@ -40,8 +43,10 @@ class Archive:
         name: Its whole file name.
         bytes: Its size.
         modified_ns: When it was last changed, in ns since 1970 (UTC).
-        noted_at: When it was first seen with this size and time, in s since 1970; a receipt
-            from before is of another archive of the same name.
+        noted_at: When it was first seen with this size and time, in s since 1970, by the clock of
+            who saw it; nothing but waiting and telling goes by it.
+        entry_ns: The time of its entry, in ns since 1970: its own last change, or later than all
+            that there was of a former archive of the name. What is older is of that one.
         confirmed: Whether a later poll saw it with this size and time too.
         refused: Why it is never fetched; None for a good one.
         received_ns: When the receipt was written that a poll found whole, in ns since 1970; 0 if
@@ -52,6 +57,7 @@ class Archive:
     bytes: int
     modified_ns: int
     noted_at: float = 0.0
+    entry_ns: int = 0
     confirmed: bool = False
     refused: str | None = None
     received_ns: int = 0
@@ -225,7 +231,7 @@ def _wanted_again(volume: Volume, history: "History") -> Iterator[Archive]:
     """Archives to be done again, which the source need not have any more."""
     for request in requests(volume):
         day = datetime.fromisoformat(f"{request.date}T00:00:00+00:00")
-        modified_ns = int(day.timestamp()) * 10**9
+        modified_ns = request.modified_ns or int(day.timestamp()) * 10**9
         archive = Archive(request.archive, request.bytes or 0, modified_ns, confirmed=True)
         if request.begun and history.is_pending(archive):
             yield archive
@@ -272,14 +278,40 @@ def _note(archive: Archive, known: Archive | None, volume: Volume, poll_seconds:
     """Say when an archive was first seen as it is, and whether that was long enough ago."""
     now = time.time()
     if known and (known.bytes, known.modified_ns) == (archive.bytes, archive.modified_ns):
-        noted_at = known.noted_at
-        confirmed = known.confirmed or now - noted_at >= poll_seconds
-    else:
-        # Where the catalogue was lost and the receipt was not, it has been done.
-        was_done = known is None and archive.refused is None and _has_receipt(archive, volume)
-        noted_at = 0.0 if was_done else now
-        confirmed = poll_seconds == 0
-    return replace(archive, noted_at=noted_at, confirmed=confirmed)
+        waited = abs(now - known.noted_at)  # a clock may have been put back
+        return replace(
+            archive,
+            noted_at=known.noted_at,
+            entry_ns=known.entry_ns,
+            confirmed=known.confirmed or waited >= poll_seconds,
+        )
+    # Where the catalogue was lost and the receipt was not, it has been done.
+    if archive.refused is not None:
+        return replace(archive, noted_at=now, confirmed=poll_seconds == 0)
+    was_done = known is None and _has_receipt(archive, volume)
+    return replace(
+        archive,
+        noted_at=0.0 if was_done else now,
+        entry_ns=0 if was_done else _later_than_all(archive, volume),
+        confirmed=poll_seconds == 0,
+    )
+
+
+def _later_than_all(archive: Archive, volume: Volume) -> int:
+    """An archive's time of change, or one after all that stages made under its name and date.
+
+    Snakemake goes by times. They come from the source and the volume's file system, never from
+    this machine's clock, which may be put right between this poll and the fetch.
+    """
+    known = [volume.incoming(archive.name), volume.receipt(archive.date, archive.name)]
+    if volume.manifest(archive.date, archive.name).exists():
+        for table in TABLES.values():
+            known += table.files(volume, archive.date, archive.name)
+    times = [archive.modified_ns]
+    for path in known:
+        with suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime_ns + 10**9)
+    return max(times)
 
 
 def _has_receipt(archive: Archive, volume: Volume) -> bool:
@@ -291,6 +323,8 @@ def _has_receipt(archive: Archive, volume: Volume) -> bool:
     receipt = receipts.read(path)
     if receipt is None or receipt.bytes not in (None, archive.bytes):
         return False
+    if receipt.modified_ns is not None:
+        return receipt.modified_ns == archive.modified_ns
     with suppress(FileNotFoundError):  # deleted, to be done again
         return path.stat().st_mtime >= archive.modified_ns / 1e9
     return False
@@ -330,7 +364,7 @@ def _write_alone(
             with whole(path) as partial:
                 partial.write_text(text, encoding="utf-8")
                 # Snakemake compares times: an entry is as old as what it tells.
-                os.utime(partial, (archive.noted_at, archive.noted_at))
+                os.utime(partial, ns=(archive.entry_ns, archive.entry_ns))
     if add_only:
         return
     with whole(_file(volume)) as partial:
@@ -381,6 +415,14 @@ def read_entry(path: Path) -> Archive:
         ) from error
 
 
+def modified_ns(volume: Volume, archive: str, date: str) -> int | None:
+    """When an archive was last changed, by its entry; None if there is none of this date."""
+    with suppress(EarmarkError):
+        entry = read_entry(volume.entry(archive))
+        return entry.modified_ns if entry.date == date else None
+    return None
+
+
 class History:
     """What became of archives, as the volume tells at one moment.
 
@@ -428,8 +470,16 @@ class History:
             return 0
         if written_ns == archive.received_ns:
             return written_ns
-        is_its = written_ns / 1e9 >= archive.noted_at
-        return written_ns if is_its and receipts.read(Path(receipt)) is not None else 0
+        return written_ns if _is_of(receipts.read(Path(receipt)), archive, written_ns) else 0
+
+
+def _is_of(receipt: Receipt | None, archive: Archive, written_ns: int) -> bool:
+    """Whether a receipt is of this archive, and not of a former one of its name and date."""
+    if receipt is None:
+        return False
+    if receipt.modified_ns is not None:
+        return (receipt.modified_ns, receipt.bytes) == (archive.modified_ns, archive.bytes)
+    return written_ns >= archive.entry_ns  # written by an earlier version
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -450,7 +500,7 @@ def is_pending(archive: Archive, volume: Volume) -> bool:
 def is_here(archive: Archive, volume: Volume) -> bool:
     """Whether this archive, and not a former one of the same name, lies in ``incoming/``."""
     try:
-        return volume.incoming(archive.name).stat().st_mtime >= archive.noted_at
+        return volume.incoming(archive.name).stat().st_mtime_ns >= archive.entry_ns
     except FileNotFoundError:
         return False
 
@@ -459,10 +509,10 @@ def is_done(archive: Archive, volume: Volume) -> bool:
     """Whether there is a receipt of this archive, and not of another one of the same name."""
     receipt = volume.receipt(archive.date, archive.name)
     try:
-        received_at = receipt.stat().st_mtime
+        written_ns = receipt.stat().st_mtime_ns
     except FileNotFoundError:
         return False
-    return received_at >= archive.noted_at and receipts.read(receipt) is not None
+    return _is_of(receipts.read(receipt), archive, written_ns)
 
 
 def plan_run(archives: Sequence[Archive], volume: Volume, intake: SourceSettings) -> Plan:

@@ -6,6 +6,7 @@ and the locks of those who write them, so a transfer that died needs nothing.
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,8 +55,8 @@ def fetch_archive(
 ) -> None:
     """Copy an archive as soon as there is room, and verify that it is the one of its entry.
 
-    It appears in ``incoming/`` only when it is whole, of the size that its entry says, and with
-    its own time of change.  One that is there already is left alone.
+    It appears in ``incoming/`` only when it is whole, of the size that its entry says, and as old
+    as the entry.  One that is there already is left alone.
 
     Args:
         entry: What :func:`earmark.ingest.catalogue.poll` wrote about the archive.
@@ -88,6 +89,7 @@ def fetch_archive(
         _copy(known, source, partial, settings, lock, verify)
         lock.renew()  # or else it is another one's business by now
         target.parent.mkdir(parents=True, exist_ok=True)
+        os.utime(partial, ns=(known.entry_ns, known.entry_ns))  # as old as its entry, by no clock
         put(partial, target)
 
     work_when_there_is_space(work, claim, limits.check_seconds, lock.renew)
@@ -135,9 +137,9 @@ def _check(known: Archive, now: Listed | None, source: Source) -> None:
 
 
 def _is_whole(path: Path, known: Archive) -> bool:
-    """Whether a file has an archive's size and, to the second, its time of change."""
+    """Whether a file has an archive's size and, to the second, the time of its entry."""
     status = path.stat()
-    return (status.st_size, int(status.st_mtime)) == (known.bytes, known.modified_ns // 10**9)
+    return (status.st_size, int(status.st_mtime)) == (known.bytes, known.entry_ns // 10**9)
 
 
 def _claim(

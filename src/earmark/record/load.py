@@ -47,6 +47,7 @@ def load_archive(
     patience_seconds: float = 15.0,
     waiting: Callable[[str], None] | None = None,
     order: str | None = None,
+    modified_ns: int | None = None,
 ) -> Receipt:
     """Load an archive's manifest, transcripts and classes, then write the receipt.
 
@@ -71,6 +72,7 @@ def load_archive(
         patience_seconds: How long to wait for a database that is down.
         waiting: As :func:`earmark.record.database.connect` takes it.
         order: The ``source.order`` that the archive was done in, for the receipt.
+        modified_ns: When the archive was last changed at the source, in ns since 1970, likewise.
 
     Returns:
         The content of the receipt.
@@ -103,6 +105,7 @@ def load_archive(
         reason=facts["reason"],
         type=facts["type"],
         bytes=facts["bytes"],
+        modified_ns=modified_ns,
         members={"total": members.pop("members"), **members},
         clips=clips,
         skipped=skipped,
