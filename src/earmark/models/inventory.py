@@ -14,6 +14,7 @@ from earmark.configuration import is_folder
 from earmark.errors import EarmarkError, SetupError
 from earmark.models.classifier_files import check_adapter, check_base
 from earmark.models.snapshots import Snapshot
+from earmark.models.whisper_files import check_whisper
 from earmark.settings import AsrSettings, ClassifySettings, Settings
 
 
@@ -115,7 +116,7 @@ def check_models(settings: Settings) -> None:
     Raises:
         EarmarkError: see :func:`find`.
     """
-    find(whisper(settings.asr))
+    find_whisper(settings.asr)
     find_classifier(settings.classify)
 
 
@@ -135,6 +136,17 @@ def find(model: Model) -> Found:
     for damage in snapshot.damage(by_size=True):
         raise SetupError(_remedy(model, snapshot, damage))
     return Found(str(snapshot.folder), snapshot.commit)
+
+
+def find_whisper(asr: AsrSettings) -> Found:
+    """Where the model that transcribes lies.
+
+    Raises:
+        SetupError: as :func:`find`, and as :func:`earmark.models.whisper_files.check_whisper`.
+    """
+    found = find(whisper(asr))
+    check_whisper(Path(found.folder))
+    return found
 
 
 def find_classifier(classify: ClassifySettings) -> tuple[Found, Found | None]:
@@ -188,16 +200,23 @@ def inspect_all(settings: Settings, by_size: bool) -> list[Condition]:
         As :func:`inspect`, for each model.
     """
     found = [each for model in named_in(settings) for each in inspect(model, by_size)]
-    if any(each.problem for each in found if each.key.startswith("classify.")):
-        return found
-    try:
-        find_classifier(settings.classify)
-    except SetupError as error:
-        problem = str(error)
-        at_fault = max(
-            (each.key for each in found if problem.startswith(each.key)), default="classify.model"
-        )
-        return [replace(each, problem=problem) if each.key == at_fault else each for each in found]
+    for section, check in (
+        ("asr", lambda: find_whisper(settings.asr)),
+        ("classify", lambda: find_classifier(settings.classify)),
+    ):
+        if any(each.problem for each in found if each.key.startswith(f"{section}.")):
+            continue
+        try:
+            check()
+        except SetupError as error:
+            problem = str(error)
+            at_fault = max(
+                (each.key for each in found if problem.startswith(each.key)),
+                default=f"{section}.model",
+            )
+            found = [
+                replace(each, problem=problem) if each.key == at_fault else each for each in found
+            ]
     return found
 
 

@@ -7,12 +7,14 @@ WhisperX's (a test compares them).  Where windows come from and which belong tog
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from earmark.errors import SetupError
-from earmark.models.inventory import find, whisper
+from earmark.models.inventory import find_whisper
+from earmark.models.whisper_files import check_mels
 from earmark.settings import AsrSettings
 from earmark.speech.decoding import DECODING
 from earmark.speech.preparation import Features
@@ -57,7 +59,8 @@ class Recogniser:
         """Load the model.
 
         Raises:
-            EarmarkError: the model, the device, the number format or the language is not there.
+            SetupError: the model, the device, the number format or the language is not there, or
+                the model's mel bands are not those that its folder asks for.
         """
         if settings.device == "cuda":
             import torch  # noqa: F401  # loads CUDA's libraries, which CTranslate2 would not find
@@ -70,7 +73,7 @@ class Recogniser:
                 "repair the driver, or set asr.device and classify.device to 'cpu', "
                 "asr.compute_type to 'int8' and classify.quantization to null"
             )
-        folder = find(whisper(settings)).folder
+        folder = find_whisper(settings).folder
         try:
             self._model = faster_whisper.WhisperModel(
                 folder,
@@ -88,7 +91,7 @@ class Recogniser:
                 f"({' '.join(str(error).split())}); check asr.model, asr.device, "
                 "asr.compute_type and asr.language in the config"
             ) from error
-        self.mels = int(self._model.feat_kwargs.get("feature_size", 80))
+        self.mels = check_mels(Path(folder), int(self._model.model.n_mels))
         self._given = None if language is None else Language(language, 1.0)
         self._beam_size = settings.beam_size
 

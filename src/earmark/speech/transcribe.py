@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 
 from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.gpu import GpuWatch
-from earmark.models.inventory import find, whisper
+from earmark.models.inventory import find_whisper
 from earmark.names import ASR_FACTS
 from earmark.progress import AudioProgress
 from earmark.settings import AsrSettings
@@ -122,7 +122,7 @@ def transcribe_archive(
     origin = read_provenance(manifest)
     members = read_table(manifest, MANIFEST)
     clips = clips_of(members, volume_root)
-    revision = find(whisper(settings)).revision if clips else None
+    revision = find_whisper(settings).revision if clips else None
     decisive = {name: getattr(settings, name) for name in ASR_FACTS if name != "revision"}
     key = fingerprint(manifest, decisive | {"revision": revision})
     kept = Checkpoint(checkpoint, TRANSCRIPTS, key, settings.checkpoint_seconds)
