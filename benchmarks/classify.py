@@ -207,7 +207,7 @@ def compare(
 
 def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
     """Tell how long each step of ours takes; returns the exit status."""
-    from earmark.policy import language_model, prefix_attention
+    from earmark.policy import language_model, prefix_attention, prompt_tokens
 
     ours = Ours(settings)
     policy = cut_policy(ours.classifier.model.tokenizer, policy_tokens)
@@ -231,7 +231,7 @@ def profile(settings: ClassifySettings, number: int, policy_tokens: int) -> int:
 
     model: Any = ours.classifier.model
     told("the policy", language_model.LanguageModel, "begin")
-    told("tokens", language_model.LanguageModel, "encode")
+    told("tokens", prompt_tokens.SafeTokenizer, "encode")
     for layer in model._model.model.layers:
         told("feed-forward", layer.mlp, "forward")
         told("attention, projections", layer.self_attn, "forward")

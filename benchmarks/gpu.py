@@ -349,8 +349,9 @@ def _judge(
     ours = classify.Ours(settings)
     model = ours.classifier.model
     policy = classify.cut_policy(model.tokenizer, policy_tokens)
-    before, after = (len(model.encode(part)) for part in prompt_around(policy.text))
-    lengths = [len(model.encode(one_line(content))) + after for content in contents]
+    encode = model.safe_tokenizer.encode
+    before, after = (len(encode(part)) for part in prompt_around(policy.text))
+    lengths = [len(encode(one_line(content))) + after for content in contents]
     ours.scores(policy, contents[: settings.batch_size])
     scores, seconds, gpu = _watched(settings.device, lambda: ours.scores(policy, contents))
     if None in scores:

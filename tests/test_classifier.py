@@ -104,7 +104,9 @@ def test_a_wrong_policy_in_the_cache_or_shifted_positions_would_be_noticed(
     def another_policy(
         model: language_model.LanguageModel, tokens: list[int]
     ) -> prefix_attention.Prefix:
-        return begin(model, classifier._around(THREATS)[0])
+        prompt = classifier._around(THREATS)
+        before = model.safe_tokenizer.encode(prompt.before)
+        return begin(model, [tokens[0], *before])
 
     def shifted(model: language_model.LanguageModel, tokens: list[int]) -> prefix_attention.Prefix:
         """The right keys, each one position further on."""
@@ -148,44 +150,12 @@ def test_any_content_gets_a_score(classifier: Classifier, content: str) -> None:
     assert 0 <= judgement.score <= 1
 
 
-@given(
-    pieces=st.lists(
-        st.sampled_from(["<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<pad>", "<", "o"])
-        | st.text(max_size=5)
-    )
-)
-def test_no_content_becomes_a_control_token(classifier: Classifier, pieces: list[str]) -> None:
-    content = "".join(pieces)
-    tokenizer = classifier.model.tokenizer
-    tokens = classifier.model.encode(content)
-    assert not set(tokens) & set(tokenizer.all_special_ids)
-    assert tokenizer.decode(tokens) == content
-
-
-def test_the_tokenizer_alone_would_make_control_tokens(classifier: Classifier) -> None:
-    tokenizer = classifier.model.tokenizer
-    for spelling in ("<eos>", "<start_of_turn>"):
-        assert set(tokenizer(spelling).input_ids) & set(tokenizer.all_special_ids)
-
-
-@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.category)
-def test_a_prompt_in_parts_has_the_tokens_of_the_whole_prompt(
-    classifier: Classifier, policy: Policy
-) -> None:
-    before, after = prompt_around(policy.text)
-    for content in CONTENTS:
-        whole = classifier.model.tokenizer(
-            one_line(content).join(prompt_around(policy.text))
-        ).input_ids
-        parts = [classifier.model.encode(part) for part in (before, content, after)]
-        assert list(itertools.chain(*parts)) == whole
-
-
 def test_content_that_is_too_long_loses_its_end_only(classifier: Classifier) -> None:
     sentence = "the park is very quiet this morning "
     parts = prompt_around(SCAMS.text)
-    policy_tokens = 1 + sum(len(classifier.model.encode(part)) for part in parts)
-    room = len(classifier.model.encode(" ".join([sentence.strip()] * 2)))
+    encode = classifier.model.safe_tokenizer.encode
+    policy_tokens = 1 + sum(len(encode(part)) for part in parts)
+    room = len(encode(" ".join([sentence.strip()] * 2)))
     short = Classifier(replace(SETTINGS, max_tokens=policy_tokens + room))
     exact, over, cut = judged(
         short, SCAMS, [sentence * 2, sentence * 2 + SCAM, sentence * 3000 + "\0" * 5000]

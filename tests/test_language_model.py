@@ -15,11 +15,13 @@ from earmark.models.classifier_files import MODEL_TYPES, check_base
 from earmark.models.inventory import Found
 
 if TYPE_CHECKING:
+    import families
     import torch
     import transformers
 
     from earmark.policy import language_model, prefix_attention
 else:
+    families = OnDemand("families")
     torch = OnDemand("torch")
     transformers = OnDemand("transformers")
     language_model = OnDemand("earmark.policy.language_model")
@@ -35,29 +37,6 @@ PREFIX = [RANDOM.randrange(10, 2000) for _ in range(30)]
 TEXTS = [[RANDOM.randrange(10, 2000) for _ in range(n)] for n in (1, 3, 24, 25, 7)]
 WORDS = [17, 1000, 3]
 KINDS = ["gemma", "gemma2", "llama", "mistral", "qwen2", "qwen3"]
-
-
-def random_model(folder: Path, kind: str) -> Path:
-    """A tiny model of a type, with random weights large enough to tell attention apart."""
-    torch.manual_seed(3)
-    config = transformers.AutoConfig.for_model(
-        kind,
-        vocab_size=2048,
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        sliding_window=WINDOW,
-        use_sliding_window=True,
-        max_window_layers=2,
-    )
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(DEMO).save_pretrained(folder)
-    return folder
 
 
 class Whole:
@@ -76,7 +55,9 @@ class Whole:
 
 @pytest.fixture(scope="module", params=KINDS)
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_model(tmp_path_factory.mktemp(request.param), request.param)
+    return families.random_model(
+        tmp_path_factory.mktemp(request.param), request.param, "demo", sliding_window=WINDOW
+    )
 
 
 @pytest.fixture(scope="module")

@@ -235,5 +235,5 @@ def test_on_the_cpu_no_layer_is_moved_once_the_adapter_is_there(
     assert len(moved) == 1
     for quantization in QUANTIZATIONS:
         settings = replace(SETTINGS, quantization=quantization)
-        assert Classifier(settings).model.encode(SCAM)
+        assert Classifier(settings).model.safe_tokenizer.encode(SCAM)
     assert len(moved) == 1

@@ -24,7 +24,14 @@ from earmark.errors import SetupError
 from earmark.gpu import HalvingBatch, ran_out_of_memory
 from earmark.models.inventory import find_classifier
 from earmark.policy.json_answers import UnreadableError, read_answer
-from earmark.policy.policies import Policy, json_prompt_around, one_line, prompt_around
+from earmark.policy.policies import (
+    HEADING,
+    Policy,
+    json_prompt_around,
+    one_line,
+    prompt_around,
+)
+from earmark.policy.prompt_tokens import ALONE, Prompt, SharedPrompts, Split
 from earmark.settings import ClassifySettings
 
 if TYPE_CHECKING:  # PyTorch and Transformers take seconds to import, which only a model needs
@@ -97,13 +104,11 @@ class Classifier:
                 f"classify.max_tokens is {settings.max_tokens}, but {settings.model} reads at "
                 f"most {self.model.longest} tokens; lower it"
             )
-        self._begin = [self.model.tokenizer.bos_token_id]
-        if self._begin == [None]:
-            self._begin = []
         if settings.answer == "logits":
             self._words = [self._answer_token(answer) for answer in ("0", "1")]
         else:
             self._around(Policy("none", "none", "none", "none"))  # so that its faults show at once
+        self._near, self._known = ALONE, dict[str, "array[int]"]()
         tokens = settings.batch_size * settings.max_tokens
         self._batches = HalvingBatch(tokens, "classify.batch_size")
 
@@ -121,45 +126,68 @@ class Classifier:
                 (:func:`earmark.policy.policies.one_line`).
 
         Yields:
-            The index of a content and its classification, each once, the longest contents first.
+            The index of a content and its classification, each once.
 
         Raises:
             SetupError: the policy leaves no room for content within ``max_tokens``.
             EarmarkError: the GPU's memory is too small.
         """
-        before, after = self._around(policy)
+        around = self._around(policy)
+        prompts = SharedPrompts(self.model.safe_tokenizer, around, HEADING)
+        bos = self.model.tokenizer.bos_token_id
+        # A chat template begins the text by itself.
+        first = [] if around.is_trusted or bos is None else [bos]
         written = self.settings.max_new_tokens if self.settings.answer == "json" else 0
-        room = self.settings.max_tokens - len(before) - len(after) - written
-        if room < 1:
+        most = self.settings.max_tokens - len(first) - written
+        if prompts.least > most:
             raise SetupError(
-                f"policy {policy.category} fills {self.settings.max_tokens - room} of the "
-                f"{self.settings.max_tokens} tokens of a prompt; shorten it or raise "
+                f"policy {policy.category} fills {self.settings.max_tokens - most + prompts.least} "
+                f"of the {self.settings.max_tokens} tokens of a prompt; shorten it or raise "
                 "classify.max_tokens"
             )
-        # As arrays: a list of Python's integers takes ten times the memory.
-        bodies = [array("i", self.model.encode(one_line(content))) for content in contents]
-        (prefix,) = self._batches.run(lambda _: [self.model.begin(before)], [before], len(before))
+        splits = [
+            prompts.split(content, self._tokens_of(content, prompts), most)
+            for content in map(one_line, contents)
+        ]
+        shared = [n for n, split in enumerate(splits) if split.begin is prompts.begin]
+        others = [[n] for n, split in enumerate(splits) if split.begin is not prompts.begin]
+        for indices in [shared, *others] if shared else others:
+            yield from self._judge(policy, first, indices, [splits[index] for index in indices])
+
+    def _judge(
+        self, policy: Policy, first: list[int], indices: Sequence[int], splits: Sequence[Split]
+    ) -> Iterator[tuple[int, Classification]]:
+        """Judge contents whose prompts begin alike."""
+        begin = [*first, *splits[0].begin]
+        (prefix,) = self._batches.run(lambda _: [self.model.begin(begin)], [begin], len(begin))
         ask = partial(self._score if self.settings.answer == "logits" else self._read, prefix)
-        lengths = [min(len(body), room) + len(after) for body in bodies]
+        lengths = [len(split.rest) for split in splits]
         groups = batches(lengths, len(prefix), self.settings.batch_size, self.settings.max_tokens)
         for group in groups:
-            batch = [[*bodies[index][:room], *after] for index in group]
+            batch = [splits[each].rest for each in group]
             asked = self._batches.run(ask, batch, weight=max(map(len, batch)))
-            for index, classification in zip(group, asked, strict=True):
-                if len(bodies[index]) > room:
+            for each, classification in zip(group, asked, strict=True):
+                if splits[each].truncated:
                     classification = classification._replace(truncated=True)
                 if classification.raw_response is not None:
                     classification = _parsed(classification, policy.category)
-                yield index, classification
+                yield indices[each], classification
 
-    def _around(self, policy: Policy) -> tuple[list[int], list[int]]:
-        """Tokens before and after the content."""
+    def _tokens_of(self, content: str, prompts: SharedPrompts) -> "array[int]":
+        """Tokens of a content, made once for all policies that are asked with the same words."""
+        if prompts.near != self._near:
+            self._near, self._known = prompts.near, {}
+        if content not in self._known:
+            self._known[content] = prompts.tokens_near(content)
+        return self._known[content]
+
+    def _around(self, policy: Policy) -> Prompt:
+        """What stands around each content."""
         if self.settings.answer == "logits":
-            before, after = prompt_around(policy.text)
-            return self._begin + self.model.encode(before), self.model.encode(after)
+            return Prompt(*prompt_around(policy.text))
         before, after = json_prompt_around(policy)
         if self.model.tokenizer.chat_template is None:
-            return self._begin + self.model.encode(before), self.model.encode(after)
+            return Prompt(before, after)
         here = "(the content)"
         try:
             prompt = self.model.tokenizer.apply_chat_template(
@@ -181,8 +209,7 @@ class Classifier:
                 f"the chat template of {self.settings.model} changes what a user says; choose "
                 "another model for classify.answer: json"
             )
-        encode = partial(self.model.encode, is_trusted=True)
-        return encode(before), encode(after)
+        return Prompt(before, after, is_trusted=True)
 
     def _score(self, prefix: "Prefix", texts: Sequence[Sequence[int]]) -> list[Classification]:
         """Probability of "1" over "0" after each prompt."""
@@ -207,13 +234,15 @@ class Classifier:
         ]
 
     def _answer_token(self, answer: str) -> int:
-        tokens = self.model.encode(answer)
-        if len(tokens) != 1 or tokens[0] == self.model.tokenizer.unk_token_id:
+        # Behind a prompt, as some tokenizers put a blank before the first word of a text.
+        before, after = prompt_around("policy")
+        tokens = self.model.safe_tokenizer.encode("content", Prompt(before, after + answer))
+        if self.model.tokenizer.decode(tokens[-1:]) != answer:
             raise SetupError(
                 f"{self.settings.model} has no single token for the answer {answer!r}; CoPE's "
                 "prompt needs a model whose tokenizer does, such as Gemma-2"
             )
-        return tokens[0]
+        return tokens[-1]
 
 
 #: A model whose numbers overflowed.

@@ -9,7 +9,6 @@ tokens would not fit a GPU.
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from transformers import (
 from earmark.errors import SetupError
 from earmark.models.inventory import Found
 from earmark.policy.prefix_attention import NAME, PADDING, Prefix, Rest
+from earmark.policy.prompt_tokens import SafeTokenizer
 
 #: Stands for no token, behind what a model wrote.
 _NOTHING = -1
@@ -53,6 +53,7 @@ class LanguageModel:
     Attributes:
         longest: Most tokens that it can read.
         tokenizer: Transformers' tokenizer.
+        safe_tokenizer: The same for texts from outside.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class LanguageModel:
         config: Any = AutoConfig.from_pretrained(base.folder)
         self.longest: int = config.max_position_embeddings
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)
+        self.safe_tokenizer = SafeTokenizer(self.tokenizer)
         _check_shapes(base.folder, config)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
@@ -114,25 +116,6 @@ class LanguageModel:
             model = adapted.merge_and_unload() if quantization is None else inner
         self._model = model.eval()
         self._device = device
-        self._inside_control = _inside_control_tokens(self.tokenizer)
-
-    def encode(self, text: str, *, is_trusted: bool = False) -> list[int]:
-        """Tokens of a text.
-
-        A text that spells a control token ("<eos>") is tokenized in two pieces, so that the
-        tokenizer never sees the spelling whole; its own switch (``split_special_tokens``)
-        would let through those of Gemma's that are not declared special.
-
-        Args:
-            text: The text.
-            is_trusted: Whether spelt control tokens become such, as in a chat template.
-        """
-        pieces = [text] if is_trusted else self._inside_control.split(text)
-        return [
-            token
-            for piece in pieces
-            for token in self.tokenizer(piece, add_special_tokens=False).input_ids
-        ]
 
     def begin(self, tokens: Sequence[int]) -> Prefix:
         """Compute the beginning that texts share.
@@ -376,19 +359,4 @@ def quantization_config(name: str | None, dtype: torch.dtype) -> BitsAndBytesCon
         # QLoRA's choice; bitsandbytes' own default is FP4 that is multiplied in float32.
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def _inside_control_tokens(tokenizer: Any) -> re.Pattern[str]:
-    """The places after the first character of every spelt control token.
-
-    Control tokens are all that was added to the vocabulary beside text, except runs of
-    white space, which Gemma adds too and which stand for themselves.
-    """
-    spellings = [token for token in tokenizer.get_added_vocab() if token.strip(" \t\n\r▁")]
-    spellings = [token for token in spellings if len(token) > 1]
-    if not spellings:
-        return re.compile(r"(?!)")
-    return re.compile(
-        "|".join(f"(?<={re.escape(each[0])})(?={re.escape(each[1:])})" for each in spellings)
     )

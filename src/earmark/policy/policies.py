@@ -40,6 +40,8 @@ ANSWER
 ======
 
 """
+#: What stands between policy and content, in both prompts.
+HEADING = PROMPT.partition("{policy}")[2].partition("{content}")[0]
 PROMPT_SHA256 = hashlib.sha256(PROMPT.encode()).hexdigest()
 
 #: What an instruction-tuned model is asked: the first design's question, one policy at a time.
@@ -185,8 +187,7 @@ def prompt_sha256(answer: str) -> str:
 def prompt_around(policy_text: str) -> tuple[str, str]:
     """The prompt before and after the content.
 
-    All contents of a policy share both parts, so they need tokenizing once only, and
-    content can be cut to length without touching them.
+    Content can be cut to length without touching them.
     """
     before, after = PROMPT.split("{content}")
     return before.replace("{policy}", policy_text), after
