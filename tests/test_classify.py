@@ -125,6 +125,9 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
     assert json.loads(provenance.pop("policy_sha256")) == {
         policy.category: policy.sha256 for policy in POLICIES
     }
+    checked = json.loads(provenance.pop("self_check"))
+    assert checked.keys() == {policy.category for policy in POLICIES}
+    assert all(each["flagged"] > 0.9 > 0.1 > each["not_flagged"] for each in checked.values())
     for package in ("version", "transformers", "peft"):
         assert provenance.pop(package)[0].isdigit()
     assert provenance == {

@@ -7,7 +7,9 @@ is decides what the model writes.  Everything else is as with any instruction-tu
 
 from __future__ import annotations
 
+import json
 import shutil
+from dataclasses import replace as replace_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ from earmark import REPOSITORY
 from earmark.errors import SetupError
 from earmark.policy.classifier import Classifier
 from earmark.policy.classify import classify_archive
-from earmark.policy.policies import JSON_PROMPT_SHA256, load_policies
+from earmark.policy.policies import JSON_PROMPT_SHA256, Examples, load_policies
 from earmark.settings import ClassifySettings
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
 
@@ -34,7 +36,11 @@ else:
 
 pytestmark = pytest.mark.slow
 
-POLICIES = load_policies(REPOSITORY / "config" / "policies", ["harassment", "scams"])
+#: What the model writes names the category, so that it has a right answer about scams alone.
+POLICIES = [
+    replace_fields(policy, examples=Examples("yes", "no") if policy.category == "scams" else None)
+    for policy in load_policies(REPOSITORY / "config" / "policies", ["harassment", "scams"])
+]
 #: Behind each last word, what the model writes.
 CHAINS = {
     "yes": ['{"flagged": true,', '"score": 0.9,', '"category": "scams"}'],
@@ -132,7 +138,23 @@ def test_each_clip_gets_what_the_model_wrote_about_it(
         "perhaps": ("unparsed", None, None),
     }
     assert {row["answer"] for row in rows} == {"json"}
-    assert read_provenance(tmp_path / "classes")["prompt_sha256"] == JSON_PROMPT_SHA256
+    provenance = read_provenance(tmp_path / "classes")
+    assert provenance["prompt_sha256"] == JSON_PROMPT_SHA256
+    assert json.loads(provenance["self_check"]) == {
+        "harassment": None,
+        "scams": {"flagged": 0.9, "not_flagged": 0.2},
+    }
+
+
+def test_a_model_that_writes_nothing_readable_about_an_example_fails_the_self_check(
+    tmp_path: Path, settings: ClassifySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prose = replace_fields(POLICIES[1], examples=Examples("prose", "no"))
+    monkeypatch.setattr("test_json_answers.POLICIES", [POLICIES[0], prose])
+    with pytest.raises(
+        SetupError, match=r"flagged, 'prose', \(unreadable answer: there is no JSON"
+    ):
+        classify(tmp_path, settings, ["yes"])
 
 
 def test_an_unparsed_answer_is_kept_as_the_model_wrote_it_with_the_reason(

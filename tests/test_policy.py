@@ -8,8 +8,10 @@ from earmark import REPOSITORY
 from earmark.errors import EarmarkError
 from earmark.policy.policies import (
     PROMPT,
+    Examples,
     Policy,
     load_policies,
+    not_checked,
     one_line,
     prompt_around,
     set_sha256,
@@ -183,3 +185,50 @@ def test_the_digest_of_a_set_changes_with_its_members_but_not_their_order(folder
     assert set_sha256([noise, silence]) != set_sha256([noise])
     renamed = Policy("quiet", silence.title, silence.text, silence.sha256)
     assert set_sha256([noise, silence]) != set_sha256([noise, renamed])
+
+
+EXAMPLES = """\
+noise:
+  flagged: boom
+  not_flagged: hush
+"""
+
+
+def test_examples_stand_beside_the_policies_and_are_no_part_of_what_the_set_is(
+    folder: Path,
+) -> None:
+    before = load_policies(folder)
+    assert not_checked(before) == (
+        "the classifier can't be checked by policies without examples in examples.yaml "
+        "(docs/policies.md): noise, silence"
+    )
+    (folder / "examples.yaml").write_text(EXAMPLES)
+    noise, silence = load_policies(folder)
+    assert noise.examples == Examples("boom", "hush")
+    assert silence.examples is None
+    assert set_sha256(before) == set_sha256([noise, silence])
+    assert not_checked([noise]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (EXAMPLES.replace("noise:", "noises:"), "examples of noises, for which there is no policy"),
+        ("noise: {flagged: boom}", "missing required field `not_flagged`"),
+        (EXAMPLES + "  perhaps: bum\n", "unknown field `perhaps`"),
+        (EXAMPLES.replace("boom", "yes"), "Expected `str`, got `bool`"),
+        (EXAMPLES.replace("boom", "'  '"), "an example of noise without words"),
+        (EXAMPLES + EXAMPLES, "'noise' is given twice"),
+        ("[" * 5000, "can't be read"),
+        ("- noise", "can't be read"),
+    ],
+)
+def test_examples_that_cannot_be_meant_are_refused(folder: Path, text: str, reason: str) -> None:
+    (folder / "examples.yaml").write_text(text)
+    message = refusal(folder)
+    assert str(folder / "examples.yaml") in message
+    assert reason in message
+
+
+def test_each_of_our_policies_has_an_example_of_each_side() -> None:
+    assert not_checked(load_policies(OURS)) is None

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from place import HOUR, Place, member
 from slurm_cluster import SlurmCluster, slurm_cluster
 
-from earmark import configuration, locks, receipts
+from earmark import REPOSITORY, configuration, locks, receipts
 from earmark.clock import next_deadline
 from earmark.driver import slurm
 from earmark.driver.stages import stage
@@ -661,6 +661,20 @@ def test_metrics_take_the_place_of_the_former_ones_and_leave_nothing_beside_them
     assert "only reads files whose names end in .prom" in capsys.readouterr().err
 
 
+def test_policies_that_cannot_show_a_wrong_classifier_are_told_as_long_as_they_are(
+    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policies = tmp_path / "policies"
+    shutil.copytree(REPOSITORY / "config/policies", policies)
+    place.configure(classify={"policies": str(policies)})
+    assert place.status().not_checked is None
+    (policies / "examples.yaml").unlink()
+    assert place.show() == 0
+    assert "the classifier can't be checked by policies without examples" in capsys.readouterr().out
+    shutil.rmtree(policies)
+    assert place.status().not_checked is None  # a run would tell more
+
+
 EMPTY = Status(
     observed_at="2026-11-24T10:00:00+00:00",
     source="/source",
@@ -683,4 +697,5 @@ EMPTY = Status(
         *(6.0, None, None, "unknown", "nothing"),
     ),
     room=status_module.Room(1, 50.0, [], "half full"),
+    not_checked=None,
 )

@@ -13,6 +13,7 @@ import pytest
 from demo_classifier import ADAPTER, BASE, SCAM, SETTINGS
 from msgspec.structs import replace
 from on_demand import OnDemand
+from weights import Weights, change_weights
 
 from earmark.errors import SetupError
 from earmark.models.inventory import find_classifier, inspect_all
@@ -32,19 +33,12 @@ else:
 
 pytestmark = pytest.mark.slow
 
-Weights = dict[str, "torch.Tensor"]
 QUANTIZATIONS = [None, "8bit", "4bit"]
 
 
 def folder_like(original: Path, folder: Path) -> Path:
     shutil.copytree(original, folder / original.name)
     return folder / original.name
-
-
-def change_weights(file: Path, change: Callable[[Weights], Weights]) -> None:
-    from safetensors.torch import load_file, save_file
-
-    save_file(change(load_file(file)), file, {"format": "pt"})
 
 
 def change_config(file: Path, **changes: object) -> None:

@@ -257,7 +257,8 @@ class ClassifySettings(_Section, frozen=True):
     Attributes:
         policy: Name of the policy set; part of the path of every classification. Editing a policy
             or changing a threshold under an old name is refused.
-        policies: Folder with one written policy (`{category}.md`) per category.
+        policies: Folder with one written policy (`{category}.md`) per category, and
+            [examples](../docs/policies.md#examples) that the model is checked by.
         categories: Categories to apply, or null for every file in the folder.
         model: The base model: a hub name or a folder.
         revision: The commit that the base model is pinned to, as `asr.revision`.

@@ -1,16 +1,19 @@
 """What is checked before anything is begun, without loading a model or asking a server."""
 
 import datetime
+import logging
 from pathlib import Path
 
 from earmark.clock import next_deadline
 from earmark.errors import EarmarkError
 from earmark.models.inventory import check_models
 from earmark.names import asr_name, policy_set_name
-from earmark.policy.policies import load_policies, prompt_sha256, texts_of
+from earmark.policy.policies import load_policies, not_checked, prompt_sha256, texts_of
 from earmark.settings import Settings
 from earmark.speech.decoding import DECODING_FACTS
 from earmark.volume import Volume
+
+logger = logging.getLogger(__name__)
 
 
 def check_inputs(settings: Settings) -> None:
@@ -31,6 +34,8 @@ def check_inputs(settings: Settings) -> None:
             f"classify.thresholds names the category '{unknown[0]}', which has no policy in "
             f"{classify.policies}; known: {', '.join(policy.category for policy in policies)}"
         )
+    if without := not_checked(policies):
+        logger.warning(without)
     check_models(settings)
     volume = Volume.of(settings)
     asr_name(settings, volume, DECODING_FACTS).check()

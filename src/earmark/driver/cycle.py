@@ -31,6 +31,7 @@ from earmark.files import whole
 from earmark.ingest import catalogue
 from earmark.ingest.source import source_of
 from earmark.locks import HeldError, Lock
+from earmark.policy.policies import EXAMPLES_FILE
 from earmark.record.throughput import receipts_since
 from earmark.settings import Settings
 from earmark.volume import Volume
@@ -152,7 +153,8 @@ def _snapshot(settings: Settings, folder: Path) -> Path:
     """Copy the configuration and the policies, which jobs read when they start."""
     policies = folder / "policies"
     policies.mkdir(parents=True, exist_ok=True)
-    for path in Path(settings.classify.policies).glob("*.md"):
+    found = Path(settings.classify.policies)
+    for path in (*found.glob("*.md"), *found.glob(EXAMPLES_FILE)):
         shutil.copyfile(path, policies / path.name)
     classify = replace(settings.classify, policies=str(policies.resolve()))
     copied = msgspec.to_builtins(replace(settings, classify=classify))

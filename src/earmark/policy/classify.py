@@ -19,6 +19,7 @@ from earmark.gpu import GpuWatch
 from earmark.models.inventory import find_classifier
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy, prompt_sha256, set_sha256
+from earmark.policy.self_check import self_check
 from earmark.progress import AudioProgress
 from earmark.settings import ClassifySettings
 from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
@@ -52,7 +53,8 @@ def classify_archive(
         checkpoint: Folder for what is done, of this archive and stage alone; it stays.
 
     Raises:
-        EarmarkError: the transcripts or the model can't be read.
+        EarmarkError: the transcripts or the model can't be read, or the model judges the
+            policies' own examples wrongly.
         OSError: the system refused to read or write.
     """
     started = time.monotonic()
@@ -90,9 +92,9 @@ def classify_archive(
     )
     if asked:
         logger.info("%d of %d answers were done before", len(asked), len(clips) * len(policies))
-    gpu: dict[str, object] = {}
+    used: dict[str, object] = {}
     if any((clip["ordinal"], each.category) not in asked for clip in spoken for each in policies):
-        gpu = _classify(output.stem, spoken, policies, asked, kept, settings)
+        used = _classify(output.stem, spoken, policies, asked, kept, settings)
     rows = kept.table().sort_by([("ordinal", "ascending"), ("category", "ascending")])
     seconds = time.monotonic() - started
     write_table(
@@ -103,7 +105,7 @@ def classify_archive(
             **facts,
             "policy": policy_name,
             **{package: version(package) for package in ("transformers", "peft")},
-            **gpu,
+            **used,
             "seconds": round(seconds, 3),
             "archive_status": source.get("archive_status"),
             "archive_error": source.get("archive_error"),
@@ -134,29 +136,29 @@ def _classify(
     kept: Checkpoint,
     settings: ClassifySettings,
 ) -> dict[str, object]:
-    """Judge the clips that are not done; returns what was used of the GPU."""
+    """Judge the clips that are not done; returns what was used of the GPU, and the self-check."""
     classifier = Classifier(settings)
-    with (
-        GpuWatch(settings.device) as gpu,
-        AudioProgress(
+    with GpuWatch(settings.device) as gpu:
+        gpu.model_loaded(settings.model)
+        checked = self_check(classifier, policies)
+        with AudioProgress(
             f"classify {archive}",
             count=len(clips) * len(policies),
             seconds=sum(clip["speech_seconds"] or 0 for clip in clips),
             unit="answers",
-        ) as progress,
-    ):
-        gpu.model_loaded(settings.model)
-        for policy in policies:
-            todo = []
-            for clip in clips:
-                if (clip["ordinal"], policy.category) in asked:
-                    progress.skip((clip["speech_seconds"] or 0) / len(policies))
-                else:
-                    todo.append(clip)
-            for index, classification in classifier.judge(policy, [clip["text"] for clip in todo]):
-                kept.add([_row(todo[index], policy, classification, settings)])
-                progress.advance((todo[index]["speech_seconds"] or 0) / len(policies))
-    return gpu.facts()
+        ) as progress:
+            for policy in policies:
+                todo = []
+                for clip in clips:
+                    if (clip["ordinal"], policy.category) in asked:
+                        progress.skip((clip["speech_seconds"] or 0) / len(policies))
+                    else:
+                        todo.append(clip)
+                texts = [clip["text"] for clip in todo]
+                for index, classification in classifier.judge(policy, texts):
+                    kept.add([_row(todo[index], policy, classification, settings)])
+                    progress.advance((todo[index]["speech_seconds"] or 0) / len(policies))
+    return {**gpu.facts(), "self_check": json.dumps(checked)}
 
 
 def _row(

@@ -12,7 +12,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from earmark.errors import EarmarkError
+import msgspec
+import yaml
+
+from earmark import strict_yaml
+from earmark.errors import SetupError
 
 #: CoPE-A's prompt, letter for letter as on its model card
 #: (https://huggingface.co/zentropi-ai/cope-a-9b); there is no chat template.
@@ -71,6 +75,9 @@ Respond with JSON only: {"flagged": true or false, "score": 0.0 to 1.0, "categor
 """
 JSON_PROMPT_SHA256 = hashlib.sha256(JSON_PROMPT.encode()).hexdigest()
 
+#: Lies beside the policies of a set.
+EXAMPLES_FILE = "examples.yaml"
+
 _CATEGORY = re.compile(r"[a-z0-9-]+")
 _TITLE = re.compile(r"^# +(.+?) *$", re.MULTILINE)
 _LABELS_SECTION = re.compile(
@@ -79,6 +86,18 @@ _LABELS_SECTION = re.compile(
 _LABEL_WITH_INCLUDES = re.compile(
     r"^### +\S.*\n(?:(?!#{1,3} ).*\n)*?#### +Includes *\n\s*[-*] +\S", re.MULTILINE
 )
+
+
+class Examples(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A clear case on each side of a policy.
+
+    Attributes:
+        flagged: A text that falls under it.
+        not_flagged: A text that doesn't.
+    """
+
+    flagged: str
+    not_flagged: str
 
 
 @dataclass(frozen=True)
@@ -91,49 +110,77 @@ class Policy:
         text: The whole policy as it goes into the prompt, without surrounding
             blank lines, line breaks as line feeds.
         sha256: Of ``text`` in UTF-8, hexadecimal.
+        examples: What a classifier is checked by; no part of what the set is.
     """
 
     category: str
     title: str
     text: str
     sha256: str
+    examples: Examples | None = None
 
 
 def load_policies(folder: Path, categories: Collection[str] | None = None) -> tuple[Policy, ...]:
     """Read and check the policies of a folder, one ``{category}.md`` each.
 
     Args:
-        folder: The folder; files that don't end in ``.md`` are ignored.
+        folder: The folder; of files that don't end in ``.md`` only :data:`EXAMPLES_FILE` counts.
         categories: The categories to keep; None keeps all.
 
     Returns:
         The policies in the order of their categories' names.
 
     Raises:
-        EarmarkError: the folder is missing or holds no policy, a file is not a policy, or a
-            wanted category has no file.
+        SetupError: the folder is missing or holds no policy, a file is not a policy, a
+            wanted category has no file, or the examples can't be read or belong to no policy.
     """
     if not folder.is_dir():
-        raise EarmarkError(
+        raise SetupError(
             f"there is no folder of policies at {folder}; create it or correct its path"
         )
     files = {path.stem: path for path in sorted(folder.glob("*.md"))}
     if not files:
-        raise EarmarkError(f"{folder} holds no policy; add one as {folder}/{{category}}.md")
+        raise SetupError(f"{folder} holds no policy; add one as {folder}/{{category}}.md")
     if categories is None:
         categories = files
     elif unknown := sorted(set(categories) - set(files)):
-        raise EarmarkError(
+        raise SetupError(
             f"no policy for {', '.join(unknown)} in {folder}; known are {', '.join(files)}"
         )
     elif not categories:
-        raise EarmarkError(f"no category is chosen; choose among {', '.join(files)}")
-    return tuple(_read_policy(path) for stem, path in files.items() if stem in categories)
+        raise SetupError(f"no category is chosen; choose among {', '.join(files)}")
+    examples = _read_examples(folder / EXAMPLES_FILE)
+    if strangers := sorted(examples.keys() - files.keys()):
+        raise SetupError(
+            f"{folder / EXAMPLES_FILE} has examples of {', '.join(strangers)}, for which there is "
+            f"no policy in {folder}; known are {', '.join(files)}"
+        )
+    return tuple(
+        _read_policy(path, examples.get(stem)) for stem, path in files.items() if stem in categories
+    )
 
 
-def _read_policy(path: Path) -> Policy:
+def _read_examples(path: Path) -> dict[str, Examples]:
+    if not path.exists():
+        return {}
+    try:
+        said = strict_yaml.load(path.read_text(encoding="utf-8-sig"))
+        found = msgspec.convert(said, dict[str, Examples])
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise SetupError(
+            f"{path} can't be read ({reason}); for each policy it has the keys flagged and "
+            "not_flagged with a text each, as in config/policies/examples.yaml"
+        ) from error
+    for category, pair in found.items():
+        if not pair.flagged.strip() or not pair.not_flagged.strip():
+            raise SetupError(f"{path} has an example of {category} without words; write some")
+    return found
+
+
+def _read_policy(path: Path, examples: Examples | None) -> Policy:
     if not _CATEGORY.fullmatch(path.stem):
-        raise EarmarkError(
+        raise SetupError(
             f"{path} would make a category {path.stem!r}; rename it to lower-case letters, "
             "digits and hyphens"
         )
@@ -141,21 +188,21 @@ def _read_policy(path: Path) -> Policy:
         # utf-8-sig: an editor's byte order mark is not part of the policy.
         text = path.read_text(encoding="utf-8-sig").strip()
     except OSError as error:
-        raise EarmarkError(
+        raise SetupError(
             f"policy {path} can't be read ({error.strerror}); check that it is a readable file"
         ) from error
     except UnicodeDecodeError as error:
-        raise EarmarkError(f"policy {path} is not UTF-8 text; save it as UTF-8") from error
+        raise SetupError(f"policy {path} is not UTF-8 text; save it as UTF-8") from error
     if not text:
-        raise EarmarkError(f"policy {path} is empty; write it or remove the file")
+        raise SetupError(f"policy {path} is empty; write it or remove the file")
     section = _LABELS_SECTION.search(text + "\n")
     if section is None:
-        raise EarmarkError(
+        raise SetupError(
             f"policy {path} has no section '## Definition of Labels'; add it as in "
             "config/policies/scams.md"
         )
     if not _LABEL_WITH_INCLUDES.search(section["labels"]):
-        raise EarmarkError(
+        raise SetupError(
             f"policy {path} defines no label; under '## Definition of Labels' add a heading "
             "'### (XX): Name' and below it '#### Includes' with at least one '- ' line"
         )
@@ -165,6 +212,18 @@ def _read_policy(path: Path) -> Policy:
         title=title[1] if title else path.stem,
         text=text,
         sha256=hashlib.sha256(text.encode()).hexdigest(),
+        examples=examples,
+    )
+
+
+def not_checked(policies: Iterable[Policy]) -> str | None:
+    """Which policies have no example to check a classifier by, in a sentence; None if all have."""
+    without = [policy.category for policy in policies if policy.examples is None]
+    if not without:
+        return None
+    return (
+        f"the classifier can't be checked by policies without examples in {EXAMPLES_FILE} "
+        f"(docs/policies.md): {', '.join(without)}"
     )
 
 

@@ -23,8 +23,9 @@ from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, Catalogue
 from earmark.ingest.fetch import running_transfers
 from earmark.ingest.source import source_of
+from earmark.policy.policies import load_policies, not_checked
 from earmark.record.throughput import Finished, Rate, recent
-from earmark.settings import DiskSpaceLimits, Settings, SourceSettings
+from earmark.settings import ClassifySettings, DiskSpaceLimits, Settings, SourceSettings
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast, flagged_clips, forecast
 
@@ -166,6 +167,8 @@ class Status:
         database: Whether it answers.
         review: Whether noon is met.
         room: How full the volume is.
+        not_checked: Which policies can't show whether the classifier is loaded right, in a
+            sentence; None if all can.
     """
 
     observed_at: str
@@ -186,6 +189,7 @@ class Status:
     database: Database
     review: Forecast
     room: Room
+    not_checked: str | None
 
 
 def status(settings: Settings) -> Status:
@@ -237,7 +241,15 @@ def status(settings: Settings) -> Status:
         database=Database(flagged.problem is None, flagged.problem),
         review=forecast(settings.review, now, noon, flagged.answer),
         room=_room(volume.root, settings.room),
+        not_checked=_not_checked(settings.classify),
     )
+
+
+def _not_checked(classify: ClassifySettings) -> str | None:
+    try:
+        return not_checked(load_policies(Path(classify.policies), classify.categories))
+    except EarmarkError:  # told by whatever would run
+        return None
 
 
 def state_of_each(
