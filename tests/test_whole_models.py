@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from demo_classifier import ADAPTER, BASE, SCAM, SETTINGS
+from demo_classifier import ADAPTER, BASE, POLICIES, SCAM, SETTINGS
 from msgspec.structs import replace
 from on_demand import OnDemand
-from weights import Weights, change_weights
+from weights import Weights, change_weights, read_weights
 
 from earmark.errors import SetupError
 from earmark.models.inventory import find_classifier, inspect_all
@@ -193,11 +194,19 @@ def test_a_base_model_may_lie_anywhere_under_its_name(tmp_path: Path, called: st
     assert find_classifier(replace(SETTINGS, adapter=str(adapter)))
 
 
+def unsupported_and_without_weights(base: Path) -> None:
+    change_config(base / "config.json", model_type="mamba")
+    (base / "model.safetensors").unlink()
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda base: change_config(base / "config.json", model_type="mamba"), "of type 'mamba'"),
         (lambda base: (base / "model.safetensors").unlink(), "holds no weights"),
+        (lambda base: (base / "tokenizer.json").unlink(), "holds no tokenizer"),
+        (lambda base: os.truncate(base / "model.safetensors", 9999), "put the whole file there"),
+        (unsupported_and_without_weights, "of type 'mamba'"),
         (
             lambda base: (base / "model.safetensors").rename(base / "model.safetensors.index.json"),
             "can't be loaded",
@@ -216,6 +225,43 @@ def test_models_verify_finds_what_can_be_known_without_loading(
     assert found.key == "classify.model"
     assert re.search(reason, found.problem or "")
     assert adapter.problem is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda a: change_config(a / "adapter_config.json", peft_type="IA3"), "of the kind IA3"),
+        (lambda a: (a / "adapter_model.safetensors").unlink(), "holds no weights"),
+        (lambda a: os.truncate(a / "adapter_model.safetensors", 9999), "put the whole file there"),
+        (lambda a: (a / "adapter_config.json").write_text("[]"), "no JSON object"),
+    ],
+)
+def test_models_verify_names_the_adapter_where_it_is_at_fault(
+    tmp_path: Path, damage: Callable[[Path], object], reason: str
+) -> None:
+    adapter = folder_like(ADAPTER, tmp_path)
+    damage(adapter)
+    whisper = AsrSettings(model=str(BASE.parent / "whisper-demo"))
+    settings = Settings(asr=whisper, classify=replace(SETTINGS, adapter=str(adapter)))
+    _, base, found = inspect_all(settings, by_size=False)
+    assert base.problem is None
+    assert found.key == "classify.adapter"
+    assert reason in (found.problem or "")
+
+
+@pytest.mark.parametrize("quantization", QUANTIZATIONS)
+def test_a_base_model_that_was_saved_without_its_head_is_whole_as_for_transformers(
+    tmp_path: Path, quantization: str | None
+) -> None:
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(BASE)
+    base = folder_like(BASE, tmp_path)
+    model.model.save_pretrained(base)
+    assert not any(key.startswith("model.") for key in read_weights(base / "model.safetensors"))
+    change_config(base / "config.json", architectures=["Gemma2ForCausalLM"])
+    settings = replace(SETTINGS, model=str(base), quantization=quantization)
+    (whole,) = Classifier(replace(settings, model=str(BASE))).judge(POLICIES[1], [SCAM])
+    (headless,) = Classifier(settings).judge(POLICIES[1], [SCAM])
+    assert headless == whole
 
 
 def test_on_the_cpu_no_layer_is_moved_once_the_adapter_is_there(

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 Weights = dict[str, "torch.Tensor"]
 
 
-def change_weights(file: Path, change: Callable[[Weights], Weights]) -> None:
-    from safetensors.torch import load_file, save_file
+def read_weights(file: Path) -> Weights:
+    from safetensors.torch import load_file
 
-    save_file(change(load_file(file)), file, {"format": "pt"})
+    return load_file(file)
+
+
+def change_weights(file: Path, change: Callable[[Weights], Weights]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(change(read_weights(file)), file, {"format": "pt"})

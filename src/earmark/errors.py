@@ -21,7 +21,21 @@ class SetupError(EarmarkError):
     """Something is wrong with what all archives share: the configuration, a model, the schema.
 
     A person has to put it right, and no archive is to blame.
+
+    Attributes:
+        key: The configuration's key that names what is wrong, such as ``classify.adapter``; None
+            if there is none, or several.
     """
+
+    def __init__(self, message: str, key: str | None = None) -> None:
+        """Say what is wrong.
+
+        Args:
+            message: A sentence for a person.
+            key: See above.
+        """
+        super().__init__(message)
+        self.key = key
 
 
 _MOUNT = "the disk or its mount has failed: see `dmesg`, and mount it again"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Self, TypeVar
 
-from earmark.errors import EarmarkError
+from earmark.errors import SetupError
 from earmark.progress import SECONDS_BETWEEN_LINES
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class HalvingBatch:
             A result for each item, in their order.
 
         Raises:
-            EarmarkError: the memory does not suffice for a single item.
+            SetupError: the memory does not suffice for a single item.
         """
         results: list[R] = []
         while len(results) < len(items):
@@ -218,7 +218,7 @@ class HalvingBatch:
                 if not ran_out_of_memory(error):
                     raise
                 if len(batch) == 1:
-                    raise EarmarkError(
+                    raise SetupError(
                         f"the GPU's memory does not suffice for a batch of one ({error}); end "
                         "what else uses this GPU, or choose a smaller model or number format"
                     ) from error

@@ -23,9 +23,12 @@ from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
 from earmark.child import die_with_parent
+from earmark.errors import SetupError
 
 T = TypeVar("T")
 
+#: What a process says before its first task.
+_READY = b"ready\n"
 #: What a task's answer is: anything JSON can hold, and bytes.
 Answer = tuple[dict[str, Any], bytes]
 
@@ -56,7 +59,7 @@ class Worker:
         self._module, self._settings = module, json.dumps(settings)
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = threading.Lock()
-        self._is_stopped = False
+        self._is_stopped = self._is_ready = False
 
     def __enter__(self) -> Self:
         return self
@@ -82,6 +85,7 @@ class Worker:
             if self._is_stopped:
                 raise ChildProcessError("the process was stopped")
             if self._process is None:
+                self._is_ready = False
                 self._process = subprocess.Popen(
                     [sys.executable, "-P", "-m", self._module, str(os.getpid()), self._settings],
                     stdin=subprocess.PIPE,
@@ -112,6 +116,7 @@ class Worker:
             DiedError: the process died over it twice.
             OutOfTimeError: it computed for too long.
             TimeoutError: it wasn't done in ten times that on the clock, and trying again may help.
+            SetupError: the process can't get ready.
             OSError: the system refused something to the process, or to start it.
         """
         # A process may be killed for want of memory that others took: only what kills two of
@@ -140,7 +145,9 @@ class Worker:
         timer = threading.Timer(timeout_seconds, stop)
         timer.start()
         try:
-            answer = _exchange(process, task)
+            assert process.stdout is not None
+            self._is_ready = self._is_ready or process.stdout.readline() == _READY
+            answer = _exchange(process, task) if self._is_ready else None
         finally:
             timer.cancel()
         if answer is not None:
@@ -151,6 +158,11 @@ class Worker:
             raise TimeoutError(
                 errno.ETIMEDOUT,
                 f"{self._module} waited or was kept from computing for {timeout_seconds:g} seconds",
+            )
+        if code >= 0 and not self._is_ready:  # before it saw any task
+            raise SetupError(
+                f"{self._module} can't start (exit status {code}); what it said stands above: "
+                "something is wrong with the installation or with a model in it"
             )
         if code >= 0:  # Python's own: a broken installation, and no task's fault
             raise ChildProcessError(f"{self._module} ended with code {code}; see above")
@@ -236,6 +248,8 @@ def serve(parent: str, load: Callable[[], Callable[[dict[str, Any]], Answer]]) -
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     answer = load()
+    answers.write(_READY)
+    answers.flush()
     for line in sys.stdin:
         task = json.loads(line)
         # The kernel ends the process by SIGPROF when the time is up.

@@ -17,6 +17,9 @@ from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+#: What ends a stage without its archive being to blame; a missing library is missing to all.
+_BLAMELESS = (UnavailableError, SetupError, ImportError, KeyboardInterrupt)
+
 
 @contextmanager
 def stage(
@@ -87,7 +90,7 @@ def _counted(
         yield
     except BaseException as error:
         full = isinstance(error, OSError) and ran_out(error)
-        blameless = full or isinstance(error, UnavailableError | SetupError | KeyboardInterrupt)
+        blameless = full or isinstance(error, _BLAMELESS)
         reason = f"{type(error).__name__}: {error}"
         if isinstance(error, EarmarkError):
             reason = str(error)

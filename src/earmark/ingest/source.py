@@ -24,7 +24,7 @@ from typing import NoReturn, Protocol
 
 from rich.filesize import decimal
 
-from earmark.errors import EarmarkError, UnavailableError
+from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.settings import Settings
 
 _BILLION = 1_000_000_000
@@ -127,7 +127,10 @@ class FolderSource:
     def find(self, name: str) -> Listed | None:
         """What a file is now; see :class:`Source`."""
         with self._explained():
-            return _inspect(self.folder / name)
+            found = _inspect(self.folder / name)
+            if found is None:
+                self.folder.stat()  # it may be all of it that is gone
+            return found
 
     def copy(
         self, name: str, partial: Path, timeout_seconds: float, inherited: Sequence[int]
@@ -290,7 +293,7 @@ class SshSource:
         try:
             return _listed(record)
         except ValueError as error:
-            raise EarmarkError(
+            raise SetupError(
                 f"{self.host} answers {record[:80]!r} where a file's size, time and name were "
                 "expected; let no login script there print anything"
             ) from error
@@ -314,7 +317,7 @@ class SshSource:
     def _call(self, command: Sequence[str], given: bytes = b"") -> bytes:
         """Run a command on the host; returns what it printed."""
         if not self.ssh_config.is_file():
-            raise EarmarkError(
+            raise SetupError(
                 f"source.ssh_config names {self.ssh_config}, which is missing; create it, with a "
                 f"Host {self.host} in it, or name another, such as ~/.ssh/config"
             )
@@ -331,7 +334,7 @@ class SshSource:
             with process, _stopped_after(_ANSWER_SECONDS, process) as out_of_time:
                 answer = process.stdout.read(_LONGEST_ANSWER)
                 if len(answer) == _LONGEST_ANSWER:
-                    raise EarmarkError(f"{self.host} answers without end")
+                    raise SetupError(f"{self.host} answers without end")
             complaints.seek(0)
             said = _last_line(complaints.read().decode(errors="replace"))
         if out_of_time.is_set():
@@ -341,7 +344,7 @@ class SshSource:
         if process.returncode == _NO_CONNECTION or process.returncode < 0:
             raise SourceUnreachableError(f"{self.host} cannot be reached: {said}")
         if process.returncode != 0:
-            raise EarmarkError(
+            raise SetupError(
                 f"the folder {self.folder} of {self.host} cannot be used ({said}); "
                 "create it or correct source.directory in the config"
             )
@@ -398,7 +401,7 @@ def _rsync_words(words: Sequence[str]) -> str:
 
 def _require(program: str, package: str) -> None:
     if shutil.which(program) is None:
-        raise EarmarkError(
+        raise SetupError(
             f"the program {program} is missing, which source.kind ssh needs; "
             f"install it (on Debian: apt install {package})"
         )

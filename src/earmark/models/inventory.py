@@ -42,7 +42,7 @@ class Model:
     def files(self) -> tuple[str, ...]:
         """Files that every such model has; a library may ask the hub for one that is missing."""
         return {
-            "asr.model": ("model.bin", "tokenizer.json"),
+            "asr.model": ("model.bin", "config.json", "tokenizer.json"),
             "classify.model": ("config.json",),
             "classify.adapter": ("adapter_config.json",),
         }[self.key]
@@ -209,11 +209,7 @@ def inspect_all(settings: Settings, by_size: bool) -> list[Condition]:
         try:
             check()
         except SetupError as error:
-            problem = str(error)
-            at_fault = max(
-                (each.key for each in found if problem.startswith(each.key)),
-                default=f"{section}.model",
-            )
+            at_fault, problem = error.key or f"{section}.model", str(error)
             found = [
                 replace(each, problem=problem) if each.key == at_fault else each for each in found
             ]

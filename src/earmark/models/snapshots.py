@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 from huggingface_hub import constants
 
-from earmark.errors import EarmarkError
+from earmark.errors import SetupError
 from earmark.files import whole
 from earmark.progress import track
 
@@ -92,7 +92,7 @@ class Snapshot:
             revision: A commit; None takes the one that was fetched last without one.
 
         Raises:
-            EarmarkError: the list of its files is damaged.
+            SetupError: the list of its files is damaged.
         """
         path = _lists(repository) / f"{revision or UNPINNED}.json"
         try:
@@ -100,7 +100,7 @@ class Snapshot:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise EarmarkError(
+            raise SetupError(
                 f"{path}, which lists the files of {repository}, is damaged ({error}); remove it "
                 "and run `earmark models fetch`"
             ) from error

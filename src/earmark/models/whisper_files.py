@@ -28,9 +28,13 @@ def check_whisper(folder: Path) -> None:
     """Check that a model takes in the spectrograms that its folder asks for.
 
     Raises:
-        SetupError: ``model.bin`` is cut short or no Whisper model, or its mel bands are not those
-            of ``preprocessor_config.json``.
+        SetupError: ``model.bin`` is cut short or no Whisper model, its mel bands are not those
+            of ``preprocessor_config.json``, or a file is missing or empty of what CTranslate2
+            would do without.
     """
+    _check_config(folder / "config.json")
+    if not any(folder.glob("vocabulary.*")):
+        raise SetupError(f"asr.model: {folder} holds no vocabulary.json; put it there")
     file = folder / "model.bin"
     try:
         with file.open("rb") as model:
@@ -45,6 +49,20 @@ def check_whisper(folder: Path) -> None:
     if len(shapes.get(_FIRST_LAYER, ())) != 3:
         raise SetupError(f"asr.model: {file} is no Whisper model; choose another one")
     check_mels(folder, shapes[_FIRST_LAYER][1])
+
+
+def _check_config(path: Path) -> None:
+    """CTranslate2 loads a model without its configuration, and then suppresses no token."""
+    try:
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        lacking = sorted({"lang_ids", "suppress_ids"} - set(found))
+        if lacking:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except (OSError, ValueError, TypeError) as error:
+        raise SetupError(
+            f"asr.model: {path} can't be read ({error}); put the file there that belongs to the "
+            "model"
+        ) from error
 
 
 def check_mels(folder: Path, taken: int) -> int:

@@ -297,8 +297,11 @@ def _check_shapes(folder: str, config: Any) -> None:
     if not there:
         return  # pickled
     with torch.device("meta"):
-        wanted = dict(AutoModelForCausalLM.from_config(config).named_parameters())
-    shapes = {key: list(weight.shape) for key, weight in wanted.items()}
+        model = AutoModelForCausalLM.from_config(config)
+    prefix = model.base_model_prefix
+    if not any(key.startswith(prefix) for key in there):  # a model that was saved without its head
+        there = {f"{prefix}.{key}": shape for key, shape in there.items()}
+    shapes = {key: list(weight.shape) for key, weight in model.named_parameters()}
     told = {
         "missing_keys": list(shapes.keys() - there.keys()),
         "unexpected_keys": [],

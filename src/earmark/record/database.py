@@ -76,12 +76,12 @@ def connection_string(
             parameters = parse_dsn(config_url)
         except psycopg2.ProgrammingError:
             # libpq's own words may quote a password, so neither they nor the URL are shown.
-            raise EarmarkError(
+            raise SetupError(
                 "database.url of the configuration is not a PostgreSQL address; expected "
                 "postgresql://user@host:5432/database"
             ) from None
         if "password" in parameters:
-            raise EarmarkError(
+            raise SetupError(
                 "database.url of the configuration holds a password; take it out and " + _SECRETS
             )
         return make_dsn(**parameters | overrides, password=password)

@@ -32,7 +32,7 @@ from typing import Any
 
 from psycopg2.extensions import make_dsn
 
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, SetupError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def use(folder: Path, *, keep: bool = False) -> str:
             _ensure_running(folder)
             return _conninfo(folder)
     except PermissionError as error:
-        raise EarmarkError(
+        raise SetupError(
             f"the embedded database in {folder} belongs to another user ({error.filename}: "
             "permission denied); run as that user, or set database.url"
         ) from error
@@ -154,7 +154,7 @@ def _ensure_running(folder: Path) -> None:
                 return
             host = (folder / "host").read_text() if (folder / "host").exists() else ""
             if host not in ("", socket.gethostname()):
-                raise EarmarkError(
+                raise SetupError(
                     f"the embedded database in {folder} runs on {host} and serves only that "
                     "machine; set database.url to a PostgreSQL server that all nodes reach"
                 )
@@ -190,7 +190,7 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
     _children.append(server)
     while not _answers(folder):
         if server.poll() is not None:
-            raise EarmarkError(f"the embedded database did not start: {_last_words(data)}")
+            raise UnavailableError(f"the embedded database did not start: {_last_words(data)}")
         _give_up_after(deadline, folder)
 
 
@@ -221,7 +221,7 @@ def _initialise(data: Path, identity: dict[str, Any]) -> None:
         **_surroundings(identity),
     )
     if result.returncode:
-        raise EarmarkError(
+        raise SetupError(
             f"the embedded database could not be made in {data}: {result.stderr.strip()}"
         )
     fresh.rename(data)
@@ -253,7 +253,7 @@ def _answers(folder: Path) -> bool:
 
 def _give_up_after(deadline: float, folder: Path) -> None:
     if time.monotonic() > deadline:
-        raise EarmarkError(
+        raise UnavailableError(
             f"the embedded database in {folder} does not answer: {_last_words(folder / 'data')}"
         )
     time.sleep(0.05)
@@ -313,7 +313,7 @@ def _identity(data: Path) -> dict[str, Any]:
             )
             entry = pwd.getpwnam(_ROOT_STAND_IN)
         except (KeyError, FileNotFoundError) as error:
-            raise EarmarkError(
+            raise SetupError(
                 "PostgreSQL refuses to run as root, and no user embedded_postgres could be made "
                 "to run it; run as an ordinary user, or set database.url"
             ) from error

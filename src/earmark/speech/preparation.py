@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
 
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, SetupError
 from earmark.gpu import ran_out_of_memory
 from earmark.ingest.media import MediaError, decode_audio
 from earmark.speech.vad import SAMPLE_RATE, WINDOW_SECONDS, Audio, load_detector, merge
@@ -95,7 +95,13 @@ class _Preparer:
 
         torch.set_num_threads(1)
         self._vad, self._device = vad, device
-        self._detect = self._sparing_the_gpu(lambda: load_detector(vad, self._device))
+        try:
+            self._detect = self._sparing_the_gpu(lambda: load_detector(vad, self._device))
+        except Exception as error:
+            raise SetupError(
+                f"the model of asr.vad {vad!r}, which comes with the Python packages, can't be "
+                f"loaded ({error}); install them anew, or set asr.vad to the other one"
+            ) from error
 
     def windows(self, path: Path, mels: int) -> tuple[Window, ...]:
         """The windows of speech of a file.

@@ -85,7 +85,7 @@ class Recogniser:
             self._prompts: dict[str, list[int]] = {}
             if language is not None:
                 self._prompt(language)
-        except (ValueError, OSError, RuntimeError) as error:
+        except Exception as error:  # tokenizers raises nothing more particular
             raise SetupError(
                 f"the Whisper model '{settings.model}' cannot be loaded "
                 f"({' '.join(str(error).split())}); check asr.model, asr.device, "
