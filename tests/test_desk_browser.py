@@ -340,7 +340,7 @@ def test_two_people_differ_blindly_and_a_lead_settles_it_and_takes_the_decisions
     with lea.page.expect_download() as download:
         lea.page.get_by_role("button", name="Download").click()
     download.value.save_as(tmp_path / "decisions.csv")
-    with (tmp_path / "decisions.csv").open(newline="", encoding="utf-8") as file:
+    with (tmp_path / "decisions.csv").open(newline="", encoding="utf-8-sig") as file:
         rows = [(row["reviewer"], row["round"], row["verdict"]) for row in csv.DictReader(file)]
     assert rows == [
         ("ada", "first", "unsure"),

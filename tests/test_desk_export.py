@@ -149,7 +149,9 @@ def test_all_formats_hold_the_same(decided: str, tmp_path: Path) -> None:
         for row in table.to_pylist()
     ]
     assert found == rows
-    with exported(decided, tmp_path / "a.csv", "csv", days=1).open(newline="") as file:
+    with exported(decided, tmp_path / "a.csv", "csv", days=1).open(
+        newline="", encoding="utf-8-sig"
+    ) as file:
         cells = list(csv.DictReader(file))
     assert [row["decision_id"] for row in cells] == ["1", "2", "3", "4"]
     assert cells[1]["categories"] == "scams,threats"
@@ -158,7 +160,9 @@ def test_all_formats_hold_the_same(decided: str, tmp_path: Path) -> None:
 
 
 def test_no_cell_of_the_csv_is_a_formula(decided: str, tmp_path: Path) -> None:
-    with exported(decided, tmp_path / "a.csv", "csv").open(newline="") as file:
+    with exported(decided, tmp_path / "a.csv", "csv").open(
+        newline="", encoding="utf-8-sig"
+    ) as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["original_filename"] == "'=cmd|' /C calc'!A0"
     assert rows[0]["note"] == "'@SUM(1)"
@@ -183,8 +187,9 @@ def test_days_without_decisions_give_a_file_without_rows(
     assert (
         pq.read_table(exported(migrated_database, tmp_path / "a.parquet", "parquet")).num_rows == 0
     )
-    text = exported(migrated_database, tmp_path / "a.csv", "csv").read_text()
-    assert text.count("\n") == 1
+    text = exported(migrated_database, tmp_path / "a.csv", "csv").read_bytes()
+    assert text.count(b"\n") == 1
+    assert text.startswith(b'\xef\xbb\xbf"decision_id"')  # by which Excel knows UTF-8
 
 
 def test_only_a_clip_s_first_decision_that_stands_has_its_weight(

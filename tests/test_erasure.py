@@ -455,5 +455,7 @@ def test_the_command_only_shows_what_would_go_until_told_to_do_it(
     assert "was erased before; see logs/erasures.log" in capsys.readouterr().err
     assert cli.main(command) == 2
     assert "name a clip" in capsys.readouterr().err
-    with next(erasing.volume.root.glob("reports/*/queue.csv")).open(newline="") as file:
+    with next(erasing.volume.root.glob("reports/*/queue.csv")).open(
+        newline="", encoding="utf-8-sig"
+    ) as file:
         assert len(list(csv.DictReader(file))) == 4

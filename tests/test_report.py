@@ -22,7 +22,7 @@ from place import Place
 from earmark import REPOSITORY, cli, configuration, locks
 from earmark.errors import EarmarkError
 from earmark.record.database import connect
-from earmark.record.queue_files import read_queue, write_queue
+from earmark.record.queue_files import cell, read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.settings import ReviewSettings
 from earmark.tables import MANIFEST, NOT_TAKEN, read_table, write_table
@@ -280,7 +280,7 @@ def test_the_queue_is_the_same_in_both_files(busy: Place, conninfo: str) -> None
     assert [(row["id"], row["flag_score"]) for row in rows] == [
         (item.id, item.flag_score) for item in expected
     ]
-    with (page.parent / "queue.csv").open(newline="") as file:
+    with (page.parent / "queue.csv").open(newline="", encoding="utf-8-sig") as file:
         assert [int(row["id"]) for row in csv.DictReader(file)] == [item.id for item in expected]
 
 
@@ -303,12 +303,29 @@ def test_no_transcript_is_a_formula_for_a_spreadsheet(
     folder = tmp_path_factory.mktemp("queue")
     item = replace(ITEM, transcript_text=text)
     write_queue([item], folder)
-    with (folder / "queue.csv").open(newline="", encoding="utf-8") as file:
+    with (folder / "queue.csv").open(newline="", encoding="utf-8-sig") as file:
         (row,) = csv.DictReader(file)
     shown = row["transcript_text"]
-    assert not re.search(r"(^|[;\n\t\r])[=+@\uFF1D\uFF0B\uFF0D\uFF20-]", shown)
+    assert not re.search(r"(\A|;)[=+@\uFF1D\uFF0B\uFF0D\uFF20-]", shown)
     assert shown.replace("'", "") == text.replace("'", "")
     assert read_queue(folder) == [item]
+
+
+@pytest.mark.parametrize("text", ["a list\n- one\n- two", "a\n=b", "x\t-y", "1 + 1 = 2", "a\r\n@b"])
+def test_what_begins_like_a_formula_on_a_later_line_stays_as_it_is(text: str) -> None:
+    assert cell(text) == text
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", "\n=1", "a;=1", "=1\n=2"])
+def test_what_begins_like_a_formula_where_a_cell_begins_is_text(text: str) -> None:
+    assert cell(text) == text.replace("a;", "a;'") if ";" in text else f"'{text}"
+
+
+def test_excel_knows_the_queue_for_utf_8_by_its_mark(tmp_path: Path) -> None:
+    write_queue([replace(ITEM, transcript_text="grün")], tmp_path)
+    content = (tmp_path / "queue.csv").read_bytes()
+    assert content.startswith(b'\xef\xbb\xbf"id"')
+    assert "grün".encode() in content
 
 
 # --- warnings ---------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from earmark.progress import track
 from earmark.record import analysis, backup, database, erasure
 from earmark.record.review_queue import controls, health, review_queue
 from earmark.settings import Settings
+from earmark.visible import visible
 from earmark.volume import Volume
 from earmark.watch import metrics
 from earmark.watch.display import show, show_status
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command(configuration.read(parsed.configfile), parsed)
         sys.stdout.flush()
     except EarmarkError as error:
-        print(f"earmark: {error}", file=sys.stderr)
+        print("earmark:", visible(str(error), keep="\n"), file=sys.stderr)
         return ERROR
     except BrokenPipeError:  # the reader, `head` for example, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,8 +4,11 @@ import logging
 import sys
 import time
 from pathlib import Path
+from textwrap import indent
+from typing import Any
 
 from earmark.disk_space import ran_out
+from earmark.visible import visible
 
 #: Libraries whose information and warnings are about themselves, not about our data.
 _TALKATIVE = ("whisperx", "lightning", "pytorch_lightning", "bitsandbytes")
@@ -41,8 +44,19 @@ def configure(worker: str, log_file: Path | None = None) -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
+class _Formatter(logging.Formatter):
+    """One line for each message, whatever names it quotes, and tracebacks set apart."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # logging's name
+        return indent(visible(super().formatException(ei), keep="\n"), "  ")
+
+
 def _formatter(worker: str) -> logging.Formatter:
-    formatter = logging.Formatter(
+    formatter = _Formatter(
         f"%(asctime)s | %(levelname)s | {worker} | %(message)s", "%Y-%m-%dT%H:%M:%SZ"
     )
     formatter.converter = time.gmtime

@@ -24,6 +24,7 @@ from earmark.desk.decisions import NothingToUndo
 from earmark.desk.web import Desk, SignInNeeded, Visitor, the_desk
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.settings import Settings
+from earmark.visible import visible
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ def create_app(settings: Settings, conninfo: str) -> FastAPI:
         loader=PackageLoader("earmark.desk"), autoescape=True, undefined=StrictUndefined
     )
     templates.globals["zone"] = settings.review.timezone
+    templates.filters["visible"] = visible
     templates.filters["number"] = lambda value: f"{value:,.0f}"
     templates.filters["percent"] = lambda value: f"{value:.0%}"
     templates.filters["time"] = lambda moment: f"{moment.astimezone(zone):%H:%M}"

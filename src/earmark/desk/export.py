@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from psycopg2.extensions import connection as Connection
 
 from earmark.files import whole
-from earmark.record.queue_files import cell
+from earmark.record.queue_files import CSV_ENCODING, cell
 
 Format = Literal["csv", "jsonl", "parquet"]
 
@@ -171,7 +171,7 @@ def _utc(value: Any) -> Any:
 
 
 def _write_csv(path: Path, rows: Iterator[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding=CSV_ENCODING) as file:
         writer = csv.DictWriter(file, _SCHEMA.names, quoting=csv.QUOTE_ALL)
         writer.writeheader()
         writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)

@@ -26,6 +26,7 @@ from rich.filesize import decimal
 
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.settings import Settings
+from earmark.visible import visible
 
 _BILLION = 1_000_000_000
 #: How long a host may take to list its folder or to delete from it.
@@ -391,7 +392,7 @@ def _stopped_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator
 def _last_line(said: str) -> str:
     """What a program complained of at last, as text for a log."""
     lines = [line for line in said.splitlines() if line.strip()] or ["no reason given"]
-    return "".join(c if c.isprintable() else "\ufffd" for c in lines[-1])[:300].rstrip(".")
+    return visible(lines[-1])[:300].rstrip(".")
 
 
 def _rsync_words(words: Sequence[str]) -> str:

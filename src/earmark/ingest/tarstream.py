@@ -13,7 +13,6 @@ import io
 import json
 import os
 import posixpath
-import re
 import resource
 import stat
 import sys
@@ -31,6 +30,7 @@ from earmark.child import die_with_parent
 from earmark.ingest import tarheaders
 from earmark.ingest.compression import decompressed, is_padding
 from earmark.ingest.tarheaders import BLOCK, ZEROS, Header
+from earmark.visible import visible
 
 if TYPE_CHECKING:
     from earmark.settings import UnpackLimits
@@ -476,15 +476,14 @@ class _Zip:
 def readable(name: str) -> str:
     r"""A member's name as text that every table and terminal can hold.
 
-    Bytes that are not UTF-8 and control characters (NUL and line breaks among them)
-    become ``\xff``; no more than 4,096 characters are kept.
+    Bytes that are not UTF-8 and characters that nobody sees (NUL, line breaks and changes of
+    direction among them) are written out, as ``\xff``; no more than 4,096 characters are kept.
 
     Args:
         name: The name, decoded as UTF-8 with ``surrogateescape``.
     """
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    text = re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
-    return text[:_LONGEST_NAME]
+    return visible(text)[:_LONGEST_NAME]
 
 
 def _decoded(name: bytes) -> str:

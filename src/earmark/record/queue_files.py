@@ -29,9 +29,13 @@ _COLUMNS = pa.schema(
         ("flag_categories", pa.list_(pa.string())),
     ]
 )
-#: What a spreadsheet takes for the beginning of a formula, also behind what it takes for the
-#: end of a cell (OWASP, "CSV Injection"): some split at semicolons, whatever stands in quotes.
-_FORMULA = re.compile(r"(^|[;\n\t\r])(?=[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20])")
+#: What a spreadsheet takes for the beginning of a formula where a cell begins (OWASP, "CSV
+#: Injection"): some split at semicolons, whatever stands in quotes.
+_FORMULA = re.compile(r"(^|;)(?=[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20])")
+
+
+#: With the mark by which Excel knows UTF-8.
+CSV_ENCODING = "utf-8-sig"
 
 
 def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
@@ -51,7 +55,7 @@ def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with (
         whole(folder / "queue.csv") as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
+        partial.open("w", newline="", encoding=CSV_ENCODING) as file,
     ):
         writer = csv.DictWriter(file, [f.name for f in fields(QueueItem)], quoting=csv.QUOTE_ALL)
         writer.writeheader()
@@ -75,7 +79,7 @@ def cell(value: object) -> object:
     """A value as it may stand in a CSV file that a spreadsheet opens.
 
     Lists are joined by commas, mappings written as JSON, and what would be taken for a formula
-    has an apostrophe in front.
+    has an apostrophe in front; what begins so on a later line of a cell stays as it is.
     """
     if isinstance(value, list):
         value = ",".join(str(each) for each in value)

@@ -1,7 +1,7 @@
 """What commands print: tables and the state of the whole, as plain text.
 
-Whatever came from outside is shown without control characters, so that no transcript or file
-name can write to the terminal.
+Of whatever came from outside, control characters are written out, so that no transcript or file
+name can write to the terminal or pose as another one.
 """
 
 import json
@@ -15,6 +15,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from earmark.clock import age
+from earmark.visible import visible
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status
 
@@ -39,11 +40,11 @@ def show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
 
 
 def printable(value: object) -> str:
-    """One value as plain text: no control character of a transcript reaches the terminal."""
+    """One value as plain text: no control character of a transcript or name is obeyed."""
     if value is None:
         return ""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return "".join(char if char.isprintable() else "\ufffd" for char in text)
+    return visible(text)
 
 
 def show_status(now: Status) -> None:

@@ -31,6 +31,7 @@ from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import is_new, readable, receipts_since
 from earmark.settings import Settings
 from earmark.tables import NOT_TAKEN, TABLES
+from earmark.visible import visible
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status, status
@@ -308,6 +309,7 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
     environment = Environment(
         loader=PackageLoader("earmark.watch"), autoescape=True, undefined=StrictUndefined
     )
+    environment.filters["visible"] = visible
     environment.filters["number"] = lambda value: "unknown" if value is None else f"{value:,.0f}"
     environment.filters["share"] = lambda value: "–" if value is None else f"{value:.2%}"
     review = report.status.review
