@@ -67,6 +67,7 @@ from earmark.ingest.media import decode_audio, encode_opus
 from earmark.policy.classifier import batches
 from earmark.policy.policies import one_line, prompt_around
 from earmark.settings import AsrSettings, ClassifySettings, EncodeSettings
+from earmark.speech.languages import best
 from earmark.speech.preparation import FRAMES, Clip
 from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import Transcriber
@@ -292,7 +293,7 @@ def _check_length(settings: AsrSettings) -> None:
     recogniser = Recogniser(settings)
     noise = np.random.default_rng(7).standard_normal((2, recogniser.mels, FRAMES))
     encoded = recogniser.encode(list(noise.astype(np.float32)))
-    codes = [language.code for language in recogniser.detect_languages(encoded)]
+    codes = [best(found).code for found in recogniser.detect_languages(encoded)]
     written = [heard.tokens - 1 for heard in recogniser.decode(encoded, codes)]
     if written != [WORDS, WORDS]:
         raise EarmarkError(

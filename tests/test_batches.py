@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from earmark.speech.batches import BATCHES_TOGETHER, Batcher, Transcribed
 from earmark.speech.preparation import Clip, Features, Prepared, Window
-from earmark.speech.recognition import Hypothesis, Language
-from earmark.speech.transcript import compression_ratio
+from earmark.speech.recognition import Hypothesis, Probabilities
+from earmark.speech.transcript import LanguageShare, compression_ratio
 
 pytestmark = pytest.mark.slow
 
@@ -30,6 +30,7 @@ class Echo:
     """A model that hears a window's own number, in the language that the window is in."""
 
     room: int = 1000  # windows that fit into its memory
+    sure: float = 0.6  # of a language: not enough for one that is not the clip's
     batches: list[list[tuple[int, str]]] = field(default_factory=list)
     speech: list[list[int]] = field(default_factory=list)
 
@@ -38,8 +39,12 @@ class Echo:
             raise RuntimeError("CUDA failed with error out of memory")
         return np.stack(features)
 
-    def detect_languages(self, encoded: np.ndarray) -> list[Language]:
-        return [Language(LANGUAGES[int(each[1])], 0.9) for each in encoded]
+    @property
+    def detects_languages(self) -> bool:
+        return True
+
+    def detect_languages(self, encoded: np.ndarray) -> list[Probabilities]:
+        return [{LANGUAGES[int(each[1])]: self.sure, "it": 1 - self.sure} for each in encoded]
 
     def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Hypothesis]:
         numbers = [int(each[0]) for each in encoded]
@@ -104,6 +109,39 @@ def test_only_the_last_batch_of_all_is_not_full(speech: list[list[int]], size: i
     assert sum(sizes) == sum(map(len, speech))
 
 
+@pytest.mark.parametrize(
+    ("sure", "seconds", "languages"),
+    [
+        (0.9, 9, ["en", "de"]),  # clear, over enough speech
+        (0.6, 9, ["en"]),  # not clear
+        (0.9, 2, ["en"]),  # not enough speech, such as some names
+    ],
+)
+def test_a_window_is_heard_in_another_language_than_its_clip_only_if_that_is_clear(
+    sure: float, seconds: float, languages: list[str]
+) -> None:
+    model = Echo(sure=sure)
+    (found,) = transcribe(model, [clip(0, [seconds, 20])], 2)
+    assert found.transcript is not None
+    assert found.transcript.languages is not None
+    assert [each.language for each in found.transcript.languages] == languages
+    assert sum(each.share for each in found.transcript.languages) == pytest.approx(1)
+    assert found.transcript.languages[0].share == 20 / (20 + seconds * (len(languages) - 1))
+    assert [each.language for each in found.transcript.segments] == [languages[-1], "en"]
+    assert dict(model.batches[0]) == {0: languages[-1], 1: "en"}
+    assert (found.transcript.language, found.transcript.language_probability) == ("en", sure)
+
+
+def test_a_clip_s_language_is_that_of_the_most_speech() -> None:
+    (found,) = transcribe(Echo(sure=0.9), [clip(0, [20, 15, 10])], 4)
+    assert found.transcript is not None
+    assert found.transcript.languages == (
+        LanguageShare("de", 25 / 45),
+        LanguageShare("en", 20 / 45),
+    )
+    assert found.transcript.language == "de"
+
+
 def test_languages_mix_in_a_batch() -> None:
     model = Echo()
     transcribe(model, [clip(0, [9], 0, 0), clip(1, [8], 1, 1), clip(2, [7], 2, 2)], 3)
@@ -166,14 +204,30 @@ def test_however_many_clips_there_are_only_some_are_in_memory() -> None:
     assert most <= 2 * BATCHES_TOGETHER * size
 
 
-@pytest.mark.parametrize("words", ["good morning to you all", "you " * 60])
-def test_a_loop_of_the_decoder_shows_in_the_compression_ratio(words: str) -> None:
-    class Looping(Echo):
+@pytest.mark.parametrize(
+    ("second", "doubt"),
+    [
+        (Hypothesis("good morning to you all", -1.0, 6, 0.1), None),
+        (Hypothesis("good morning to you all", -6.0, 6, 0.6), None),  # at Whisper's limits
+        (Hypothesis(("you " * 60).strip(), -1.0, 61, 0.1), "repeated text"),
+        (Hypothesis("good morning", -6.1, 6, 0.1), "unlikely words"),
+        (Hypothesis("thank you", -1.0, 3, 0.61), "perhaps no speech"),
+        (Hypothesis(("you " * 60).strip(), -99.0, 61, 0.9),
+         "repeated text, unlikely words, perhaps no speech"),
+        (Hypothesis("", 0.0, 0, 0.9), None),  # nothing was made up
+    ],
+)  # fmt: skip
+def test_what_whisper_itself_would_doubt_is_told_of_the_segment_and_of_the_clip(
+    second: Hypothesis, doubt: str | None
+) -> None:
+    class Doubtful(Echo):
         def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Hypothesis]:
-            texts = [words if int(each[0]) == 1 else "a dog" for each in encoded]
-            return [Hypothesis(text.strip(), -1.0, 2, 0.1) for text in texts]
+            fine = Hypothesis("a dog", -0.5, 3, 0.1)
+            return [second if int(each[0]) == 1 else fine for each in encoded]
 
-    (found,) = transcribe(Looping(), [clip(0, [5, 5, 5])], 4)
+    (found,) = transcribe(Doubtful(), [clip(0, [5, 5, 5])], 4)
     assert found.transcript is not None
-    assert found.transcript.compression_ratio == compression_ratio(words.strip())
-    assert (compression_ratio(words) > 2.4) == ("you you" in words)
+    ratios = [compression_ratio(text) for text in ("a dog", second.text) if text]
+    assert found.transcript.compression_ratio == max(ratios)
+    assert found.transcript.doubt == doubt
+    assert [each.doubt for each in found.transcript.segments] == [None, doubt, None]

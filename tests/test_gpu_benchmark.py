@@ -16,6 +16,7 @@ from benchmarks import roofline
 from earmark import REPOSITORY
 from earmark.errors import EarmarkError
 from earmark.settings import AsrSettings
+from earmark.speech.languages import best
 from earmark.speech.preparation import FRAMES
 from earmark.speech.recognition import Recogniser
 
@@ -226,7 +227,7 @@ def test_every_window_has_as_many_words_as_real_speech(folder, small_run, beams)
     rng = np.random.default_rng(beams)
     windows = [rng.uniform(-1, 1, (80, FRAMES)).astype(np.float32) * loud for loud in (0, 0.3, 1)]
     encoded = recogniser.encode(windows)
-    languages = [language.code for language in recogniser.detect_languages(encoded)]
+    languages = [best(found).code for found in recogniser.detect_languages(encoded)]
     heard = recogniser.decode(encoded, languages)
     assert [each.tokens - 1 for each in heard] == [random_models.WORDS] * 3
     assert all(each.text for each in heard)

@@ -37,10 +37,14 @@ def row(schema, full):
         pa.bool_(): True,
         pa.timestamp("us", tz="UTC"): datetime(2026, 11, 1, 0, 0, 0, 1, tzinfo=UTC),
     }
-    segment = {"start": 0.0, "end": 1.5, "text": "hola", "avg_logprob": -0.5}
+
+    def value(kind):
+        if pa.types.is_list(kind):
+            return [{field.name: values[field.type] for field in kind.value_type}]
+        return values[kind]
+
     return {
-        field.name: values.get(field.type, [segment]) if full or not field.nullable else None
-        for field in schema
+        field.name: value(field.type) if full or not field.nullable else None for field in schema
     }
 
 
@@ -98,6 +102,36 @@ def test_a_table_of_another_schema_is_refused(file):
     for schema in (CLASSES, other_type):
         with pytest.raises(EarmarkError, match="written by another version: delete it and run"):
             read_table(file, schema)
+
+
+def former(schema, *left_out):
+    """A schema of Earmark 0.2, and without some more columns."""
+    segment = [("start", "f8"), ("end", "f8"), ("text", "str"), ("avg_logprob", "f8")]
+    fields = [f for f in schema if f.name not in {"languages", "doubt", *left_out}]
+    return pa.schema(
+        f.with_type(pa.list_(pa.struct([(n, pa.type_for_alias(t)) for n, t in segment])))
+        if f.name == "segments"
+        else f
+        for f in fields
+    )
+
+
+SEGMENTS = [{"start": 0.0, "end": 1.5, "text": "hola", "avg_logprob": -0.5}]
+
+
+def test_a_file_of_an_earlier_version_lacks_only_what_it_did_not_say(file):
+    said = {"archive": "a.tar", "ordinal": 3, "text": "hola", "language": "es", "status": "ok"}
+    write_table(file, former(TRANSCRIPTS), [said | {"segments": SEGMENTS}, said], {})
+    first, second = read_table(file, TRANSCRIPTS).to_pylist()
+    assert first["segments"] == [SEGMENTS[0] | {"language": None, "doubt": None}]
+    assert first | {"segments": None} == second
+    assert second == dict.fromkeys(TRANSCRIPTS.names) | said
+
+
+def test_what_no_version_left_out_is_missed_in_a_former_file_too(file):
+    write_table(file, former(TRANSCRIPTS, "text"), [], {})
+    with pytest.raises(EarmarkError, match="written by another version: delete it and run"):
+        read_table(file, TRANSCRIPTS)
 
 
 def read_members(path):

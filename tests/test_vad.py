@@ -90,6 +90,28 @@ def test_regions_are_merged_as_whisperx_merges_them(steps: list[tuple[float, flo
         assert our.speech_seconds == pytest.approx(sum(b - a for a, b in their["segments"]))
 
 
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0.1, 30)), min_size=1, max_size=10),
+    st.integers(1, 60_000),
+)
+def test_no_window_ends_after_the_audio_does(
+    steps: list[tuple[float, float]], milliseconds: int
+) -> None:
+    regions, now = [], 0.0
+    for pause, length in steps:
+        regions.append((now + pause, now + pause + length))
+        now += pause + length
+    seconds = milliseconds / 1000
+    for region in merge(regions):
+        kept = region.within(seconds)
+        if kept is None:
+            assert region.start >= seconds
+        else:
+            assert kept.start == region.start < kept.end <= min(region.end, seconds)
+            assert all(start < end <= kept.end for start, end in kept.spans)
+            assert kept.speech_seconds <= region.speech_seconds
+
+
 OFFLINE = """
 import socket, sys, time
 def refuse(*arguments): raise OSError("no network")

@@ -61,31 +61,35 @@ MANIFEST = pa.schema(
     ]
 )
 
+_SEGMENT = [
+    pa.field("start", pa.float64()),
+    pa.field("end", pa.float64()),
+    pa.field("text", pa.string()),
+    pa.field("language", pa.string()),
+    pa.field("avg_logprob", pa.float64()),
+    pa.field("doubt", pa.string()),
+]
+
 #: One row per transcribed clip.
 TRANSCRIPTS = pa.schema(
     [
         pa.field("archive", pa.string(), nullable=False),
         pa.field("ordinal", pa.int32(), nullable=False),
         pa.field("text", pa.string()),  # all segments; "" without speech, null if failed
-        pa.field("language", pa.string()),  # ISO 639-1; null without speech
+        # ISO 639-1, of the most seconds of speech; null without speech
+        pa.field("language", pa.string()),
         pa.field("language_probability", pa.float64()),
+        # all of them, the largest share of the seconds of speech first; null without speech
+        pa.field(
+            "languages",
+            pa.list_(pa.struct([("language", pa.string()), ("share", pa.float64())])),
+        ),
         pa.field("confidence", pa.float64()),  # exp(token-weighted mean log-probability)
         pa.field("no_speech_probability", pa.float64()),
         pa.field("compression_ratio", pa.float64()),  # highest of its segments; null without text
+        pa.field("doubt", pa.string()),  # why words may be none that were said; null if nothing
         pa.field("speech_seconds", pa.float64()),
-        pa.field(
-            "segments",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("start", pa.float64()),
-                        ("end", pa.float64()),
-                        ("text", pa.string()),
-                        ("avg_logprob", pa.float64()),
-                    ]
-                )
-            ),
-        ),
+        pa.field("segments", pa.list_(pa.struct(_SEGMENT))),
         pa.field("status", pa.string(), nullable=False),  # ok | failed
         pa.field("error", pa.string()),
         pa.field("seconds", pa.float64()),  # processing time
@@ -188,6 +192,10 @@ TABLES = {
     )
 }
 
+#: Columns, of tables and of what stands within them, that files of Earmark 0.2 lack; what they
+#: would say is null there.
+LATER_COLUMNS = frozenset({"doubt", "languages", "segments.doubt", "segments.language"})
+
 _PREFIX = "earmark."
 
 
@@ -286,18 +294,48 @@ def _reading(path: Path) -> Iterator[None]:
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a Parquet file and check that it has exactly the declared columns.
 
+    Those of :data:`LATER_COLUMNS` it may lack.
+
     Raises:
         DamagedError: the file is no whole Parquet file.
         EarmarkError: it is missing, the system refuses it, or it has other columns or types.
     """
     with _reading(path):
         table = pq.read_table(path, partitioning=None, page_checksum_verification=True)
-        if not table.schema.equals(schema, check_metadata=False):
+        if table.schema.equals(schema, check_metadata=False):
+            return table
+        if not table.schema.equals(_without(schema, table.schema), check_metadata=False):
             raise EarmarkError(
                 f"{path} has columns {table.schema.names}, expected {schema.names} with the types "
                 "in earmark/tables.py; it was written by another version: delete it and run again"
             )
-    return table
+        for position, field in enumerate(schema):
+            if field.name not in table.column_names:
+                table = table.add_column(position, field, pa.nulls(len(table), field.type))
+        return table.cast(schema)
+
+
+def _without(schema: pa.Schema, known: pa.Schema) -> pa.Schema:
+    """A schema without those of the later columns that a file's own schema lacks."""
+
+    def kept(fields: Iterable[pa.Field], known: Iterable[pa.Field], above: str) -> list[pa.Field]:
+        there = {field.name: field.type for field in known}
+        found = []
+        for field in fields:
+            name = above + field.name
+            if field.name not in there and name in LATER_COLUMNS:
+                continue
+            if _is_list_of_structs(field.type) and _is_list_of_structs(there.get(field.name)):
+                inner = kept(field.type.value_type, there[field.name].value_type, f"{name}.")
+                field = field.with_type(pa.list_(pa.struct(inner)))
+            found.append(field)
+        return found
+
+    return pa.schema(kept(schema, known, ""))
+
+
+def _is_list_of_structs(kind: pa.DataType | None) -> bool:
+    return kind is not None and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type)
 
 
 def read_provenance(path: Path) -> dict[str, str]:

@@ -8,11 +8,13 @@ speech, so that those of a batch have about as many words and none waits long fo
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from earmark.gpu import HalvingBatch
+from earmark.speech.languages import are_two, best, cut_at_changes, language_of
 from earmark.speech.preparation import Prepared, Window
-from earmark.speech.recognition import Hypothesis, Language, Recogniser
-from earmark.speech.transcript import Transcript, put_together
+from earmark.speech.recognition import Recogniser
+from earmark.speech.transcript import Heard, Transcript, put_together
 
 #: Windows of so many batches are sorted together.
 BATCHES_TOGETHER = 4
@@ -38,8 +40,8 @@ class _OpenClip:
     """A clip some of whose windows still have to pass the model."""
 
     prepared: Prepared
-    heard: dict[int, Hypothesis] = field(default_factory=dict)  # by the window's place
-    language: Language | None = None
+    heard: dict[int, list[Heard]] = field(default_factory=dict)  # by the window's place
+    language: str = ""  # of the window with the most speech, once that was looked at
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -57,8 +59,8 @@ class _OpenClip:
         seconds = self.prepared.seconds + self.seconds
         if self.prepared.error is not None:
             return Transcribed(self.prepared, None, seconds)
-        heard = [self.heard[place] for place in range(len(windows))]
-        return Transcribed(self.prepared, put_together(windows, heard, self.language), seconds)
+        heard = [each for place in range(len(windows)) for each in self.heard[place]]
+        return Transcribed(self.prepared, put_together(heard), seconds)
 
 
 @dataclass
@@ -75,10 +77,7 @@ class _Waiting:
 
     @property
     def tells_language(self) -> bool:
-        """A clip's language is that of its window with the most speech.
-
-        WhisperX looks at the first 30 s of the file, silence and music included.
-        """
+        """A clip's language is that of its window with the most speech."""
         return self.place == self.clip.telling
 
 
@@ -136,15 +135,35 @@ class Batcher:
                 done.append(each.clip.result())
         return done
 
-    def _hear(self, batch: Sequence[_Waiting]) -> list[Hypothesis]:
-        encoded = self._recogniser.encode([each.window.features for each in batch])
-        if any(each.tells_language for each in batch):
-            languages = self._recogniser.detect_languages(encoded)
-            for each, language in zip(batch, languages, strict=True):
-                if each.tells_language:
-                    each.clip.language = language
-        codes = []
-        for each in batch:
-            assert each.clip.language is not None
-            codes.append(each.clip.language.code)
-        return self._recogniser.decode(encoded, codes)
+    def _hear(self, batch: Sequence[_Waiting]) -> list[list[Heard]]:
+        windows = [each.window for each in batch]
+        encoded = self._recogniser.encode([window.features for window in windows])
+        found = self._recogniser.detect_languages(encoded)
+        in_two = self._hear_changes(windows, encoded)
+        for row, (each, probabilities) in enumerate(zip(batch, found, strict=True)):
+            if each.tells_language:
+                longest = max(
+                    in_two.get(row, ()), key=lambda h: h.window.speech_seconds, default=None
+                )
+                each.clip.language = (longest.language if longest else best(probabilities)).code
+        languages = [
+            language_of(probabilities, each.clip.language, each.window.speech_seconds)
+            for each, probabilities in zip(batch, found, strict=True)
+        ]
+        words = self._recogniser.decode(encoded, [language.code for language in languages])
+        return [
+            in_two.get(row) or [Heard(*each)]
+            for row, each in enumerate(zip(windows, languages, words, strict=True))
+        ]
+
+    def _hear_changes(self, windows: Sequence[Window], encoded: Any) -> dict[int, list[Heard]]:
+        """What is heard in windows that are in two languages, by their places in the batch."""
+        heard = {}
+        for row, parts in cut_at_changes(self._recogniser, windows, encoded).items():
+            again = self._recogniser.encode([part.features for part in parts])
+            found = self._recogniser.detect_languages(again)
+            if are_two(found):
+                languages = [best(each) for each in found]
+                words = self._recogniser.decode(again, [each.code for each in languages])
+                heard[row] = list(map(Heard, parts, languages, words))
+        return heard

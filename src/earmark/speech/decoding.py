@@ -18,6 +18,17 @@ DECODING: dict[str, Any] = {
 #: Probabilities at which a region of speech begins and ends: WhisperX's defaults
 #: (whisperx/asr.py, load_model).
 VAD_ONSET, VAD_OFFSET = 0.500, 0.363
+#: When a window is heard in another language than its clip (:mod:`earmark.speech.languages`).
+LANGUAGES: dict[str, float] = {
+    "switch_probability": 0.7,
+    "switch_seconds": 3.0,
+    "hint_probability": 0.2,
+    "hint_seconds": 6.0,
+}
 
 #: All of it, as JSON can hold it.
-DECODING_FACTS: dict[str, Any] = DECODING | {"vad_onset": VAD_ONSET, "vad_offset": VAD_OFFSET}
+DECODING_FACTS: dict[str, Any] = DECODING | {
+    "vad_onset": VAD_ONSET,
+    "vad_offset": VAD_OFFSET,
+    **LANGUAGES,
+}

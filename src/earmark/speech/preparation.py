@@ -25,7 +25,7 @@ from av.error import FFmpegError
 from earmark.errors import EarmarkError, SetupError
 from earmark.gpu import ran_out_of_memory
 from earmark.ingest.media import MediaError, decode_audio
-from earmark.speech.vad import SAMPLE_RATE, WINDOW_SECONDS, Audio, load_detector, merge
+from earmark.speech.vad import SAMPLE_RATE, WINDOW_SECONDS, Audio, Span, load_detector, merge
 from earmark.worker import Answer, DiedError, OutOfTimeError, Worker, Workers, serve
 
 T = TypeVar("T")
@@ -47,12 +47,14 @@ class Window:
         end: Likewise, at most 30 s later.
         speech_seconds: How much of it is speech.
         features: Log-mel spectrogram, float32 of shape [mels, 3000].
+        spans: Where in the clip that speech is, in order.
     """
 
     start: float
     end: float
     speech_seconds: float
     features: Features
+    spans: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,18 @@ class _Preparer:
 
     def windows_of(self, audio: Audio, mels: int) -> tuple[Window, ...]:
         """The windows of speech of a clip's samples, shape [n], mono at 16 kHz, -1 to 1."""
+        length = len(audio) * 1000 // SAMPLE_RATE / 1000  # in whole milliseconds, as segments are
+        regions = (region.within(length) for region in merge(self._regions(audio)))
         return tuple(
-            Window(*region, _features(audio, region.start, region.end, mels))
-            for region in merge(self._regions(audio))
+            Window(
+                region.start,
+                region.end,
+                region.speech_seconds,
+                _features(audio, region.start, region.end, mels),
+                region.spans,
+            )
+            for region in regions
+            if region is not None
         )
 
     def _regions(self, audio: Audio) -> list[tuple[float, float]]:
@@ -257,8 +268,8 @@ def _prepare_there(clip: Clip, mels: int, worker: Worker) -> Prepared:
         return Prepared(clip, error=said["error"], seconds=said["seconds"])
     features = np.frombuffer(content, np.float32).reshape(-1, mels, FRAMES)
     windows = tuple(
-        Window(start, end, speech_seconds, each)
-        for (start, end, speech_seconds), each in zip(said["windows"], features, strict=True)
+        Window(start, end, speech_seconds, each, tuple((a, b) for a, b in spans))
+        for (start, end, speech_seconds, spans), each in zip(said["windows"], features, strict=True)
     )
     return Prepared(clip, windows, said["seconds"])
 
@@ -273,9 +284,9 @@ def _answer(task: dict[str, Any], preparer: _Preparer) -> Answer:
         said = {"error": str(error)}
     except OSError as error:
         return {"refused": [error.errno, error.strerror, task["path"]]}, b""
-    spans = [(window.start, window.end, window.speech_seconds) for window in windows]
+    places = [(each.start, each.end, each.speech_seconds, each.spans) for each in windows]
     content = b"".join(window.features.tobytes() for window in windows)
-    return {"windows": spans, "seconds": time.monotonic() - started, **said}, content
+    return {"windows": places, "seconds": time.monotonic() - started, **said}, content
 
 
 def _load(settings: str) -> Callable[[dict[str, Any]], Answer]:

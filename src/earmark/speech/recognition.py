@@ -1,16 +1,17 @@
-"""A Whisper model as CTranslate2 runs it: language and words of a batch of windows.
+"""A Whisper model as CTranslate2 runs it: languages and words of a batch of windows.
 
 The windows of a batch may be of different clips and in different languages: each has its
-own prompt.  One pass of the encoder serves language and words.  Decoding options are
+own prompt.  One pass of the encoder serves languages and words.  Decoding options are
 WhisperX's (a test compares them).  Where windows come from and which belong together,
 :mod:`earmark.speech.preparation` and :mod:`earmark.speech.transcribe` know.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from earmark.errors import SetupError
 from earmark.models.inventory import find_whisper
@@ -18,18 +19,6 @@ from earmark.models.whisper_files import check_mels
 from earmark.settings import AsrSettings
 from earmark.speech.decoding import DECODING
 from earmark.speech.preparation import Features
-
-
-class Language(NamedTuple):
-    """A language.
-
-    Attributes:
-        code: ISO 639-1.
-        probability: How sure the model is, 0 to 1; 1 if there was nothing to detect.
-    """
-
-    code: str
-    probability: float
 
 
 class Hypothesis(NamedTuple):
@@ -46,6 +35,51 @@ class Hypothesis(NamedTuple):
     logprob: float
     tokens: int
     no_speech_probability: float
+
+
+#: How probable each language is, by ISO 639-1 code.
+Probabilities = Mapping[str, float]
+
+States = npt.NDArray[np.floating[Any]]
+#: States that the encoder makes of a second.
+STATES_A_SECOND = 50
+
+
+class Language(NamedTuple):
+    """A language.
+
+    Attributes:
+        code: ISO 639-1.
+        probability: How sure the model is, 0 to 1; 1 if there was nothing to detect.
+    """
+
+    code: str
+    probability: float
+
+
+class Piece(NamedTuple):
+    """A piece of a window.
+
+    Attributes:
+        row: Which window of the batch.
+        first: Where it begins, in states of the encoder.
+        last: Where it ends, likewise.
+    """
+
+    row: int
+    first: int
+    last: int
+
+
+def states_of(encoded: Any) -> States:
+    """The encoder's states, shape [windows, 1500, width], in this machine's memory.
+
+    Args:
+        encoded: What :meth:`Recogniser.encode` returned.
+    """
+    import ctranslate2
+
+    return np.asarray(encoded.to_device(ctranslate2.Device.cpu))
 
 
 class Recogniser:
@@ -92,7 +126,7 @@ class Recogniser:
                 "asr.compute_type and asr.language in the config"
             ) from error
         self.mels = check_mels(Path(folder), int(self._model.model.n_mels))
-        self._given = None if language is None else Language(language, 1.0)
+        self._given = language
         self._beam_size = settings.beam_size
 
     @property
@@ -110,18 +144,35 @@ class Recogniser:
         """
         return self._model.encode(np.stack(features))
 
-    def detect_languages(self, encoded: Any) -> list[Language]:
-        """The language of each window of a batch; the given one if there is one.
+    @property
+    def detects_languages(self) -> bool:
+        """Whether no language is given."""
+        return self._given is None
+
+    def detect_languages(self, encoded: Any) -> list[Probabilities]:
+        """The languages of each window of a batch; the given one alone if there is one.
 
         Args:
             encoded: What :meth:`encode` returned.
         """
         if self._given is not None:
-            return [self._given] * int(encoded.shape[0])
+            return [{self._given: 1.0}] * int(encoded.shape[0])
         return [
-            Language(best[0].removeprefix("<|").removesuffix("|>"), best[1])
-            for best, *_ in self._model.model.detect_language(encoded)
+            {token.removeprefix("<|").removesuffix("|>"): share for token, share in found}
+            for found in self._model.model.detect_language(encoded)
         ]
+
+    def detect_within(self, states: States, pieces: Sequence[Piece]) -> list[Probabilities]:
+        """The languages of pieces of windows, by the encoder's states of these alone.
+
+        Args:
+            states: What :func:`states_of` says.
+            pieces: All of one length, which is not the number of mel bands.
+        """
+        import ctranslate2
+
+        found = np.stack([states[piece.row, piece.first : piece.last] for piece in pieces])
+        return self.detect_languages(ctranslate2.StorageView.from_array(found))
 
     def decode(self, encoded: Any, languages: Sequence[str]) -> list[Hypothesis]:
         """The words of each window of a batch.

@@ -38,12 +38,25 @@ class SpeechRegion(NamedTuple):
     Attributes:
         start: Seconds from the clip's beginning.
         end: Likewise; the window is no longer than 30 s.
-        speech_seconds: How much of it is speech.
+        spans: The regions of speech in it.
     """
 
     start: float
     end: float
-    speech_seconds: float
+    spans: tuple[Span, ...]
+
+    @property
+    def speech_seconds(self) -> float:
+        """How much of it is speech."""
+        return sum(end - start for start, end in self.spans)
+
+    def within(self, seconds: float) -> "SpeechRegion | None":
+        """As much of it as lies within a clip of so many seconds; None if nothing does.
+
+        The detectors look at whole frames, the last of which may reach beyond the audio.
+        """
+        spans = tuple((start, min(end, seconds)) for start, end in self.spans if start < seconds)
+        return SpeechRegion(self.start, spans[-1][1], spans) if spans else None
 
 
 def load_detector(vad: str, device: str) -> Detector:
@@ -115,7 +128,7 @@ def merge(regions: Sequence[Span]) -> list[SpeechRegion]:
     for start, end in regions:
         if windows and end - windows[-1].start <= WINDOW_SECONDS:
             last = windows.pop()
-            windows.append(SpeechRegion(last.start, end, last.speech_seconds + end - start))
+            windows.append(SpeechRegion(last.start, end, (*last.spans, (start, end))))
         else:
-            windows.append(SpeechRegion(start, end, end - start))
+            windows.append(SpeechRegion(start, end, ((start, end),)))
     return windows
