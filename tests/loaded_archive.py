@@ -36,16 +36,28 @@ def member(ordinal: int, **changes: Any) -> dict[str, Any]:
     }
 
 
+_SEGMENT = {
+    "start": 0.0,
+    "end": 1.5,
+    "text": "hi",
+    "language": "en",
+    "avg_logprob": -0.1,
+    "doubt": None,
+}
+
+
 def transcript(ordinal: int, **changes: Any) -> dict[str, Any]:
     return {
         "ordinal": ordinal,
         "text": f"transcript {ordinal}",
         "language": "en",
         "language_probability": 0.98,
+        "languages": [{"language": "en", "share": 0.75}, {"language": "fr", "share": 0.25}],
         "confidence": 0.7 + 1e-17,
         "no_speech_probability": 0.01,
+        "doubt": "unlikely words",
         "speech_seconds": 41.25,
-        "segments": [{"start": 0.0, "end": 1.5, "text": "hi", "avg_logprob": -0.1}],
+        "segments": [_SEGMENT],
         "status": "ok",
         "seconds": 0.2,
         **changes,

@@ -6,6 +6,7 @@ import types
 from typing import Any, get_args, get_origin, get_type_hints
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 from earmark import SQL
@@ -79,7 +80,7 @@ def write_volume(root, policy="2026-11-01", scores=(0.1, 0.9, 0.2, None)):
         transcript(0),
         transcript(1),
         transcript(2),
-        transcript(3, "de"),
+        transcript(3, "de", text="words", doubt="repeated text"),
         transcript(6, status="failed", error="out of memory"),
     ]
     write_table(volume.transcripts("v2", str(DAY), "a.tar"), TRANSCRIPTS, heard, {})
@@ -118,7 +119,7 @@ def volume_root(tmp_path):
 
 def test_every_query_says_what_it_answers_and_runs(volume_root):
     assert set(queries()) == {
-        "agreement", "confidence", "failures", "flag_rate", "prevalence", "scores",
+        "agreement", "confidence", "doubt", "failures", "flag_rate", "prevalence", "scores",
         "slowest_archives", "throughput",
     }  # fmt: skip
     write_volume(volume_root, policy="2026-12")  # to agree or not
@@ -342,3 +343,42 @@ def test_plain_duckdb_can_use_the_same_views(volume_root):
     connection.execute((SQL / "analysis" / "views.sql").read_text(encoding="utf-8"))
     query = (SQL / "analysis" / "flag_rate.sql").read_text(encoding="utf-8")
     assert len(connection.execute(query).fetchall()) == 2
+
+
+def test_a_clip_in_two_languages_counts_in_both(volume_root):
+    shares = [{"language": "en", "share": 0.75}, {"language": "fr", "share": 0.25}]
+    heard = [transcript(0, languages=shares), transcript(1), transcript(2, None), transcript(3)]
+    path = Volume(volume_root).transcripts("v2", str(DAY), "a.tar")
+    write_table(path, TRANSCRIPTS, heard, {})
+    clips = {row["language"]: row["clips"] for row in rows("flag_rate", volume_root)}
+    assert clips == {"en": 2, "fr": 1, "no speech": 1}
+    clips = {row["language"]: row["clips"] for row in rows("prevalence", volume_root)}
+    assert clips == {"all languages": 3, "en": 2, "fr": 1, "no speech": 1}
+    hours = {row["language"]: row["speech_hours"] for row in rows("confidence", volume_root)}
+    assert hours == {"en": 0.028, "fr": 0.003, "no speech": 0.01}
+
+
+def test_doubtful_text_is_counted_by_language_and_reason(volume_root):
+    doubts = ["repeated text", "repeated text, unlikely words", None, None]
+    heard = [
+        transcript(ordinal, text="words", doubt=doubt, compression_ratio=ordinal + 1.5)
+        for ordinal, doubt in enumerate(doubts)
+    ]
+    path = Volume(volume_root).transcripts("v2", str(DAY), "a.tar")
+    write_table(path, TRANSCRIPTS, [*heard, transcript(4, doubt=None)], {})
+    found = rows("doubt", volume_root)
+    keys = ("language", "reason", "clips", "doubtful", "share", "example")
+    assert [tuple(row[key] for key in keys) for row in found] == [
+        ("en", "repeated text", 4, 2, 0.5, "a.tar #1"),
+        ("en", "unlikely words", 4, 1, 0.25, "a.tar #1"),
+    ]
+
+
+def test_a_volume_of_an_earlier_version_is_asked_the_same(volume_root):
+    former = pa.schema(field for field in TRANSCRIPTS if field.name not in ("languages", "doubt"))
+    path = Volume(volume_root).transcripts("v2", str(DAY), "a.tar")
+    write_table(path, former, [transcript(ordinal) for ordinal in range(4)], {})
+    for name in queries():
+        rows(name, volume_root)
+    assert {row["language"] for row in rows("flag_rate", volume_root)} == {"en"}
+    assert rows("doubt", volume_root) == []

@@ -108,6 +108,8 @@ def test_a_decision_comes_with_what_made_the_clip_come_up(decided: str, tmp_path
         "second_review_probability": 0.5,
         "duplicates": 1,
         "language": "en",
+        "languages": ["en", "fr"],
+        "doubt": "unlikely words",
         "asr": "large-v2",
         "asr_model": "whisper",
         "asr_model_revision": None,

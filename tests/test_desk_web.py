@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -631,3 +632,22 @@ def test_what_waits_for_a_second_person_only_can_be_asked_for_as_anything_else(
             assert found.startswith(path)
             ben.submit(f"{path}/decide", verdict="not reportable")
         assert ways_to_begin() == before  # nothing waits any more, which only a click tells
+
+
+def test_languages_and_doubts_are_shown_with_the_transcript(desk: Desk) -> None:
+    shares = [{"language": "fr", "share": 0.75}, {"language": "en", "share": 0.25}]
+    segment = {"start": 0, "end": 2, "text": "Mots.", "language": "fr", "doubt": "repeated text"}
+    ask(
+        desk.record,
+        "UPDATE transcripts SET doubt = 'repeated text', compression_ratio = 3.14, "
+        "languages = %s, segments = %s",
+        json.dumps(shares), json.dumps([segment]),
+    )  # fmt: skip
+    with browser_of(desk, "ada") as browser:
+        browser.submit("/claim", mode="score")
+        page = browser.visit("/items/1").text
+    assert '<span dir="auto" lang="fr">Mots.</span>' in page
+    read = " ".join(re.sub(r"<[^>]*>", "", page).split())
+    assert "fr (75% of the speech), en (25% of the speech)" in read
+    assert "Doubtfulrepeated text (compression ratio 3.1)" in read
+    assert "Mots. (doubtful: repeated text)" in read

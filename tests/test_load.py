@@ -93,9 +93,14 @@ def test_values_arrive_unchanged(archive):
     archive.load()
     assert query(
         archive.conninfo,
-        "SELECT transcript_text, language, confidence, segments FROM transcripts t "
-        "JOIN audio_files a ON a.id = audio_file_id WHERE ordinal = 0",
-    ) == [("transcript 0", "en", 0.7 + 1e-17, HEARD[0]["segments"])]
+        "SELECT transcript_text, language, languages, confidence, doubt, segments "
+        "FROM transcripts t JOIN audio_files a ON a.id = audio_file_id WHERE ordinal = 0",
+    ) == [
+        (
+            *("transcript 0", "en", HEARD[0]["languages"], 0.7 + 1e-17, "unlikely words"),
+            HEARD[0]["segments"],
+        )
+    ]
     assert query(
         archive.conninfo,
         "SELECT name, date::text, status, reason, bytes, asr, policy FROM archives",
@@ -105,6 +110,15 @@ def test_values_arrive_unchanged(archive):
         "SELECT members, ok, failed, skipped, duplicates, "
         "unpack_seconds, encode_seconds, transcribe_seconds, classify_seconds FROM archives",
     ) == [(9, 7, 1, 1, 2, 1.5, 2.5, 3.5, 4.5)]
+
+
+def test_languages_and_doubts_stand_in_the_queue(archive):
+    archive.load()
+    told = {
+        (*(item.languages or ()), item.doubt, item.no_speech_probability)
+        for item in review_queue(archive.conninfo, 100)
+    }
+    assert told == {("en", "fr", "unlikely words", 0.01)}
 
 
 def test_an_answer_that_could_not_be_read_is_told_apart_from_not_flagged(archive):

@@ -25,7 +25,7 @@ from earmark.record.database import connect
 from earmark.record.queue_files import cell, read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.settings import ReviewSettings
-from earmark.tables import MANIFEST, NOT_TAKEN, read_table, write_table
+from earmark.tables import MANIFEST, NOT_TAKEN, TRANSCRIPTS, read_table, write_table
 from earmark.watch.forecast import forecast
 from earmark.watch.report import gather, render, tell, warning_of, write_report
 
@@ -123,6 +123,24 @@ def test_rates_backlog_failures_and_disk_are_told(busy: Place) -> None:
         ("encode", 1),
     ]
     assert report.disk.audio_bytes_a_day == 40 * 500
+
+
+def test_doubtful_transcripts_are_counted_by_reason(busy: Place) -> None:
+    assert gather(configuration.read(busy.file)).doubts == ()
+    assert "transcribed with doubt in the last 24 hours Nothing." in " ".join(
+        page_of(busy).read.split()
+    )
+    path = busy.volume.transcripts("large-v2", "2026-11-02", "a.tar")
+    heard = read_table(path, TRANSCRIPTS).to_pylist()
+    for row, doubt in zip(heard, ("repeated text", "repeated text, unlikely words"), strict=False):
+        row["doubt"] = doubt
+    write_table(path, TRANSCRIPTS, heard, {})
+    told = [
+        (each.reason, each.count, each.archives)
+        for each in gather(configuration.read(busy.file)).doubts
+    ]
+    assert told == [("repeated text", 2, 1), ("unlikely words", 1, 1)]
+    assert "repeated text21" in page_of(busy).read
 
 
 def test_audio_that_is_not_taken_is_told_apart_from_what_is_no_audio(busy: Place) -> None:

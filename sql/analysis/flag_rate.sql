@@ -1,7 +1,7 @@
 -- How often does each category flag, by day and language?
 --
--- One line per policy and asr set, day, category and language.  "clips" got an answer;
--- "undecided" did not, and count for nothing else.  "flag_rate" is that of the clips;
+-- One line per policy and asr set, day, category and language.  A clip in two languages counts
+-- in both.  "clips" got an answer; "undecided" did not, and count for nothing else.  "flag_rate" is that of the clips;
 -- "weighted_flag_rate" estimates it for all clips they were drawn from, each counting
 -- 1 / inclusion_probability (Hájek's ratio estimator).
 WITH judged AS (
@@ -10,7 +10,7 @@ WITH judged AS (
         asr,
         date,
         category,
-        COALESCE(language, 'no speech') AS language,
+        UNNEST(languages) AS language,
         status = 'ok' AS answered,
         flagged AS hit,
         1 / inclusion_probability AS weight

@@ -1,7 +1,7 @@
 -- How prevalent is each category, by language, among all clips and not only those heard?
 --
 -- One line per policy and asr set, category and language, and one for all languages.
--- Every upload counts, repeated content included.  "clips" got an answer, of about
+-- Every upload counts, repeated content included, and one in two languages counts in both.  "clips" got an answer, of about
 -- "population" that have this language; "prevalence" estimates the share that the category
 -- flags among these, with a 95 % interval from "low" to "high".
 --
@@ -17,7 +17,7 @@
 -- nothing of other days, nor of what a classifier gets wrong.
 WITH judged AS (
     SELECT policy, asr, category, archive, content, inclusion_probability AS p, flagged::INT AS y,
-        UNNEST([COALESCE(language, 'no speech'), 'all languages']) AS language
+        UNNEST(LIST_APPEND(languages, 'all languages')) AS language
     FROM answers
     WHERE status = 'ok'
 ),

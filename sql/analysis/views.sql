@@ -33,7 +33,8 @@ FROM read_parquet(
     hive_types = {asr: VARCHAR, date: DATE}
 )
 WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
-  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE
+UNION ALL BY NAME SELECT NULL::STRUCT("language" VARCHAR, "share" DOUBLE)[] AS languages, NULL::VARCHAR AS doubt WHERE FALSE;
 
 CREATE OR REPLACE VIEW classes AS
 SELECT *
@@ -98,6 +99,10 @@ SELECT
     m.source_sha256 AS content,
     m.inclusion_probability,
     t.language,
+    -- All that are spoken; those of Earmark 0.2 are one.
+    COALESCE(
+        LIST_TRANSFORM(t.languages, lambda each: each.language), [COALESCE(t.language, 'no speech')]
+    ) AS languages,
     c.status,
     c.flagged,
     c.score,

@@ -546,7 +546,7 @@ def _queue(settings: Settings, arguments: argparse.Namespace) -> None:
         )
     if arguments.controls:
         drawn = [dataclasses.asdict(c) for c in controls(_existing(settings), arguments.limit)]
-        columns = ("review_probability", "id", "transcript_text", "opus_path")
+        columns = ("review_probability", "id", "transcript_text", "doubt", "opus_path")
         shown = drawn if arguments.json else [{key: row[key] for key in columns} for row in drawn]
         show(shown, arguments.json, f"Controls: {len(drawn)} shown")
         return
@@ -560,6 +560,7 @@ def _queue(settings: Settings, arguments: argparse.Namespace) -> None:
             "category": item.flag_category,
             "id": item.id,
             "transcript": item.transcript_text,
+            "doubt": item.doubt,
             "audio": item.opus_path,
         }
         for item in items

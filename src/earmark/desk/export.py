@@ -90,6 +90,12 @@ COLUMNS = (
     Column("second_review_probability", pa.float64(), "o.second_review_probability"),
     Column("duplicates", pa.int64(), "duplicates.number"),
     Column("language", pa.string(), "t.language"),
+    Column(
+        "languages",
+        pa.list_(pa.string()),
+        "jsonb_path_query_array(t.languages, '$[*].language')",
+    ),
+    Column("doubt", pa.string(), "t.doubt"),
     Column("asr", pa.string(), "d.asr"),
     Column("asr_model", pa.string(), "heard.facts ->> 'model'"),
     Column("asr_model_revision", pa.string(), "heard.facts ->> 'model_revision'"),

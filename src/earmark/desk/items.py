@@ -20,11 +20,21 @@ MOST_DUPLICATES = 20
 
 @dataclass(frozen=True)
 class ShownSegment:
-    """A piece of the transcript; times in seconds."""
+    """A piece of the transcript; times in seconds.
+
+    Attributes:
+        start: From the clip's beginning.
+        end: Likewise.
+        text: What was said.
+        language: ISO 639-1; None where it was not recorded.
+        doubt: As :attr:`Item.doubt`.
+    """
 
     start: float
     end: float
     text: str
+    language: str | None
+    doubt: str | None
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,11 @@ class Item:
         segments: The same in pieces.
         language: ISO 639-1; None without speech.
         language_probability: Of the language, 0 to 1.
+        languages: All of them with their shares of the speech, 0 to 1, the largest first.
         confidence: Of the transcript, 0 to 1.
         no_speech_probability: That nobody speaks, 0 to 1.
+        compression_ratio: Of the text; above 2.4 it repeats itself.
+        doubt: Why the text may be none that was said; None if nothing is doubtful.
         asr: Speech recognition set of the transcript that is shown.
         policy: Policy set that is shown.
         flag_categories: Under which it was flagged, the highest score first.
@@ -102,8 +115,11 @@ class Item:
     segments: list[ShownSegment]
     language: str | None
     language_probability: float | None
+    languages: list[tuple[str, float]]
     confidence: float | None
     no_speech_probability: float | None
+    compression_ratio: float | None
+    doubt: str | None
     asr: str
     policy: str
     flag_categories: list[str]
@@ -235,13 +251,14 @@ def load(
         name, archive, path, duration, created_at, archive_id, ordinal = found
         asr, policy = sets or sets_of(cursor, audio_file_id)
         cursor.execute(
-            "SELECT transcript_text, segments, language, language_probability, confidence, "
-            "no_speech_probability, error FROM transcripts WHERE audio_file_id = %s AND asr = %s",
+            "SELECT transcript_text, segments, languages, language, language_probability, "
+            "confidence, no_speech_probability, compression_ratio, doubt, error "
+            "FROM transcripts WHERE audio_file_id = %s AND asr = %s",
             [audio_file_id, asr],
         )
-        nothing: tuple[Any, ...] = (None, [], None, None, None, None, "it is not there any more")
-        text, segments, *heard, problem = cursor.fetchone() or nothing
-        language, language_probability, confidence, no_speech_probability = heard
+        nothing: tuple[Any, ...] = (None, [], [], *[None] * 6, "it is not there any more")
+        text, segments, languages, *heard, problem = cursor.fetchone() or nothing
+        language, language_probability, confidence, no_speech, compression_ratio, doubt = heard
         policies = _policies(cursor, audio_file_id, policy)
         return Item(
             id=audio_file_id,
@@ -253,12 +270,18 @@ def load(
             text=text,
             problem=problem,
             segments=[
-                ShownSegment(s["start"], s["end"], s["text"].strip()) for s in segments or []
+                ShownSegment(
+                    s["start"], s["end"], s["text"].strip(), s.get("language"), s.get("doubt")
+                )
+                for s in segments or []
             ],
             language=language,
             language_probability=language_probability,
+            languages=[(each["language"], each["share"]) for each in languages or []],
             confidence=confidence,
-            no_speech_probability=no_speech_probability,
+            no_speech_probability=no_speech,
+            compression_ratio=compression_ratio,
+            doubt=doubt,
             asr=asr,
             policy=policy,
             flag_categories=[each.category for each in policies if each.flagged],

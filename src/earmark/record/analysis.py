@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from earmark import SQL
 from earmark.errors import EarmarkError
-from earmark.tables import TABLES, Table
+from earmark.tables import LATER_COLUMNS, TABLES, Table
 from earmark.volume import Volume
 
 _FOLDER = SQL / "analysis"
@@ -83,6 +83,15 @@ def view_of(table: Table) -> str:
         if pa.types.is_timestamp(field.type)
     )
     types = ", ".join([*(f"{key}: VARCHAR" for key in table.partitions), "date: DATE"])
+    with duckdb.connect() as connection:
+        rows = connection.from_arrow(table.schema.empty_table())
+        later = [
+            f"NULL::{kind} AS {name}"
+            for name, kind in zip(rows.columns, rows.types, strict=True)
+            if name in LATER_COLUMNS
+        ]
+    # There may be files alone that were made before.
+    completed = f"\nUNION ALL BY NAME SELECT {', '.join(later)} WHERE FALSE" if later else ""
     return f"""\
 CREATE OR REPLACE VIEW {table.name} AS
 SELECT *{f" REPLACE ({times})" if times else ""}
@@ -93,7 +102,7 @@ FROM read_parquet(
     hive_types = {{{types}}}
 )
 WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
-  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE{completed};
 """
 
 

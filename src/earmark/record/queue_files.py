@@ -27,6 +27,10 @@ _COLUMNS = pa.schema(
         ("language", pa.string()),
         ("confidence", pa.float64()),
         ("flag_categories", pa.list_(pa.string())),
+        ("languages", pa.list_(pa.string())),
+        ("compression_ratio", pa.float64()),
+        ("no_speech_probability", pa.float64()),
+        ("doubt", pa.string()),
     ]
 )
 #: What a spreadsheet takes for the beginning of a formula where a cell begins (OWASP, "CSV

@@ -25,6 +25,10 @@ class QueueItem:
     language: str | None  # ISO 639-1
     confidence: float | None  # of the transcript, 0..1
     flag_categories: list[str | None]  # all that flagged it, highest score first
+    languages: list[str] | None = None  # all of the clip, the largest share first
+    compression_ratio: float | None = None  # of the text; above 2.4 it repeats itself
+    no_speech_probability: float | None = None  # 0..1
+    doubt: str | None = None  # why the text may be none that was said; None if nothing is doubtful
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,10 @@ class Control:
     duration_seconds: float | None
     language: str | None  # ISO 639-1
     confidence: float | None  # of the transcript, 0..1
+    languages: list[str] | None  # as in QueueItem, and so are the others
+    compression_ratio: float | None
+    no_speech_probability: float | None
+    doubt: str | None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -41,8 +42,9 @@ DAYS_BEFORE = 7
 #: Reasons of failures that are listed, the most frequent ones.
 MOST_REASONS = 12
 _HOUR, _DAY = 3600.0, 86_400.0
-#: Columns that tell what failed and how much room audio takes, in whatever table has them.
-_TOLD = {"status", "error", "opus_path", "opus_bytes"}
+#: Columns that tell what failed or is doubtful and how much room audio takes, in whatever table
+#: has them.
+_TOLD = {"status", "error", "opus_path", "opus_bytes", "doubt"}
 #: So long a command that is to tell somebody may take.
 _ALERT_SECONDS = 60.0
 
@@ -113,6 +115,21 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
+class Doubts:
+    """Transcripts of the last 24 hours whose words may be none that were said, for one reason.
+
+    Attributes:
+        reason: As :attr:`earmark.speech.transcript.Transcript.doubt`.
+        count: How many clips.
+        archives: In how many archives.
+    """
+
+    reason: str
+    count: int
+    archives: int
+
+
+@dataclass(frozen=True)
 class Speed:
     """How fast GPUs work, by the receipts of the last 24 hours.
 
@@ -171,6 +188,7 @@ class Report:
         speed: Of the GPUs.
         flag_rates: By category.
         failures: The most frequent reasons.
+        doubts: Transcripts that are doubtful, the most frequent reason first.
         left_out: Members that are no clips, by reason; audio first.
         quarantined: Archives that were given up.
         unread: Receipts and tables that could not be read; what they hold counts nowhere.
@@ -184,6 +202,7 @@ class Report:
     speed: Speed
     flag_rates: tuple[FlagRate, ...]
     failures: tuple[Failures, ...]
+    doubts: tuple[Doubts, ...]
     left_out: tuple[LeftOut, ...]
     quarantined: tuple[Quarantined, ...]
     unread: int
@@ -240,7 +259,7 @@ def gather(settings: Settings) -> Report:
     receipts, unread = _receipts(volume, moment.timestamp() - (1 + DAYS_BEFORE) * _DAY)
     since = moment.timestamp() - _DAY
     today = [each for each in receipts if each.written_at >= since]
-    failures, audio_bytes, damaged = _tables(volume, today)
+    told = _tables(volume, today)
     return Report(
         date=moment.astimezone(ZoneInfo(settings.review.timezone)).date().isoformat(),
         status=now,
@@ -248,11 +267,12 @@ def gather(settings: Settings) -> Report:
         flagged_at_last_noon=last_noon,
         speed=_speed(today, moment.timestamp()),
         flag_rates=_flag_rates(receipts, since),
-        failures=failures,
+        failures=told.failures,
+        doubts=told.doubts,
         left_out=_left_out(today),
         quarantined=tuple(in_quarantine(volume)),
-        unread=unread + damaged,
-        disk=Disk(now.room.bytes_free, now.room.percent, audio_bytes),
+        unread=unread + told.unread,
+        disk=Disk(now.room.bytes_free, now.room.percent, told.audio_bytes),
     )
 
 
@@ -423,13 +443,21 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
     )
 
 
-def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failures, ...], int, int]:
-    """Failures by reason, bytes of Opus files, and how many tables can't be read.
+class _Told(NamedTuple):
+    """What the tables of archives tell."""
 
-    An archive that was done before tells of its classification alone.
-    """
+    failures: tuple[Failures, ...]
+    doubts: tuple[Doubts, ...]
+    audio_bytes: int  # of Opus files
+    unread: int  # tables that can't be read
+
+
+def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> _Told:
+    """Read tables; an archive that was done before tells of its classification alone."""
     counts: Counter[tuple[str, str]] = Counter()
     archives: Counter[tuple[str, str]] = Counter()
+    doubted: Counter[str] = Counter()
+    doubted_archives: Counter[str] = Counter()
     audio_bytes = unread = 0
 
     def failed(stage: str, reasons: Iterable[str | None]) -> None:
@@ -450,11 +478,15 @@ def _tables(volume: Volume, receipts: Sequence[_Receipt]) -> tuple[tuple[Failure
                     rows = pq.read_table(path, columns=sorted(columns), partitioning=None)
                     audio_bytes += _audio_bytes(rows)
                     failed(table.stage.partition("_")[0], _errors(rows, "failed", "unparsed"))
+                    reasons = Counter(_doubts(rows))
+                    doubted.update(reasons)
+                    doubted_archives.update(reasons.keys())
         except (OSError, KeyError, pa.ArrowException):
             unread += 1
     most = counts.most_common(MOST_REASONS)
-    return (
+    return _Told(
         tuple(Failures(*key, count=count, archives=archives[key]) for key, count in most),
+        tuple(Doubts(*each, doubted_archives[each[0]]) for each in doubted.most_common()),
         audio_bytes,
         unread,
     )
@@ -479,6 +511,13 @@ def _audio_bytes(rows: pa.Table) -> int:
     if "opus_bytes" not in rows.column_names:
         return 0
     return pc.sum(rows.filter(pc.is_valid(rows["opus_path"]))["opus_bytes"]).as_py() or 0
+
+
+def _doubts(rows: pa.Table) -> list[str]:
+    """Why transcripts are doubtful; those of Earmark 0.2 don't tell."""
+    if "doubt" not in rows.column_names:
+        return []
+    return [reason for doubt in rows["doubt"].to_pylist() if doubt for reason in doubt.split(", ")]
 
 
 def _errors(table: pa.Table, *statuses: str) -> list[str | None]:
