@@ -282,7 +282,7 @@ def test_a_file_that_arrives_changed_is_fetched_anew_and_refused_if_it_stays_so(
     assert whisper_alone.run("verify").returncode == 0
 
 
-@pytest.mark.parametrize("name", ["model.bin", "config.json"])
+@pytest.mark.parametrize("name", ["model.bin", "vocabulary.json"])
 def test_verify_names_a_file_that_rotted_and_fetch_brings_just_that(
     whisper_alone: Machine, name: str
 ) -> None:

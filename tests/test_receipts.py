@@ -32,6 +32,7 @@ def test_it_is_json_for_people_with_its_fields_in_their_order(file: Path) -> Non
     text = file.read_text(encoding="utf-8")
     assert list(json.loads(text)) == [
         *("archive", "date", "asr", "policy", "order", "status", "reason", "type", "bytes"),
+        "modified_ns",
         *("members", "clips", "flagged", "judged", "skipped", "undecided", "rows", "seconds"),
         *("provenance", "loaded_at"),
     ]

@@ -62,6 +62,7 @@ FROM read_json(
         reason: 'VARCHAR',
         type: 'VARCHAR',
         bytes: 'BIGINT',
+        modified_ns: 'BIGINT',
         members: 'MAP(VARCHAR, BIGINT)',
         clips: 'MAP(VARCHAR, BIGINT)',
         flagged: 'MAP(VARCHAR, BIGINT)',
