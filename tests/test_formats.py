@@ -13,9 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sounds import chirp, ffmpeg, played, write_audio
 
-from earmark.ingest.formats import DEMUXERS, identify, why_not
+from earmark.ingest.formats import DEMUXERS, NOT_TAKEN, identify, why_not
 from earmark.ingest.media import MediaError, decode_audio
-from earmark.tables import NOT_TAKEN
 
 pytestmark = pytest.mark.needs("ffmpeg")
 

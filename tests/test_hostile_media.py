@@ -21,9 +21,10 @@ from sounds import ENCODERS, chirp, wav, write_audio
 from tars import END, entry, pack_zip
 
 from earmark.ingest.encode import encode_archive
+from earmark.ingest.formats import NOT_TAKEN
 from earmark.ingest.unpack import unpack_archive
 from earmark.settings import EncodeSettings
-from earmark.tables import MANIFEST, NOT_TAKEN, read_table
+from earmark.tables import MANIFEST, read_table
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -37,12 +38,12 @@ from small_volume import fill, small_volume
 
 from earmark import REPOSITORY, __version__
 from earmark.errors import EarmarkError, UnavailableError
+from earmark.ingest.formats import NOT_TAKEN
 from earmark.ingest.selection import uniform
 from earmark.record import embedded_server
 from earmark.record.database import connect, migrate
 from earmark.record.load import load_archive
 from earmark.record.review_queue import Health, controls, health, review_queue
-from earmark.tables import NOT_TAKEN
 
 
 @pytest.fixture
@@ -119,6 +120,17 @@ def test_languages_and_doubts_stand_in_the_queue(archive):
         for item in review_queue(archive.conninfo, 100)
     }
     assert told == {("en", "fr", "unlikely words", 0.01)}
+
+
+def test_how_loud_a_clip_is_arrives_and_an_older_manifest_says_nothing_of_it(archive):
+    levels = ["source_rms_dbfs", "source_peak_dbfs", "opus_rms_dbfs", "opus_peak_dbfs"]
+    sql = f"SELECT {', '.join(levels)} FROM audio_files WHERE ordinal = 0"
+    archive.load()
+    assert query(archive.conninfo, sql) == [(-23.5, 0.25, -26.5, -150.0)]
+    files = archive.arguments()
+    pq.write_table(pq.read_table(files["manifest"]).drop_columns(levels), files["manifest"])
+    load_archive(**files)
+    assert query(archive.conninfo, sql) == [(None, None, None, None)]
 
 
 def test_an_answer_that_could_not_be_read_is_told_apart_from_not_flagged(archive):

@@ -21,11 +21,12 @@ from place import Place
 
 from earmark import REPOSITORY, cli, configuration, locks
 from earmark.errors import EarmarkError
+from earmark.ingest.formats import NOT_TAKEN
 from earmark.record.database import connect
 from earmark.record.queue_files import cell, read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.settings import ReviewSettings
-from earmark.tables import MANIFEST, NOT_TAKEN, TRANSCRIPTS, read_table, write_table
+from earmark.tables import MANIFEST, TRANSCRIPTS, read_table, write_table
 from earmark.watch.forecast import forecast
 from earmark.watch.report import gather, render, tell, warning_of, write_report
 

@@ -26,10 +26,11 @@ from earmark.clock import next_deadline
 from earmark.driver import slurm
 from earmark.driver.stages import stage
 from earmark.errors import EarmarkError
+from earmark.ingest.formats import NOT_TAKEN
 from earmark.record import database, throughput
 from earmark.record.database import connect
 from earmark.record.review_queue import health, review_queue
-from earmark.tables import MANIFEST, NOT_TAKEN, write_table
+from earmark.tables import MANIFEST, write_table
 from earmark.watch import forecast, metrics
 from earmark.watch import status as status_module
 from earmark.watch.display import show_status

@@ -134,6 +134,17 @@ def test_what_no_version_left_out_is_missed_in_a_former_file_too(file):
         read_table(file, TRANSCRIPTS)
 
 
+def test_a_column_that_came_later_than_the_file_is_null(file):
+    old = MANIFEST
+    for name in ("source_rms_dbfs", "opus_peak_dbfs"):
+        old = old.remove(old.get_field_index(name))
+    written = {**row(old, full=True), "member": "a.mp3"}
+    write_table(file, old, [written], {})
+    table = read_table(file, MANIFEST)
+    assert table.schema.equals(MANIFEST)
+    assert table.to_pylist() == [{**written, "source_rms_dbfs": None, "opus_peak_dbfs": None}]
+
+
 def read_members(path):
     return read_table(path, MEMBERS)
 

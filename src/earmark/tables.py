@@ -22,9 +22,6 @@ from earmark.volume import Volume
 
 _TIME = pa.timestamp("us", tz="UTC")
 
-#: What the error of a skipped row begins with if the member is audio all the same.
-NOT_TAKEN = "audio of a format that is not taken"
-
 #: What an archive held, one row per member; lies in ``unpacked/{archive}/members.parquet``.
 MEMBERS = pa.schema(
     [
@@ -52,6 +49,11 @@ MANIFEST = pa.schema(
         pa.field("duration_seconds", pa.float64()),
         pa.field("sample_rate", pa.int32()),  # of the source, Hz
         pa.field("channels", pa.int32()),  # of the source
+        # dB relative to full scale, of all channels; -150 for silence
+        pa.field("source_rms_dbfs", pa.float64()),
+        pa.field("source_peak_dbfs", pa.float64()),
+        pa.field("opus_rms_dbfs", pa.float64()),  # of what the encoder was given
+        pa.field("opus_peak_dbfs", pa.float64()),
         pa.field("status", pa.string(), nullable=False),  # ok | failed | skipped
         pa.field("error", pa.string()),
         pa.field("selected", pa.bool_(), nullable=False),  # drawn for transcription
@@ -194,7 +196,12 @@ TABLES = {
 
 #: Columns, of tables and of what stands within them, that files of Earmark 0.2 lack; what they
 #: would say is null there.
-LATER_COLUMNS = frozenset({"doubt", "languages", "segments.doubt", "segments.language"})
+LATER_COLUMNS = frozenset(
+    {
+        *("source_rms_dbfs", "source_peak_dbfs", "opus_rms_dbfs", "opus_peak_dbfs"),
+        *("doubt", "languages", "segments.doubt", "segments.language"),
+    }
+)
 
 _PREFIX = "earmark."
 
@@ -292,9 +299,9 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Read a Parquet file and check that it has exactly the declared columns.
+    """Read a Parquet file and check that it has the declared columns.
 
-    Those of :data:`LATER_COLUMNS` it may lack.
+    Those of :data:`LATER_COLUMNS` it may lack: they are null in all rows then.
 
     Raises:
         DamagedError: the file is no whole Parquet file.

@@ -39,6 +39,10 @@ _OF_THE_CONTENT = (
     "duration_seconds",
     "sample_rate",
     "channels",
+    "source_rms_dbfs",
+    "source_peak_dbfs",
+    "opus_rms_dbfs",
+    "opus_peak_dbfs",
     "status",
     "error",
     "selected",
@@ -115,7 +119,7 @@ def encode_archive(
     ``skipped`` row; neither is selected, with inclusion probability 0. A member with the
     same content as an earlier one is not encoded again: its row names the earlier one in
     ``duplicate_of``, shares its outcome and has no ``opus_path``. An ``ok`` row has an
-    ``error`` where damaged parts of the source were left out.
+    ``error`` where parts of the source were left out or changed.
 
     Args:
         unpacked: What :func:`earmark.ingest.unpack.unpack_archive` left.

@@ -16,7 +16,8 @@ import pylibmagic  # noqa: F401  # brings the library that magic loads
 
 import magic  # isort: skip
 
-from earmark.tables import NOT_TAKEN
+#: What the error of a skipped row begins with if the member is audio all the same.
+NOT_TAKEN = "audio of a format that is not taken"
 
 #: FFmpeg's name of the demuxer for each format that `identify` knows.
 DEMUXERS = {

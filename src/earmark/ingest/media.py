@@ -29,7 +29,7 @@ import numpy.typing as npt
 from av.error import FFmpegError
 
 from earmark.files import whole
-from earmark.ingest.formats import DEMUXERS, identify, why_not
+from earmark.ingest.formats import DEMUXERS, NOT_TAKEN, identify, why_not
 from earmark.ingest.mixdown import (
     NO_SIGNAL_DBFS,
     Block,
@@ -41,7 +41,6 @@ from earmark.ingest.mixdown import (
     peak,
 )
 from earmark.settings import EncodeSettings
-from earmark.tables import NOT_TAKEN
 from earmark.worker import Answer, serve
 
 OPUS_SAMPLE_RATE = 48_000  # the codec's own, RFC 6716 section 2

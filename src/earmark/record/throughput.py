@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 
 from earmark import receipts
 from earmark.ingest.encode import ERASED
+from earmark.ingest.formats import NOT_TAKEN
 from earmark.receipts import Receipt
-from earmark.tables import NOT_TAKEN, TABLES
+from earmark.tables import TABLES
 from earmark.volume import Volume
 
 #: How an archive can end that was done.

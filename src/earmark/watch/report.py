@@ -25,13 +25,14 @@ from earmark import locks
 from earmark.driver.quarantine import Quarantined, in_quarantine
 from earmark.errors import EarmarkError
 from earmark.files import whole
+from earmark.ingest.formats import NOT_TAKEN
 from earmark.receipts import Receipt
 from earmark.record import database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import is_new, readable, receipts_since
 from earmark.settings import Settings
-from earmark.tables import NOT_TAKEN, TABLES
+from earmark.tables import TABLES
 from earmark.visible import visible
 from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
