@@ -12,10 +12,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-import pylibmagic  # noqa: F401  # brings the library that magic loads
-
-import magic  # isort: skip
-
 #: What the error of a skipped row begins with if the member is audio all the same.
 NOT_TAKEN = "audio of a format that is not taken"
 
@@ -413,6 +409,11 @@ def why_not(file: BinaryIO) -> str:
     Raises:
         OSError: the file can't be read.
     """
+    # Loading it takes a worker longer than a clip's first second, and most never need it.
+    import pylibmagic  # noqa: F401  # brings the library that magic loads
+
+    import magic  # isort: skip
+
     file.seek(0)
     head = file.read(64 << 10)
     for name, signature in _OTHERS:

@@ -125,24 +125,35 @@ class _Source:
     """An open file as FFmpeg reads it, from where its container begins.
 
     A header may name a position that no file can have.  Linux refuses to seek there with an
-    error that looks like one of the machine, so FFmpeg is told in its own way.
+    error that looks like one of the machine, so FFmpeg is told in its own way.  Two of one file
+    don't disturb each other.
     """
 
     def __init__(self, file: BinaryIO, start: int) -> None:
         self._file, self._start = file, start
-        self.read = file.read
-        file.seek(start)
+        self._at = start
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        self._file.seek(self._at)
+        data = self._file.read(size)
+        self._at += len(data)
+        return data
 
     def tell(self) -> int:
         """The position."""
-        return self._file.tell() - self._start
+        return self._at - self._start
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Go to a position and return it, or a negative number where there is none such."""
-        if whence == 0:
-            offset = offset + self._start if offset >= 0 else offset
+        if whence != io.SEEK_END:
+            offset += self._start if whence == io.SEEK_SET else self._at
+            whence = io.SEEK_SET
+        if whence == io.SEEK_SET and not self._start <= offset < 1 << 63:
+            return -errno.EINVAL
         try:
-            return self._file.seek(offset, whence) - self._start
+            self._at = self._file.seek(offset, whence)
+            return self.tell()
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOVERFLOW):
                 raise
@@ -292,6 +303,8 @@ class _Decoder:
                     yield from resampler.resample(None)
                 resampler = av.AudioResampler("flt", layout, sample_rate)
                 names = [channel.name for channel in block.layout.channels]
+                if names == ["NONE", "NONE"]:
+                    names = ["FL", "FR"]
                 sides = ("",) if channels == 1 else ("left", "right")
                 mixdowns = [Mixdown(names, block.sample_rate, side) for side in sides]
                 former = current
@@ -328,7 +341,7 @@ class _Decoder:
         if cleaner.clipped:
             said.append(f"{cleaner.clipped} samples far beyond full scale were clipped")
         if cleaner.gain < 1:
-            quieter = -decibels(cleaner.gain)
+            quieter = -20 * math.log10(cleaner.gain)
             said.append(f"samples far beyond full scale were made {quieter:.0f} dB quieter")
         return said
 

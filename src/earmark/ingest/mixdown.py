@@ -28,6 +28,7 @@ _RIGHT = {"FR", "BR", "SR", "FRC", "WR", "TFR", "TBR", "DR"}
 _CANCELLING = 0.5  # power of the mix, as a share of what channels with nothing in common have
 _TOO_QUIET = 1 / 16  # power of the mix, as a share of the loudest channel's: 12 dB
 _SILENT_CHANNEL = 0.01  # likewise of another channel's
+_NO_SIGNAL = 10 ** (NO_SIGNAL_DBFS / 10)
 _FADE_SECONDS = 0.02
 
 _FULL_SCALE = {"u8": 2.0**7, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1, "dbl": 1}
@@ -124,8 +125,10 @@ class Cleaner:
 
 
 def _products(block: Block) -> _Weights:
-    """Channels times channels, summed over time."""
-    return np.array([[np.dot(one, other) for other in block] for one in block], np.float64)
+    """Channels times channels, as means over time."""
+    sums = [[float(np.dot(one, other)) for other in block] for one in block]
+    products: _Weights = np.array(sums) / max(block.shape[1], 1)
+    return products
 
 
 class Mixdown:
@@ -156,6 +159,8 @@ class Mixdown:
         )
         if not weights.any():  # the low frequencies alone, or a half without channels
             weights = np.ones(len(channels))
+        here = np.array([float(name not in other) for name in channels])
+        self._all: _Weights = here / here.sum() if here.any() else weights / weights.sum()
         self._plain: _Weights = weights / weights.sum()
         self._weights = self._plain
         self._fade = max(int(_FADE_SECONDS * sample_rate), 1)
@@ -181,7 +186,10 @@ class Mixdown:
     def _fitting(self, products: _Weights) -> _Weights:
         """Weights for a block with these products of its channels."""
         powers = products.diagonal()
-        loudest = powers[self._plain > 0].max()
+        plain = self._plain
+        if powers[plain > 0].max() < _NO_SIGNAL:  # a recorder's fourth track is no subwoofer
+            plain = self._all
+        loudest = powers[plain > 0].max()
 
         def fits(weights: _Weights) -> bool:
             power = weights @ products @ weights
@@ -192,8 +200,8 @@ class Mixdown:
         for weights in (self._weights, self._plain):
             if fits(weights):
                 return weights
-        audible = self._plain * (powers >= _SILENT_CHANNEL * loudest)
-        for base in (self._plain, audible / audible.sum()):
+        audible = plain * (powers >= _SILENT_CHANNEL * loudest)
+        for base in (plain, audible / audible.sum()):
             component = np.linalg.eigh(products * np.outer(base, base))[1][:, -1]
             signs = np.where(component * np.sign(component[np.argmax(powers * base)]) < 0, -1, 1)
             agreement = (signs * base * self._weights) @ powers
