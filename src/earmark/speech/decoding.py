@@ -22,7 +22,7 @@ VAD_ONSET, VAD_OFFSET = 0.500, 0.363
 LANGUAGES: dict[str, float] = {
     "switch_probability": 0.7,
     "switch_seconds": 3.0,
-    "hint_probability": 0.2,
+    "hint_probability": 0.15,
     "hint_seconds": 6.0,
 }
 
