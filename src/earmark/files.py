@@ -1,5 +1,6 @@
 """Writing files so that a reader sees a whole file or none."""
 
+import errno
 import logging
 import os
 import re
@@ -46,22 +47,50 @@ def set_aside(path: Path, reason: object) -> None:
     logger.warning("%s is damaged (%s); it is kept as %s and made anew", path, reason, aside.name)
 
 
+def sync(folder: Path) -> None:
+    """Have the names in a folder on disk, those that came and those that went.
+
+    A file's own fsync(2) says nothing of its name.  File systems that have no such thing for a
+    folder, as some network ones, keep names in order by themselves.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, so that a power cut leaves them there."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, keep_name: bool = True) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; it takes its place when the block succeeds.
 
-    The bytes are on disk before the name changes, so a crash at any moment leaves either
-    the old file or the new one.  A block that raises leaves nothing behind; a process
-    that is killed may leave what :func:`partials_of` finds, which nothing reads.
+    The bytes are on disk before the name changes, and then the name is too, so a crash or a
+    power cut at any moment leaves either the old file or the new one, and the new one once this
+    has returned.  A block that raises leaves nothing behind; a process that is killed may leave
+    what :func:`partials_of` finds, which nothing reads.
 
     Args:
         path: The final name; missing parent folders are made.
+        keep_name: Whether a power cut right after must not lose the new file; for one of many in a
+            folder :func:`sync` once after all of them does as well.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = partial_path(path)
     try:
         yield partial
-        put(partial, path)
+        put(partial, path, keep_name)
     except OSError as error:
         if error.filename is None and error.errno is not None:  # a full disk names no file
             error.filename = str(path)
@@ -70,13 +99,16 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def put(partial: Path, path: Path) -> None:
+def put(partial: Path, path: Path, keep_name: bool = True) -> None:
     """Give a complete file its final name, once its bytes are on disk.
 
     Args:
         partial: The file; it is gone afterwards.
         path: Its final name, on the same file system; what has that name is replaced.
+        keep_name: As for :func:`whole`.
     """
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
     partial.replace(path)
+    if keep_name:
+        sync(path.parent)

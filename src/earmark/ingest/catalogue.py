@@ -362,7 +362,7 @@ def _write_alone(
         text = json.dumps(facts, indent=1)
         may_change = (not add_only and path not in planned) or not _is_entry(path)
         if not path.exists() or (may_change and path.read_bytes() != text.encode()):
-            with whole(path) as partial:
+            with whole(path, keep_name=False) as partial:  # the next poll makes it again
                 partial.write_text(text, encoding="utf-8")
                 # Snakemake compares times: an entry is as old as what it tells.
                 os.utime(partial, ns=(archive.entry_ns, archive.entry_ns))

@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from earmark.files import partials_of
+from earmark.files import make_folder, partials_of, sync
 from earmark.ingest.selection import Drawn, Selection
 from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.progress import track
@@ -141,11 +141,12 @@ def encode_archive(
     started = time.monotonic()
     if audio_folder.exists():
         shutil.rmtree(audio_folder)  # of a run that was killed
-    audio_folder.mkdir(parents=True)
+    make_folder(audio_folder)
     try:
         rows, provenance = _encode_members(
             unpacked, audio_folder, archive, volume_root, settings, selection, erased
         )
+        sync(audio_folder)  # before the manifest that names what is in it
         provenance["seconds"] = f"{time.monotonic() - started:.3f}"
         write_table(manifest, MANIFEST, rows, provenance)
     except BaseException:

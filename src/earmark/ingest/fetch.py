@@ -15,7 +15,7 @@ from pathlib import Path
 from earmark import locks
 from earmark.disk_space import ran_out, shortage_for_fetching, work_when_there_is_space
 from earmark.errors import EarmarkError
-from earmark.files import put
+from earmark.files import make_folder, put
 from earmark.ingest.catalogue import Archive, read_entry
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.locks import Lock
@@ -88,7 +88,7 @@ def fetch_archive(
     def work() -> None:
         _copy(known, source, partial, settings, lock, verify)
         lock.renew()  # or else it is another one's business by now
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         os.utime(partial, ns=(known.entry_ns, known.entry_ns))  # as old as its entry, by no clock
         put(partial, target)
 

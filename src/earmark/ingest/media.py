@@ -403,7 +403,7 @@ def encode_opus(source: Path, target: Path, settings: EncodeSettings) -> Encoded
     samples = 0
     loudness = Loudness()
     loudest = (-1.0, 0, 1)  # energy, start and length of a moment
-    with source.open("rb") as file, whole(target) as partial:
+    with source.open("rb") as file, whole(target, keep_name=False) as partial:
         decoder = _Decoder(file)
         # FFmpeg writes into memory, 6 KB a second: on a full disk it would raise an error
         # that looks like one of the audio.

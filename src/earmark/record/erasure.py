@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from earmark import checkpoints, locks
 from earmark.errors import EarmarkError
-from earmark.files import partials_of, whole
+from earmark.files import partials_of, sync, whole
 from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
@@ -391,10 +391,14 @@ def _erase_files(
         return
     for path in _audio(volume, archive, date, ordinals):
         path.unlink(missing_ok=True)
+    if volume.audio(date, archive).exists():
+        sync(volume.audio(date, archive))
     checkpoints.remove(volume, archive)  # what was done is done again
     if ordinals and _is_fetched(volume, archive, date):
         volume.incoming(archive).unlink(missing_ok=True)
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
+        if volume.incoming("").is_dir():
+            sync(volume.incoming(""))
     manifest = volume.manifest(date, archive)
     made_at = manifest.stat().st_mtime_ns if manifest.exists() else 0
     # The manifest, by which an erasure finds its clips, comes last.
