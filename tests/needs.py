@@ -1,8 +1,8 @@
 """What tests need of a machine, and leaving out those that want what it lacks.
 
 A test names its needs by ``@pytest.mark.needs("root", "caddy")``, or uses a fixture of
-:data:`NEEDS`. Programs are those of tests/setup-machine; ``CI=true`` in the environment makes it a
-failure to leave anything out.
+:data:`NEEDS`. Programs and recordings are those of tests/setup-machine; ``CI=true`` in the
+environment makes it a failure to leave anything out.
 """
 
 import os
