@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sounds import chirp, ffmpeg, played, write_audio
 
 from earmark.ingest.formats import DEMUXERS, NOT_TAKEN, identify, why_not
-from earmark.ingest.media import MediaError, decode_audio
+from earmark.ingest.media import MediaError, NotAudioError, decode_audio
 
 pytestmark = pytest.mark.needs("ffmpeg")
 
@@ -228,6 +228,15 @@ def test_neither_noise_nor_programs_are_taken_for_audio():
 def test_audio_that_is_not_taken_is_called_by_its_name(content, name):
     assert identify(io.BytesIO(content)) is None
     assert why_not(io.BytesIO(content)) == f"{NOT_TAKEN}: {name}"
+
+
+def test_what_looks_like_frames_in_a_program_is_no_audio(tmp_path):
+    header = b"\xff\xfb\x54\xc4"  # 64 kb/s at 48 kHz
+    table = (header + bytes(range(188))) * 5
+    (tmp_path / "a").write_bytes(Path("/bin/sh").read_bytes()[:50_000] + table[:-50])
+    assert found(tmp_path / "a").format == "mp3"
+    with pytest.raises(NotAudioError, match="not audio: application/x-"):
+        decode_audio(tmp_path / "a")
 
 
 # Any bytes

@@ -1,8 +1,8 @@
-"""Audio files: what they are by content, decoded to samples and encoded to Opus.
+"""Audio files decoded to samples and encoded to Opus.
 
-Knows containers and codecs. Every file is somebody else's, so its format is decided here
-from its first bytes against a short list and forced on the demuxer, which gets an open
-file and no name: a playlist or a concat list has no way to another file or the network.
+Knows codecs. Every file is somebody else's, so its format is decided by its bytes
+(:mod:`earmark.ingest.formats`) and forced on the demuxer, which gets an open file and no
+name: a playlist or a concat list has no way to another file or the network.
 FFmpeg's libraries run in this process through PyAV; the ``ffmpeg`` program isn't needed.
 
 ``python -m earmark.ingest.media`` encodes the files that :mod:`earmark.ingest.encode` names to it:
@@ -60,7 +60,7 @@ _DECODERS = (
 )  # fmt: skip
 #: A clip longer than this is not decoded to samples (in memory at 16 kHz: 0.9 GB).
 _MOST_SECONDS_DECODED = 4 * 3600.0
-_LONGEST_BLOCK = 192_000  # samples of a channel that are mixed at a time
+_LONGEST_BLOCK = 1_536_000  # samples that are mixed at a time: a second of 8 channels at 192 kHz
 #: A file most of which can't be decoded has something worth keeping from so much on.
 _LEAST_SECONDS = 0.5
 #: Stereo with one silent channel loses 3 dB.
@@ -260,13 +260,13 @@ class _Decoder:
         for frames in self._packets():
             for frame in frames:
                 # A stream may change its format on the way (MP3 files joined end to end).
-                current = (frame.format.name, frame.layout.name, frame.sample_rate)
+                current = (frame.sample_rate, frame.layout.nb_channels, frame.format.name)
                 if current != former:
                     if rest := fifo.read():
                         yield rest
                     fifo, former = av.AudioFifo(), current
                     self.sample_rate, self.channels = frame.sample_rate, frame.layout.nb_channels
-                    length = max(min(frame.sample_rate, _LONGEST_BLOCK), 1)
+                    length = max(min(frame.sample_rate, _LONGEST_BLOCK // self.channels), 1)
                 frame.pts = None  # gaps and jumps of the source's clock mean nothing here
                 fifo.write(frame)
                 while block := fifo.read(length):
@@ -281,13 +281,19 @@ class _Decoder:
         """The audio as packed float32 frames of one or two channels and one rate (Hz).
 
         Raises:
+            NotAudioError: what looked like audio somewhere in the file is none.
             MediaError: nothing or next to nothing could be decoded. Frames may have been
                 yielded by then.
         """
         samples = 0
-        for frame in self._resampled(channels, sample_rate):
-            samples += frame.samples
-            yield frame
+        try:
+            for frame in self._resampled(channels, sample_rate):
+                samples += frame.samples
+                yield frame
+        except MediaError as error:
+            if self._junk and not isinstance(error, NotAudioError):
+                raise NotAudioError(why_not(self._file)) from error
+            raise
         if not samples:  # a header may claim gigahertz
             raise MediaError(f"no audio can be decoded from this {self.format}: not one sample")
 
@@ -377,7 +383,11 @@ def _is_taken(stream: av.AudioStream) -> bool:
 
 
 def _samples(frame: av.AudioFrame) -> Block:
-    return as_float(frame.to_ndarray(), frame.format.name, frame.layout.nb_channels)
+    """A frame's samples: (channels, samples)."""
+    kind, channels = frame.format.name, frame.layout.nb_channels
+    if kind == "flt" and channels == 1:  # what we make ourselves, without a copy
+        return np.frombuffer(cast(bytes, frame.planes[0]), np.float32, frame.samples)[None]
+    return as_float(frame.to_ndarray(), kind, channels)
 
 
 def _has_signal(frame: av.AudioFrame) -> bool:

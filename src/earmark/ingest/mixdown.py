@@ -126,8 +126,11 @@ class Cleaner:
 
 def _products(block: Block) -> _Weights:
     """Channels times channels, as means over time."""
-    sums = [[float(np.dot(one, other)) for other in block] for one in block]
-    products: _Weights = np.array(sums) / max(block.shape[1], 1)
+    if len(block) == 2:  # BLAS is slower at this
+        sums = np.array([[np.dot(one, other) for other in block] for one in block])
+    else:
+        sums = block @ block.T
+    products: _Weights = sums.astype(np.float64) / max(block.shape[1], 1)
     return products
 
 
