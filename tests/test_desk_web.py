@@ -395,6 +395,16 @@ def test_what_strangers_wrote_is_shown_as_text(desk: Desk) -> None:
         assert "49</textarea" not in page
 
 
+def test_a_name_that_would_be_read_backwards_is_written_out(desk: Desk) -> None:
+    """Also one that was stored as it was."""
+    ask(desk.record, "UPDATE audio_files SET original_filename = %s", "good\u202e3pm.exe\u2028")
+    with browser_of(desk, "lea") as browser:
+        browser.submit("/claim", mode="score")
+        page = browser.visit("/items/1").text
+    assert "good\\u202e3pm.exe\\u2028" in page
+    assert "\u202e" not in page
+
+
 def test_a_note_may_be_as_long_as_its_field_says(desk: Desk) -> None:
     lines = "\r\n".join(["x" * 79] * 50)  # as forms send line breaks
     with browser_of(desk, "ada") as browser:

@@ -9,8 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earmark import cli, logs
-from earmark.ingest.catalogue import _judge
-from earmark.ingest.source import Listed
 from earmark.ingest.tarstream import readable
 from earmark.visible import visible
 from earmark.watch.display import printable, show
@@ -42,7 +40,6 @@ def test_what_nobody_sees_is_written_out_wherever_a_name_is_shown(
     name, shown = f"good{char}3pm.exe", f"good{UNSEEN[char]}3pm.exe"
     assert visible(name) == shown
     assert readable(name) == shown  # a member's, from there to the desk
-    assert _judge(Listed(name, 1, 10**18)).name == shown  # an archive's
     assert printable(name) == shown  # in a command's table
     show([{"name": name}], False, "Names")
     assert shown in capsys.readouterr().out

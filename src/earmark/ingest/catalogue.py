@@ -27,7 +27,6 @@ from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.receipts import Receipt
 from earmark.settings import SourceSettings
 from earmark.tables import TABLES
-from earmark.visible import visible
 from earmark.volume import ARCHIVE_NAME, Volume
 
 logger = logging.getLogger(__name__)
@@ -243,8 +242,8 @@ def _is_hidden(name: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Text in which all of a name at the source is written out that is no UTF-8 or not seen."""
-    return visible(text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+    """Text in which bytes that are no UTF-8, of a name at the source, are written out."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _judge(file: Listed) -> Archive:
