@@ -10,6 +10,7 @@ import json
 import os
 import runpy
 import shutil
+import tarfile
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +29,7 @@ from earmark.errors import EarmarkError
 from earmark.ingest.catalogue import Archive
 from earmark.ingest.media import encode_opus
 from earmark.settings import EncodeSettings
-from earmark.tables import CLASSES, MANIFEST, MEMBERS, TRANSCRIPTS, write_table
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
 pytestmark = pytest.mark.slow
@@ -67,14 +68,13 @@ class Site:
             "transcripts": place.transcripts("demo", DATE, NAME),
             "classes": place.classes("demo", DATE, NAME),
         }
-        self.files["folder"].mkdir(parents=True)
-        shutil.copy(clip, self.files["folder"] / "000000")
+        place.incoming(NAME).parent.mkdir(parents=True)
+        with tarfile.open(place.incoming(NAME), "w") as tar:
+            tar.add(clip, "a.mp3")
         row = {
             "archive": NAME, "ordinal": 0, "member": "a.mp3", "source_bytes": 1, "status": "ok",
             "source_sha256": "0" * 64,
         }  # fmt: skip
-        member = {"ordinal": 0, "member": "a.mp3", "file": "000000", "bytes": 1, "status": "ok"}
-        write_table(self.files["folder"] / "members.parquet", MEMBERS, [member], {})
         drawn = {"selected": True, "inclusion_probability": 1.0}
         heard = {"opus_path": str(clip.relative_to(folder)), "duration_seconds": 9.0}
         write_table(
