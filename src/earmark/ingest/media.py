@@ -269,11 +269,10 @@ class _Decoder:
                     length = max(min(frame.sample_rate, _LONGEST_BLOCK // self.channels), 1)
                 frame.pts = None  # gaps and jumps of the source's clock mean nothing here
                 fifo.write(frame)
+                seconds += frame.samples / max(frame.sample_rate, 1)
                 while block := fifo.read(length):
-                    seconds += block.samples / max(self.sample_rate, 1)
                     yield block
         if rest := fifo.read():
-            seconds += rest.samples / max(self.sample_rate, 1)
             yield rest
         self._damage.check(self.format, seconds)
 
