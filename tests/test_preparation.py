@@ -47,7 +47,7 @@ def test_processes_prepare_what_this_one_prepares_in_the_clips_order(
         assert ours.error == theirs.error
         assert len(ours.windows) == len(theirs.windows)
         for our, their in zip(ours.windows, theirs.windows, strict=True):
-            assert (our.start, our.end) == (their.start, their.end)
+            assert (our.start, our.end, our.spans) == (their.start, their.end, their.spans)
             assert np.array_equal(our.features, their.features)
             assert our.features.shape == (MELS, 3000)
 
