@@ -1,4 +1,4 @@
--- depends: 0009-skipped-members
+-- depends: 0010-loudness
 
 -- Clips in several languages, and why the words of a transcript may be none that were said.
 
