@@ -89,7 +89,7 @@ class Ours:
 
     def scores(self, policy: Policy, contents: Sequence[str]) -> list[float | None]:
         """A score for each content, in their order."""
-        return [each.score for _, each in sorted(self.classifier.judge(policy, contents))]
+        return [each.score for _, each in sorted(self.classifier.classify(policy, contents))]
 
 
 class OneByOne:

@@ -62,7 +62,7 @@ def classifier_accuracy(
         flags = {
             policy.category: [
                 judgement.score is not None and judgement.score >= 0.5
-                for _, judgement in sorted(classifier.judge(policy, [post.text for post in posts]))
+                for _, judgement in sorted(classifier.classify(policy, [post.text for post in posts]))
             ]
             for policy in load_policies(POLICIES, sentences.CATEGORIES)
         }

@@ -56,7 +56,7 @@ def classifier() -> Classifier:
 
 def judged(classifier: Classifier, policy: Policy, contents: list[str]) -> list[Classification]:
     """The judgements in the order of the contents."""
-    return [judgement for _, judgement in sorted(classifier.judge(policy, contents))]
+    return [judgement for _, judgement in sorted(classifier.classify(policy, contents))]
 
 
 def scores(classifier: Classifier, policy: Policy, contents: list[str]) -> list[float | None]:

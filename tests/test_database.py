@@ -719,7 +719,7 @@ def test_an_ordinary_user_has_a_server_too_and_root_can_use_it(volume):
 def test_another_users_server_is_refused_with_a_reason(volume):
     connection_string(None, volume)
     refusal = as_nobody(volume)
-    assert re.search("EarmarkError.* belongs to another user .*set database.url", refusal)
+    assert re.search("SetupError.* belongs to another user .*set database.url", refusal)
 
 
 def server_runs(root: Path) -> bool:

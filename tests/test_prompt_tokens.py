@@ -186,7 +186,7 @@ def test_scores_are_those_of_whole_prompts(tmp_path: Path, kind: str, family: st
     policy = Policy("noise", "Noise", "Speech about noise. Is it loud?", "0")
     contents = [f"{text}{end}" for end in ENDS for text in ("hush", "")]
     classifier = Classifier(settings)
-    for index, judged in classifier.judge(policy, contents):
+    for index, judged in classifier.classify(policy, contents):
         tokens = whole(tokenizer, Prompt(*prompt_around(policy.text)), one_line(contents[index]))
         with torch.inference_mode():
             logits = model(torch.tensor([[tokenizer.bos_token_id, *tokens]])).logits[0, -1, words]

@@ -259,8 +259,8 @@ def test_a_base_model_that_was_saved_without_its_head_is_whole_as_for_transforme
     assert not any(key.startswith("model.") for key in read_weights(base / "model.safetensors"))
     change_config(base / "config.json", architectures=["Gemma2ForCausalLM"])
     settings = replace(SETTINGS, model=str(base), quantization=quantization)
-    (whole,) = Classifier(replace(settings, model=str(BASE))).judge(POLICIES[1], [SCAM])
-    (headless,) = Classifier(settings).judge(POLICIES[1], [SCAM])
+    (whole,) = Classifier(replace(settings, model=str(BASE))).classify(POLICIES[1], [SCAM])
+    (headless,) = Classifier(settings).classify(POLICIES[1], [SCAM])
     assert headless == whole
 
 

@@ -209,7 +209,7 @@ def poll(
                     old = replace(old, received_ns=written_ns)
                 found[file.name] = old
                 continue
-            archive = _judge(file)
+            archive = _assess(file)
             found[archive.name] = _note(archive, former.get(archive.name), volume, poll_seconds)
         found |= here
         catalogue = Catalogue(
@@ -246,7 +246,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _judge(file: Listed) -> Archive:
+def _assess(file: Listed) -> Archive:
     """Take a file as an archive, or refuse it."""
     name = _printable(file.name)
     if not ARCHIVE_NAME.fullmatch(file.name) or file.name.endswith((" ", ".")):

@@ -62,7 +62,7 @@ class Classification(NamedTuple):
 
 
 class Classifier:
-    """A base model with its adapter, loaded once, that judges contents by any policies."""
+    """A base model with its adapter, loaded once, that classifies contents by any policies."""
 
     def __init__(self, settings: ClassifySettings) -> None:
         """Load the model.
@@ -112,7 +112,7 @@ class Classifier:
         tokens = settings.batch_size * settings.max_tokens
         self._batches = HalvingBatch(tokens, "classify.batch_size")
 
-    def judge(
+    def classify(
         self, policy: Policy, contents: Sequence[str]
     ) -> Iterator[tuple[int, Classification]]:
         """Judge contents by one policy.
@@ -152,9 +152,9 @@ class Classifier:
         shared = [n for n, split in enumerate(splits) if split.begin is prompts.begin]
         others = [[n] for n, split in enumerate(splits) if split.begin is not prompts.begin]
         for indices in [shared, *others] if shared else others:
-            yield from self._judge(policy, first, indices, [splits[index] for index in indices])
+            yield from self._classify(policy, first, indices, [splits[index] for index in indices])
 
-    def _judge(
+    def _classify(
         self, policy: Policy, first: list[int], indices: Sequence[int], splits: Sequence[Split]
     ) -> Iterator[tuple[int, Classification]]:
         """Judge contents whose prompts begin alike."""

@@ -53,7 +53,7 @@ def classify_archive(
         checkpoint: Folder for what is done, of this archive and stage alone; it stays.
 
     Raises:
-        EarmarkError: the transcripts or the model can't be read, or the model judges the
+        EarmarkError: the transcripts or the model can't be read, or the model classifies the
             policies' own examples wrongly.
         OSError: the system refused to read or write.
     """
@@ -155,7 +155,7 @@ def _classify(
                     else:
                         todo.append(clip)
                 texts = [clip["text"] for clip in todo]
-                for index, classification in classifier.judge(policy, texts):
+                for index, classification in classifier.classify(policy, texts):
                     kept.add([_row(todo[index], policy, classification, settings)])
                     progress.advance((todo[index]["speech_seconds"] or 0) / len(policies))
     return {**gpu.facts(), "self_check": json.dumps(checked)}

@@ -1,4 +1,4 @@
-"""Whether a classifier that was just loaded judges as its policies say: their own examples.
+"""Whether a classifier that was just loaded classifies its policies' own examples as they say.
 
 What is left out when a model is loaded, or wrongly put together, need not raise an error; it shows
 in what the model answers to something whose answer is known.
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def self_check(
     classifier: Classifier, policies: Collection[Policy]
 ) -> dict[str, dict[str, float] | None]:
-    """Have a classifier judge the examples of policies.
+    """Have a classifier classify the examples of policies.
 
     Args:
         classifier: As it is loaded.
@@ -33,7 +33,7 @@ def self_check(
 
     Raises:
         SetupError: an example comes out on the wrong side.
-        EarmarkError: as :meth:`earmark.policy.classifier.Classifier.judge`.
+        EarmarkError: as :meth:`earmark.policy.classifier.Classifier.classify`.
     """
     checked: dict[str, dict[str, float] | None] = {}
     for policy in policies:
@@ -41,7 +41,7 @@ def self_check(
         if policy.examples is None:
             continue
         texts = {"flagged": policy.examples.flagged, "not_flagged": policy.examples.not_flagged}
-        answers = [answer for _, answer in sorted(classifier.judge(policy, [*texts.values()]))]
+        answers = [answer for _, answer in sorted(classifier.classify(policy, [*texts.values()]))]
         scores = {}
         for (side, text), answer in zip(texts.items(), answers, strict=True):
             if answer.score is None or (answer.score >= YES) != (side == "flagged"):
@@ -50,7 +50,7 @@ def self_check(
         checked[policy.category] = scores
     if without := not_checked(policies):
         logger.warning(without)
-    logger.info("the classifier judges the examples of its policies as it should: %s", checked)
+    logger.info("the examples of the policies come out on the right sides: %s", checked)
     return checked
 
 
