@@ -59,10 +59,11 @@ def classifier_accuracy(
         ]
         harmless = range(len(posts), len(posts) + texts)
         posts += [draw_post(rng, known, rng.randint(fewest, most), HARMLESS) for _ in harmless]
+        written = [post.text for post in posts]
         flags = {
             policy.category: [
-                judgement.score is not None and judgement.score >= 0.5
-                for _, judgement in sorted(classifier.classify(policy, [post.text for post in posts]))
+                answer.score is not None and answer.score >= 0.5
+                for _, answer in sorted(classifier.classify(policy, written))
             ]
             for policy in load_policies(POLICIES, sentences.CATEGORIES)
         }
