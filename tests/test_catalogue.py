@@ -436,6 +436,26 @@ def test_a_clock_that_is_wrong_at_one_poll_changes_nothing(
     assert pending(discover(source, volume), volume, 0) == []
 
 
+def test_what_0_2_has_written_is_understood_as_it_was_meant(source: Path, volume: Volume) -> None:
+    """Its receipts know no time of change, and its catalogue none of the entry."""
+    for name in ("done.tar", "replaced.tar"):
+        put(source, name)
+        receipts.write(volume.receipt("2026-11-01", name), example(archive=name, bytes=3))
+        os.utime(volume.receipt("2026-11-01", name), (NOON + 600, NOON + 600))
+    noted = {"done.tar": NOON + 60, "replaced.tar": NOON + 1200}
+    former = [
+        {"name": name, "bytes": 3, "modified_ns": NOON * 10**9, "noted_at": noted[name],
+         "confirmed": True, "refused": None, "done": name == "done.tar"}
+        for name in noted
+    ]  # fmt: skip
+    told = {"source": str(source), "archives": former, "checked_at": None, "problem": None}
+    (volume.state / "archives").mkdir(parents=True)
+    (volume.state / "catalogue.json").write_text(json.dumps(told))
+    for _ in range(2):
+        assert names(pending(discover(source, volume), volume, 0)) == ["replaced.tar"]
+    assert volume.entry("replaced.tar").stat().st_mtime == NOON + 1200
+
+
 def test_a_damaged_entry_is_made_anew_and_as_old_as_it_was(source: Path, volume: Volume) -> None:
     put(source, "a.tar")
     discover(source, volume)

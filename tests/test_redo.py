@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any
@@ -14,10 +15,11 @@ from workflow_run import ROWS, Run, copy_volume
 from earmark import cli, configuration, locks, receipts
 from earmark.driver import redo
 from earmark.driver.feed import Feed
-from earmark.ingest import catalogue
-from earmark.ingest.again import requests
+from earmark.ingest import again, catalogue
+from earmark.ingest.again import Request, requests
 from earmark.ingest.source import source_of
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
+from earmark.volume import Volume
 
 STAGES = list(redo.NAMES)
 
@@ -154,6 +156,44 @@ def test_one_that_the_source_has_lost_is_pending_all_the_same(place: Place) -> N
     assert json.loads(place.volume.entry("a.tar").read_text())["name"] == "a.tar"
 
 
+def test_a_command_that_is_killed_between_two_steps_is_made_up_for(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    date, ask = date_of(place), again.ask
+    ask(place.volume, Request("a.tar", date, "transcribe"))
+
+    def killed(volume: Volume, request: Request) -> None:
+        if request.begun:
+            raise KeyboardInterrupt
+        ask(volume, request)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(again, "ask", killed)
+        with pytest.raises(KeyboardInterrupt):
+            redo.carry_out(place.volume, configuration.read(place.file))
+    receipt = place.volume.receipt(date_of(place), "a.tar")
+    redo.carry_out(place.volume, configuration.read(place.file))
+    assert not receipt.exists()
+    assert [request.begun for request in requests(place.volume)] == [True]
+    assert "transcripts" not in current(place, "a.tar")
+
+
+def test_one_whose_receipt_never_told_its_size_ends_with_the_new_receipt(place: Place) -> None:
+    date = date_of(place)
+    place.volume.receipt(date, "a.tar").unlink()
+    lose_at_source(place)
+    assert call(place, "a.tar", "--date", date) == 0
+    (archive,) = [each for each in place.poll().archives if each.name == "a.tar"]
+    told = example(archive="a.tar", date=date, bytes=102_400, modified_ns=archive.modified_ns)
+    receipts.write(place.volume.receipt(date, "a.tar"), told)
+    assert catalogue.is_done(archive, place.volume)
+
+
+def lose_tables(place: Place) -> None:
+    for kind in ("transcripts", "classes", "audio"):
+        shutil.rmtree(place.volume.root / kind)
+
+
 def lose_at_source(place: Place) -> None:
     (place.source / "a.tar").unlink()
     place.volume.incoming("a.tar").unlink()
@@ -187,6 +227,12 @@ def nothing(place: Place) -> None:
     [
         (lose_at_source, ["a.tar", "--stage", "encode"], "is not at the source any more"),
         (lose_audio, ["a.tar", "--stage", "transcribe"], "1 of 1 clips of a.tar have no audio"),
+        (
+            lose_tables,
+            ["a.tar"],
+            "no transcripts large-v2, which load reads",
+        ),
+        (lose_tables, ["a.tar", "--stage", "transcribe"], "1 of 1 clips of a.tar have no audio"),
         (give_up, ["a.tar"], "earmark retry a.tar"),
         (have_another_day, ["a.tar"], "give --date"),
         (replace_at_source, ["a.tar"], "the source has another archive a.tar"),
@@ -230,7 +276,11 @@ def test_a_living_driver_that_has_done_it_ends_so_that_the_next_one_does_it_agai
     place = Place(tmp_path, tmp_path / "volume")
     intake = {"batch": 1, "poll_seconds": 1, "latency_minutes": 0}
     known = configuration.read(place.file).source
-    place.configure(source={"kind": "folder", "directory": known.directory} | intake)
+    place.configure(
+        source={"kind": "folder", "directory": known.directory} | intake,
+        asr={"name": "large-v2"},
+        classify={"policy": "2026-11"},
+    )
     for name, age_seconds in (("a.tar", 9000), ("b.tar", 8000), ("c.tar", 7000)):
         place.put(name, age_seconds)
     settings = configuration.read(place.file)

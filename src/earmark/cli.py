@@ -402,7 +402,7 @@ def _redo(settings: Settings, arguments: argparse.Namespace) -> None:
         raise EarmarkError("name archives, or a --date for all of its archives")
     volume = _mounted(settings)
     # All of them are checked before the first is asked for.
-    meant = list(redo.find(volume, arguments.archives, arguments.date, arguments.stage))
+    meant = list(redo.find(volume, settings, arguments.archives, arguments.date, arguments.stage))
     if not arguments.dry_run:
         for request in meant:
             ask(volume, request)

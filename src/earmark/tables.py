@@ -237,12 +237,12 @@ def write_table(
         for key, value in facts.items()
     }
     with whole(path) as partial:
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            partial,
-            compression="zstd",
-            write_page_checksum=True,
-        )
+        store(table.replace_schema_metadata(metadata), partial)
+
+
+def store(table: pa.Table, file: Path) -> None:
+    """Write a table as Parquet, with a checksum of each page, which :func:`read_table` checks."""
+    pq.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 def _table(path: Path, schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Table:

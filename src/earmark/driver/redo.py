@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from earmark import checkpoints, locks, receipts
 from earmark.driver import attempts
 from earmark.errors import EarmarkError
+from earmark.files import sync
 from earmark.ingest import again, catalogue
 from earmark.ingest.again import Request, Stage
 from earmark.settings import Settings
@@ -38,12 +39,13 @@ NAMES: dict[Stage, str] = {
 
 
 def find(
-    volume: Volume, archives: Sequence[str], day: str | None, stage: Stage
+    volume: Volume, settings: Settings, archives: Sequence[str], day: str | None, stage: Stage
 ) -> Iterator[Request]:
     """The archives that are meant, each with a request that can be met.
 
     Args:
         volume: The shared volume.
+        settings: The configuration; it names the tables that are read and made anew.
         archives: Names; none means all of the day.
         day: Date of the archives, ``YYYY-MM-DD``; needed where a name has several.
         stage: The first stage to be done again.
@@ -72,7 +74,7 @@ def find(
             )
         if volume.quarantine(name).exists():
             raise EarmarkError(f"{name} is in quarantine; `earmark retry {name}` releases it")
-        _check(volume, name, date, stage, is_listed=at_source is not None)
+        _check(volume, settings, name, date, stage, is_listed=at_source is not None)
         receipt = receipts.read(volume.receipt(date, name))
         told = (receipt.bytes, receipt.modified_ns) if receipt else (None, None)
         yield Request(name, date, stage, *told)
@@ -97,14 +99,30 @@ def _only(name: str, dates: set[str]) -> tuple[str, str]:
     return name, dates.pop()
 
 
-def _check(volume: Volume, archive: str, date: str, stage: Stage, is_listed: bool) -> None:
+def _check(
+    volume: Volume, settings: Settings, archive: str, date: str, stage: Stage, is_listed: bool
+) -> None:
     """Refuse what no run could do, before anything is out of date."""
     is_here = stage != "fetch" and volume.incoming(archive).exists()
-    if stage in ("fetch", "unpack", "encode") and not is_listed and not is_here:
-        raise EarmarkError(
-            f"{archive} is not at the source any more, so it can't be done again from {stage} on; "
-            "transcribe, classify and load need it no more"
-        )
+    if stage in ("fetch", "unpack", "encode"):
+        if not is_listed and not is_here:
+            raise EarmarkError(
+                f"{archive} is not at the source any more, so it can't be done again from {stage} "
+                "on; transcribe, classify and load don't need it"
+            )
+        return
+    first = list(NAMES).index(stage)
+    read = [table for table in TABLES.values() if STAGES.index(table.stage) < first]
+    names = _names(settings)
+    for table in read:
+        made_by = {key: names[key] for key in table.partitions}
+        path = volume.table(table.name, date, archive, **made_by)
+        if not path.exists():
+            under = " ".join(made_by.values())
+            raise EarmarkError(
+                f"{archive} has no {table.name} {under}".rstrip() + f", which {stage} reads; name "
+                f"an earlier stage, such as --stage {table.stage.partition('_')[0]}"
+            )
     manifest = volume.manifest(date, archive)
     if stage == "transcribe":
         rows = read_table(manifest, MANIFEST).select(["opus_path", "selected"]).to_pylist()
@@ -115,6 +133,11 @@ def _check(volume: Volume, archive: str, date: str, stage: Stage, is_listed: boo
                 f"{gone} of {len(paths)} clips of {archive} have no audio any more "
                 "(retention.audio_days), so it can't be transcribed again"
             )
+
+
+def _names(settings: Settings) -> dict[str, str]:
+    """What the tables that are made now are called by, by partition."""
+    return {"asr": settings.asr.name, "policy": settings.classify.policy}
 
 
 def carry_out(volume: Volume, settings: Settings) -> None:
@@ -139,15 +162,18 @@ def carry_out(volume: Volume, settings: Settings) -> None:
             continue
         with locks.exclusive(volume.archive_lock(request.archive), "redo"):
             _make_out_of_date(volume, settings, request)
+            if receipt.exists():
+                receipt.unlink()
+                sync(receipt.parent)
+            # Only now: killed before, it would be taken for done by the receipt that is there.
             again.ask(volume, replace(request, begun=True))
-            receipt.unlink(missing_ok=True)
         logger.info("%s: the next run does it again from %s on", request.archive, request.stage)
 
 
 def _make_out_of_date(volume: Volume, settings: Settings, request: Request) -> None:
     archive, date = request.archive, request.date
     first = list(NAMES).index(request.stage)
-    names = {"asr": settings.asr.name, "policy": settings.classify.policy}
+    names = _names(settings)
     checkpoints.remove(volume, archive)
     attempts.forget(volume, archive)
     if first <= STAGES.index("encode_opus"):

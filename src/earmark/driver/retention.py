@@ -142,10 +142,11 @@ def remove(found: Iterable[Leftover], volume: Volume) -> Iterator[tuple[Leftover
 def _remove(path: Path, identity: tuple[int, int] | None) -> bool:
     if identity is None or _identity(path) != identity:
         return False
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
+    with suppress(FileNotFoundError):  # another one cleans up too
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     if path.suffix == ".opus":
         with suppress(OSError):  # not empty
             path.parent.rmdir()

@@ -62,6 +62,11 @@ class Archive:
     refused: str | None = None
     received_ns: int = 0
 
+    def __post_init__(self) -> None:
+        """Take the time of the entry as catalogues of 0.2 have it, which is that of noting."""
+        if not self.entry_ns:
+            object.__setattr__(self, "entry_ns", int(self.noted_at * 10**9))
+
     @cached_property
     def date(self) -> str:
         """The UTC day of its last change, which never differs between runs."""
@@ -320,13 +325,10 @@ def _has_receipt(archive: Archive, volume: Volume) -> bool:
     What was deleted at the source and came again under its name is another archive.
     """
     path = volume.receipt(archive.date, archive.name)
-    receipt = receipts.read(path)
-    if receipt is None or receipt.bytes not in (None, archive.bytes):
-        return False
-    if receipt.modified_ns is not None:
-        return receipt.modified_ns == archive.modified_ns
     with suppress(FileNotFoundError):  # deleted, to be done again
-        return path.stat().st_mtime >= archive.modified_ns / 1e9
+        written_ns = path.stat().st_mtime_ns
+        unnoted = replace(archive, entry_ns=archive.modified_ns)
+        return _is_of(receipts.read(path), unnoted, written_ns)
     return False
 
 
@@ -475,11 +477,11 @@ class History:
 
 def _is_of(receipt: Receipt | None, archive: Archive, written_ns: int) -> bool:
     """Whether a receipt is of this archive, and not of a former one of its name and date."""
-    if receipt is None:
+    if receipt is None or (receipt.bytes and archive.bytes and receipt.bytes != archive.bytes):
         return False
     if receipt.modified_ns is not None:
-        return (receipt.modified_ns, receipt.bytes) == (archive.modified_ns, archive.bytes)
-    return written_ns >= archive.entry_ns  # written by an earlier version
+        return receipt.modified_ns == archive.modified_ns
+    return written_ns >= archive.entry_ns  # written by 0.2
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

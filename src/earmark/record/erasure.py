@@ -33,7 +33,7 @@ from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.speech.deduplication import DeduplicationIndex
-from earmark.tables import MANIFEST, TABLES, TRANSCRIPTS, read_table
+from earmark.tables import MANIFEST, TABLES, TRANSCRIPTS, read_table, store
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -556,5 +556,5 @@ def _rewrite(
         return
     then = path.stat()
     with whole(path) as partial:
-        pq.write_table(changed, partial, compression="zstd")
+        store(changed, partial)
         os.utime(partial, ns=(then.st_atime_ns, then.st_mtime_ns))
