@@ -4,6 +4,8 @@ import contextlib
 import io
 import random
 import struct
+import tarfile
+import zipfile
 from pathlib import Path
 
 import av
@@ -228,6 +230,30 @@ def test_neither_noise_nor_programs_are_taken_for_audio():
 def test_audio_that_is_not_taken_is_called_by_its_name(content, name):
     assert identify(io.BytesIO(content)) is None
     assert why_not(io.BytesIO(content)) == f"{NOT_TAKEN}: {name}"
+
+
+def hold(kind, paths):
+    """Put files into one that holds others, as they are."""
+    out = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(out, "w") as archive:
+            for number, path in enumerate(paths):
+                archive.write(path, str(number))
+    elif kind == "tar":
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            for path in paths:
+                archive.add(path, path.name)
+    else:  # a stream of a PDF
+        out.write(b"%PDF-1.7\n" + b"".join(path.read_bytes() for path in paths) + b"\n%%EOF")
+    return out
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "pdf"])
+@pytest.mark.parametrize("sound", ["mp3", "flac", "rf64"])
+def test_a_file_that_holds_others_is_no_clip_of_all_of_them(posted, kind, sound):
+    holder = hold(kind, [posted[sound]] * 3)
+    assert identify(holder) is None
+    assert why_not(holder).startswith("not audio: application/")
 
 
 def test_what_looks_like_frames_in_a_program_is_no_audio(tmp_path):

@@ -355,7 +355,7 @@ def test_blocks_of_garbage_without_end_are_given_up_in_time(tmp_path):
     assert processor_seconds() - begun < 8
     facts = read_provenance(tmp_path / "out" / MEMBERS_FILE)
     assert facts["archive_status"] == "partial"
-    assert facts["archive_error"] == "not read within 3 seconds"
+    assert facts["archive_error"] == "not read in 3 seconds of computing"
     assert (tmp_path / "out" / "000000").read_bytes() == b"1"
 
 

@@ -730,7 +730,7 @@ def test_files_that_do_not_belong_together_are_refused(archive, what):
         archive.heard = [transcript(0), transcript(0)]
     else:
         del archive.facts["archive_status"]
-    with pytest.raises(EarmarkError, match="delete it and run again"):
+    with pytest.raises(EarmarkError, match="`earmark redo` makes it anew"):
         archive.load()
     assert query(archive.conninfo, "SELECT count(*) FROM archives") == [(0,)]
     assert not (archive.folder / "processed").exists()

@@ -153,8 +153,16 @@ def test_the_first_stream_that_is_not_silent_is_taken_and_told(tmp_path, kind):
     other = write_audio(tmp_path / "other.wav", chirp(3, RATE, seed=5), RATE)
     told = "audio stream {} of {} was taken"
     cases = [
-        ((quiet, one), 1, [told.format(2, 2) + ", as those before it are silent"]),
-        ((quiet, quiet, other, one), 2, [told.format(3, 4) + ", as those before it are silent"]),
+        (
+            (quiet, one),
+            1,
+            [told.format(2, 2) + ", the first one that can be decoded and isn't silent"],
+        ),
+        (
+            (quiet, quiet, other, one),
+            2,
+            [told.format(3, 4) + ", the first one that can be decoded and isn't silent"],
+        ),
         ((one, other), 0, [told.format(1, 2)]),
         ((quiet, quiet), 0, [told.format(1, 2)]),
         ((other,), 0, []),
@@ -173,13 +181,13 @@ def test_the_first_stream_that_is_not_silent_is_taken_and_told(tmp_path, kind):
 # Numbers
 
 
-def test_samples_that_are_no_numbers_cost_nothing_but_themselves(tmp_path):
+def test_nan_and_infinite_samples_cost_nothing_but_themselves(tmp_path):
     audio = VOICE.copy()
     audio[[5, 9000, 30_000]] = np.nan, np.inf, -np.inf
     audio[20_000] = 1e38
     source = float_wav(tmp_path / "a.wav", [audio])
     encoded = encode_opus(source, tmp_path / "a.opus", SETTINGS)
-    assert encoded.notes == ["4 samples that are no numbers were set to zero"]
+    assert encoded.notes == ["4 NaN and infinite samples were set to zero"]
     assert likeness(decode_audio(tmp_path / "a.opus"), VOICE) > 0.98
     assert encoded.opus_rms_dbfs == pytest.approx(level(VOICE), abs=0.1)
 
@@ -200,6 +208,29 @@ def test_a_few_wild_samples_are_clipped_and_the_rest_stays_as_loud(tmp_path):
     encoded = encode_opus(float_wav(tmp_path / "a.wav", [audio]), tmp_path / "a.opus", SETTINGS)
     assert encoded.notes == ["48 samples far beyond full scale were clipped"]
     assert encoded.opus_peak_dbfs <= 2
+
+
+@pytest.mark.parametrize("seed", [6, 20, 27, 28])  # which decode to samples far too loud
+def test_a_damaged_packet_makes_nothing_behind_it_quieter(tmp_path, seed):
+    source = write_audio(tmp_path / "a.mp3", chirp(10, seed=seed))
+    content = bytearray(source.read_bytes())
+    damage = random.Random(seed)
+    for _ in range(40):
+        content[damage.randrange(2000, len(content) // 3)] ^= damage.randrange(1, 256)
+    source.write_bytes(content)
+    theirs, ours = played(source)[:, 0], decode_audio(source)
+    assert abs(level(ours[len(ours) // 2 :]) - level(theirs[len(theirs) // 2 :])) < 1.5
+    encoded = encode_opus(source, tmp_path / "a.opus", SETTINGS)
+    assert "quieter" not in str(encoded.notes)
+
+
+def test_a_voice_on_the_track_of_low_frequencies_is_heard_over_the_noise_of_the_others(tmp_path):
+    channels = [0.014 * noise(3, n) for n in range(6)]
+    channels[3] = VOICE
+    source = float_wav(tmp_path / "a.wav", channels)
+    ours = decode_audio(source)
+    assert level(ours) > level(VOICE) - 17  # one of six
+    assert likeness(ours, VOICE) > 0.9
 
 
 def test_a_signal_that_opus_has_no_place_for_is_told(tmp_path):

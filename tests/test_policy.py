@@ -217,7 +217,7 @@ def test_examples_stand_beside_the_policies_and_are_no_part_of_what_the_set_is(
         ("noise: {flagged: boom}", "missing required field `not_flagged`"),
         (EXAMPLES + "  perhaps: bum\n", "unknown field `perhaps`"),
         (EXAMPLES.replace("boom", "yes"), "Expected `str`, got `bool`"),
-        (EXAMPLES.replace("boom", "'  '"), "an example of noise without words"),
+        (EXAMPLES.replace("boom", "'  '"), "an empty example of noise"),
         (EXAMPLES + EXAMPLES, "'noise' is given twice"),
         ("[" * 5000, "can't be read"),
         ("- noise", "can't be read"),

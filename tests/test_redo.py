@@ -108,6 +108,11 @@ def test_a_day_is_done_again_as_a_whole(place: Place) -> None:
     assert pending(place) == ["a.tar", "b.tar", "pending.tar"]
 
 
+def test_everything_is_done_again_as_for_another_database(place: Place) -> None:
+    assert call(place, "--all") == 0
+    assert pending(place) == ["a.tar", "b.tar", "pending.tar"]
+
+
 def test_a_preview_changes_nothing(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     before = current(place, "a.tar")
     assert call(place, "a.tar", "--stage", "encode", "--dry-run", "--json") == 0
@@ -239,7 +244,8 @@ def nothing(place: Place) -> None:
         (nothing, ["c.tar"], "c.tar has got no further"),
         (nothing, ["*"], r"\* has got no further"),
         (nothing, ["--date", "2020-01-01"], "no archive of 2020-01-01"),
-        (nothing, [], "name archives, or a --date"),
+        (nothing, [], "name archives, a --date"),
+        (nothing, ["a.tar", "--all"], "not both"),
     ],
 )
 def test_what_no_run_could_do_is_refused_and_nothing_is_out_of_date(

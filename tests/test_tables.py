@@ -100,7 +100,7 @@ def test_a_table_of_another_schema_is_refused(file):
     write_table(file, MEMBERS, [MEMBER], {})
     other_type = MEMBERS.set(0, MEMBERS.field(0).with_type(pa.int64()))
     for schema in (CLASSES, other_type):
-        with pytest.raises(EarmarkError, match="written by another version: delete it and run"):
+        with pytest.raises(EarmarkError, match="written by another version: `earmark redo`"):
             read_table(file, schema)
 
 
@@ -130,7 +130,7 @@ def test_a_file_of_an_earlier_version_lacks_only_what_it_did_not_say(file):
 
 def test_what_no_version_left_out_is_missed_in_a_former_file_too(file):
     write_table(file, former(TRANSCRIPTS, "text"), [], {})
-    with pytest.raises(EarmarkError, match="written by another version: delete it and run"):
+    with pytest.raises(EarmarkError, match="written by another version: `earmark redo`"):
         read_table(file, TRANSCRIPTS)
 
 
@@ -160,7 +160,9 @@ def test_a_file_that_is_missing_is_told(file, read):
 def test_a_file_that_was_cut_is_told(file, read, keep):
     write_table(file, MEMBERS, [MEMBER], {})
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(EarmarkError, match=r"a\.parquet can't be read .* delete it and run again"):
+    with pytest.raises(
+        EarmarkError, match=r"a\.parquet can't be read .* `earmark redo` makes it anew"
+    ):
         read(file)
 
 

@@ -299,7 +299,7 @@ def test_an_archive_that_never_ends_is_given_up_in_time_and_keeps_what_was_read(
     assert processor_seconds() - begun < 6
     facts = read_provenance(tmp_path / "out" / MEMBERS_FILE)
     assert facts["archive_status"] == "partial"
-    assert facts["archive_error"] == "not read within 2 seconds"
+    assert facts["archive_error"] == "not read in 2 seconds of computing"
     assert (tmp_path / "out" / "000000").read_bytes() == b"1"
 
 

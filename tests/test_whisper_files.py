@@ -63,7 +63,7 @@ def rename(folder: Path) -> None:
         (lambda folder: (folder / "preprocessor_config.json").write_text("[]"), "can't be read"),
         (widen, "takes in 128 mel bands, and .* says 80"),
         (cut, "can't be read as a model for CTranslate2 .it is cut short"),
-        (rename, "is no Whisper model; choose another one"),
+        (rename, "is not a Whisper model; choose another one"),
         (lambda folder: (folder / "model.bin").write_bytes(b""), "can't be read as a model"),
     ],
 )

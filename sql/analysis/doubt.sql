@@ -1,4 +1,4 @@
--- How much text may be none that was said, by language?
+-- How much text may not have been spoken, by language?
 --
 -- One line per asr set, language and reason.  "clips" are those with text whose most seconds of
 -- speech are in the language; "doubtful" are those of them in which Whisper's own thresholds call

@@ -152,6 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     anew.add_argument(
         "--date", type=_day, metavar="YYYY-MM-DD", help="of the archives; without names, all of it"
     )
+    anew.add_argument("--all", action="store_true", help="all archives of all days")
     anew.add_argument(
         "--stage", choices=list(redo.NAMES), default="load", help="the first one to do (load)"
     )
@@ -398,8 +399,10 @@ def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _redo(settings: Settings, arguments: argparse.Namespace) -> None:
-    if not arguments.archives and arguments.date is None:
-        raise EarmarkError("name archives, or a --date for all of its archives")
+    if not (arguments.archives or arguments.date or arguments.all):
+        raise EarmarkError("name archives, a --date for all of its archives, or give --all")
+    if arguments.all and (arguments.archives or arguments.date):
+        raise EarmarkError("name archives or a --date, or give --all, not both")
     volume = _mounted(settings)
     # All of them are checked before the first is asked for.
     meant = list(redo.find(volume, settings, arguments.archives, arguments.date, arguments.stage))

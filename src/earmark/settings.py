@@ -125,7 +125,7 @@ class UnpackLimits(_Section, frozen=True):
         max_member_bytes: A larger member is a failed row.
         max_total_bytes: Bytes extracted from one archive before it is cut off.
         max_ratio: Largest ratio of unpacked to compressed bytes (gzip bombs).
-        timeout_seconds: Time one archive may take to read.
+        timeout_seconds: Time that reading one archive may keep a core busy.
     """
 
     max_members: Positive = 200_000

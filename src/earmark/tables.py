@@ -89,7 +89,7 @@ TRANSCRIPTS = pa.schema(
         pa.field("confidence", pa.float64()),  # exp(token-weighted mean log-probability)
         pa.field("no_speech_probability", pa.float64()),
         pa.field("compression_ratio", pa.float64()),  # highest of its segments; null without text
-        pa.field("doubt", pa.string()),  # why words may be none that were said; null if nothing
+        pa.field("doubt", pa.string()),  # why words may not have been spoken; null if nothing
         pa.field("speech_seconds", pa.float64()),
         pa.field("segments", pa.list_(pa.struct(_SEGMENT))),
         pa.field("status", pa.string(), nullable=False),  # ok | failed
@@ -279,7 +279,7 @@ class DamagedError(EarmarkError):
         self.reason = str(reason)
         super().__init__(
             f"{path} can't be read as a whole Parquet file ({reason}); check that its folder can "
-            "be read, or delete it and run again"
+            "be read; `earmark redo` makes it anew"
         )
 
 
@@ -314,7 +314,8 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
         if not table.schema.equals(_without(schema, table.schema), check_metadata=False):
             raise EarmarkError(
                 f"{path} has columns {table.schema.names}, expected {schema.names} with the types "
-                "in earmark/tables.py; it was written by another version: delete it and run again"
+                "in earmark/tables.py; it was written by another version: `earmark redo` makes it "
+                "anew"
             )
         for position, field in enumerate(schema):
             if field.name not in table.column_names:

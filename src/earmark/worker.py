@@ -9,7 +9,6 @@ forked from a process in which CUDA or threads are at work.
 """
 
 import contextlib
-import errno
 import json
 import os
 import queue
@@ -23,7 +22,7 @@ from contextlib import ExitStack
 from typing import Any, Self, TypeVar
 
 from earmark.child import die_with_parent
-from earmark.errors import SetupError
+from earmark.errors import EarmarkError, SetupError
 
 T = TypeVar("T")
 
@@ -115,7 +114,7 @@ class Worker:
         Raises:
             DiedError: the process died over it twice.
             OutOfTimeError: it computed for too long.
-            TimeoutError: it wasn't done in ten times that on the clock, and trying again may help.
+            EarmarkError: it neither computed so long nor answered in ten times that on the clock.
             SetupError: the process can't get ready.
             OSError: the system refused something to the process, or to start it.
         """
@@ -155,9 +154,9 @@ class Worker:
         code = process.wait()
         self._end()
         if out_of_time.is_set():
-            raise TimeoutError(
-                errno.ETIMEDOUT,
-                f"{self._module} waited or was kept from computing for {timeout_seconds:g} seconds",
+            raise EarmarkError(
+                f"{self._module} neither computed nor answered for {timeout_seconds:g} seconds: "
+                "the volume or the machine is overloaded or stuck; a later attempt may do better"
             )
         if code >= 0 and not self._is_ready:  # before it saw any task
             raise SetupError(

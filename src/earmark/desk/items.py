@@ -96,7 +96,7 @@ class Item:
         confidence: Of the transcript, 0 to 1.
         no_speech_probability: That nobody speaks, 0 to 1.
         compression_ratio: Of the text; above 2.4 it repeats itself.
-        doubt: Why the text may be none that was said; None if nothing is doubtful.
+        doubt: Why the text may not have been spoken; None if nothing is doubtful.
         asr: Speech recognition set of the transcript that is shown.
         policy: Policy set that is shown.
         flag_categories: Under which it was flagged, the highest score first.

@@ -2,7 +2,7 @@
 
 What the stage and those behind it made becomes out of date, and the receipt goes: to the next
 run the archive is pending, and Snakemake makes what is out of date.  Tables stay readable until
-then.  An archive that a driver has in its hands is left alone until it has let go of it.
+then.  An archive that a driver works on is left alone until that driver has ended.
 """
 
 import logging
@@ -46,7 +46,7 @@ def find(
     Args:
         volume: The shared volume.
         settings: The configuration; it names the tables that are read and made anew.
-        archives: Names; none means all of the day.
+        archives: Names; none means all of the day, or of all days.
         day: Date of the archives, ``YYYY-MM-DD``; needed where a name has several.
         stage: The first stage to be done again.
 
@@ -60,7 +60,7 @@ def find(
     if not archives:
         found = sorted(places)
         if not found:
-            raise EarmarkError(f"no archive of {day} has got as far as its manifest")
+            raise EarmarkError(f"no archive of {day or 'any day'} has got as far as its manifest")
     else:
         found = [
             _only(name, {date for other, date in places if other == name}) for name in archives

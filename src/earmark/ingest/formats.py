@@ -98,6 +98,13 @@ _OTHERS = [
     )
 ]
 
+#: What holds other files: a clip of all the frames in it would be several ones at once.
+_HOLDERS = re.compile(
+    rb"PK\x03\x04|PK\x05\x06|7z\xbc\xaf\x27\x1c|Rar!\x1a\x07|%PDF-|\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+    rb"|\x1f\x8b\x08|BZh[1-9]1AY|\xfd7zXZ\x00|\x28\xb5\x2f\xfd|.{257}ustar",
+    re.DOTALL,
+)
+
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -337,7 +344,7 @@ def _starts_with(head: bytes) -> tuple[str, int] | None:
 
 def _search(head: bytes) -> tuple[str, int] | None:
     """The first container within a part of a file, and where it begins."""
-    if any(signature.match(head) for _, signature in _OTHERS):
+    if _HOLDERS.match(head) or any(signature.match(head) for _, signature in _OTHERS):
         return None
     starts = [
         (found.start(), name)

@@ -81,7 +81,7 @@ class Encoded:
     """What became of one file.
 
     Attributes:
-        source_format: As `audio_format` names it.
+        source_format: As :func:`earmark.ingest.formats.identify` names it.
         duration_seconds: Length of the decoded audio.
         sample_rate: Of the source, in Hz.
         channels: Of the source.
@@ -105,20 +105,6 @@ class Encoded:
     opus_rms_dbfs: float
     opus_peak_dbfs: float
     notes: list[str]
-
-
-def audio_format(path: Path) -> str | None:
-    """The container of an audio file by its content, or None if it is none of ours.
-
-    Returns:
-        A key of :data:`earmark.ingest.formats.DEMUXERS`.
-
-    Raises:
-        OSError: the file can't be read.
-    """
-    with path.open("rb") as file:
-        found = identify(file)
-        return found and found.format
 
 
 class _Source:
@@ -164,7 +150,7 @@ class _Decoder:
     """The audio of one open file, a second at a time.
 
     Attributes:
-        format: As `audio_format` names it.
+        format: As :func:`earmark.ingest.formats.identify` names it.
         sample_rate: Of the source in Hz, 0 until something was decoded.
         channels: Of the source likewise.
         loudness: Of the source so far, all channels.
@@ -187,7 +173,7 @@ class _Decoder:
         self.sample_rate = 0
         self.channels = 0
         self.loudness = Loudness()
-        self._cleaner = Cleaner()
+        self._cleaner = Cleaner(is_lossy=False)
         self._inverted = False
         self._stream = (0, 1)
         self._damage = _Damage()
@@ -240,6 +226,7 @@ class _Decoder:
         try:
             with self._open() as container:
                 stream = container.streams.audio[self._choose_stream(container)]
+                self._cleaner = Cleaner(is_lossy=not stream.codec_context.name.startswith("pcm_"))
                 for packet in container.demux(stream):
                     try:
                         frames = packet.decode()
@@ -337,12 +324,12 @@ class _Decoder:
                 f"can't be decoded, {damage.bytes} bytes of {self._bytes}"
             )
         if count > 1:
-            silent = ", as those before it are silent" if number else ""
-            said.append(f"audio stream {number + 1} of {count} was taken{silent}")
+            reason = ", the first one that can be decoded and isn't silent" if number else ""
+            said.append(f"audio stream {number + 1} of {count} was taken{reason}")
         if self._inverted:
             said.append("channels that cancel each other were mixed with one of them inverted")
         if cleaner.no_numbers:
-            said.append(f"{cleaner.no_numbers} samples that are no numbers were set to zero")
+            said.append(f"{cleaner.no_numbers} NaN and infinite samples were set to zero")
         if cleaner.clipped:
             said.append(f"{cleaner.clipped} samples far beyond full scale were clipped")
         if cleaner.gain < 1:

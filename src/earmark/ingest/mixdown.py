@@ -94,15 +94,21 @@ class Cleaner:
     """Makes numbers in -2..2 of whatever a file holds as floating point.
 
     Attributes:
-        no_numbers: Samples that were no numbers and became 0.
+        no_numbers: NaN samples, infinite ones and the like, which became 0.
         clipped: Samples that were far beyond full scale among others that weren't.
         gain: What all since is multiplied by, as it was written in another scale.
     """
 
-    def __init__(self) -> None:
-        """Of nothing yet."""
+    def __init__(self, is_lossy: bool) -> None:
+        """Nothing is cleaned yet.
+
+        Args:
+            is_lossy: Whether a lossy decoder made the samples. They are in no other scale then:
+                what is far too loud is a damaged packet, and says nothing of those behind it.
+        """
         self.no_numbers = self.clipped = 0
         self.gain = 1.0
+        self._is_lossy = is_lossy
 
     def clean(self, block: Block) -> Block:
         """The next block, which may be changed in place."""
@@ -113,7 +119,7 @@ class Cleaner:
         block[bad] = 0
         block *= np.float32(self.gain)
         beyond = int((np.abs(block) > _LOUDEST).sum())
-        if beyond > _FEW * block.size:
+        if beyond > _FEW * block.size and not self._is_lossy:
             louder = float(np.percentile(np.abs(block), 100 * (1 - _FEW / 10)))
             self.gain /= louder
             block /= np.float32(louder)
@@ -190,7 +196,8 @@ class Mixdown:
         """Weights for a block with these products of its channels."""
         powers = products.diagonal()
         plain = self._plain
-        if powers[plain > 0].max() < _NO_SIGNAL:  # a recorder's fourth track is no subwoofer
+        least = max(_NO_SIGNAL, _SILENT_CHANNEL * powers.max())
+        if powers[plain > 0].max() < least:  # a recorder's fourth track is no subwoofer
             plain = self._all
         loudest = powers[plain > 0].max()
 

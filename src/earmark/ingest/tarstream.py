@@ -14,6 +14,7 @@ import json
 import os
 import posixpath
 import resource
+import signal
 import stat
 import sys
 import threading
@@ -719,6 +720,7 @@ def _main(parent: str, archive: str, compression: str, destination: str, limits:
     die_with_parent(int(parent))
     bounds = cast("UnpackLimits", SimpleNamespace(**json.loads(limits)))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+    signal.setitimer(signal.ITIMER_PROF, bounds.timeout_seconds)  # ends it by SIGPROF
     one_at_a_time = threading.Lock()
 
     def tell(message: dict[str, Any]) -> None:

@@ -57,6 +57,8 @@ _HEAD = 64 << 10
 _COMPRESSED_HEAD = 1 << 20
 #: What libmagic calls a tar; the last two when the first header's checksum is wrong.
 _TARS = {"application/x-tar", "application/x-gtar", "application/x-ustar"}
+#: So many times its computing time a reader may take on the clock.
+_PATIENCE = 10
 #: What a broken decoder or library dies of; other signals come from outside.
 _CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 
@@ -144,7 +146,8 @@ def _read_in_child(
             out_of_time.set()
             child.kill()
 
-        timer = threading.Timer(limits.timeout_seconds, stop)
+        # By its own computing time a bad archive ends the reader; a busy machine does not.
+        timer = threading.Timer(_PATIENCE * limits.timeout_seconds, stop)
         timer.start()
         try:
             assert child.stdout is not None
@@ -166,7 +169,13 @@ def _read_in_child(
             timer.cancel()
     if not end["status"]:
         if out_of_time.is_set():
-            reason = f"not read within {limits.timeout_seconds:g} seconds"
+            raise EarmarkError(
+                f"{archive}: the reader neither computed nor ended in "
+                f"{_PATIENCE * limits.timeout_seconds:g} seconds; the volume or the machine is "
+                "overloaded or stuck, and a later attempt may do better"
+            )
+        if -child.returncode == signal.SIGPROF:
+            reason = f"not read in {limits.timeout_seconds:g} seconds of computing"
         elif -child.returncode in _CRASHES:
             reason = f"the reader died of {signal.Signals(-child.returncode).name}"
         else:
@@ -212,6 +221,7 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
         limits: Bounds for hostile archives, :class:`UnpackLimits` by default.
 
     Raises:
+        EarmarkError: the reader was kept from computing for too long.
         OSError: the system refused (disk full, permission, the reader was killed from
             outside); nothing is wrong with the archive, and trying again can help.
     """

@@ -47,7 +47,7 @@ def check_whisper(folder: Path) -> None:
             "file there again"
         ) from error
     if len(shapes.get(_FIRST_LAYER, ())) != 3:
-        raise SetupError(f"asr.model: {file} is no Whisper model; choose another one")
+        raise SetupError(f"asr.model: {file} is not a Whisper model; choose another one")
     check_mels(folder, shapes[_FIRST_LAYER][1])
 
 

@@ -174,7 +174,7 @@ def _read_examples(path: Path) -> dict[str, Examples]:
         ) from error
     for category, pair in found.items():
         if not pair.flagged.strip() or not pair.not_flagged.strip():
-            raise SetupError(f"{path} has an example of {category} without words; write some")
+            raise SetupError(f"{path} has an empty example of {category}; write a text for it")
     return found
 
 

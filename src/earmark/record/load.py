@@ -155,15 +155,15 @@ def _read(manifest: Path, transcripts: Path, classes: Path, archive: str) -> Duc
         ).fetchall()[0]
         if strangers:
             raise EarmarkError(
-                f"{path} speaks of {strangers} instead of {archive}; delete it and run again"
+                f"{path} speaks of {strangers} instead of {archive}; `earmark redo` makes it anew"
             )
         if unknown is not None and name != "members":
             raise EarmarkError(
                 f"{path} speaks of clips that {manifest} lacks (first ordinal {unknown}); it was "
-                "made from another manifest: delete it and run again"
+                "made from another manifest: `earmark redo` makes it anew"
             )
         if different < count:
-            raise EarmarkError(f"{path} speaks of a clip twice; delete it and run again")
+            raise EarmarkError(f"{path} speaks of a clip twice; `earmark redo` makes it anew")
     files.execute(_ANSWERS)
     return files
 
@@ -180,7 +180,7 @@ def _archive_row(
 ) -> _Row:
     made = provenance["manifest"]
     if "archive_status" not in made:
-        raise EarmarkError(f"{manifest} lacks the archive's status; delete it and run again")
+        raise EarmarkError(f"{manifest} lacks the archive's status; `earmark redo` makes it anew")
     return {
         "name": archive,
         "date": date,

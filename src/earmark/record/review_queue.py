@@ -28,7 +28,7 @@ class QueueItem:
     languages: list[str] | None = None  # all of the clip, the largest share first
     compression_ratio: float | None = None  # of the text; above 2.4 it repeats itself
     no_speech_probability: float | None = None  # 0..1
-    doubt: str | None = None  # why the text may be none that was said; None if nothing is doubtful
+    doubt: str | None = None  # why the text may not have been spoken; None if nothing is doubtful
 
 
 @dataclass(frozen=True)

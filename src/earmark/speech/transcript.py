@@ -37,7 +37,7 @@ class Segment:
         language: ISO 639-1 code.
         avg_logprob: Mean log-probability of the tokens, the end token included; None if there is
             none.
-        doubt: Why the words may be none that were said, as :attr:`Transcript.doubt`.
+        doubt: Why the words may not have been spoken, as :attr:`Transcript.doubt`.
     """
 
     start: float
@@ -75,7 +75,7 @@ class Transcript:
         no_speech_probability: Whisper's own doubt that there is speech, 0 to 1, averaged
             over the segments by their length.
         compression_ratio: Of the segment that zlib makes smallest. None without text.
-        doubt: Why words may be none that were said, of any segment, joined by commas:
+        doubt: Why words may not have been spoken, of any segment, joined by commas:
             ``repeated text`` (a compression ratio above 2.4), ``unlikely words`` (a mean
             log-probability below -1) and ``perhaps no speech`` (a probability above 0.6).  Source:
             Whisper's own thresholds.  None if nothing is doubtful.

@@ -117,7 +117,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Doubts:
-    """Transcripts of the last 24 hours whose words may be none that were said, for one reason.
+    """Transcripts of the last 24 hours whose words may not have been spoken, for one reason.
 
     Attributes:
         reason: As :attr:`earmark.speech.transcript.Transcript.doubt`.
