@@ -40,7 +40,8 @@ def assert_same_sound(one, other):
 
 def format_of(path):
     with path.open("rb") as file:
-        return identify(file).format
+        found = identify(file)
+    return found and found.format
 
 
 @pytest.mark.parametrize("kind", ENCODERS)

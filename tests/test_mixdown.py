@@ -152,16 +152,17 @@ def test_the_first_stream_that_is_not_silent_is_taken_and_told(tmp_path, kind):
     one = write_audio(tmp_path / "one.wav", VOICE, RATE)
     other = write_audio(tmp_path / "other.wav", chirp(3, RATE, seed=5), RATE)
     told = "audio stream {} of {} was taken"
+    chosen = told + ", the first one that can be decoded and isn't silent"
     cases = [
         (
             (quiet, one),
             1,
-            [told.format(2, 2) + ", the first one that can be decoded and isn't silent"],
+            [chosen.format(2, 2)],
         ),
         (
             (quiet, quiet, other, one),
             2,
-            [told.format(3, 4) + ", the first one that can be decoded and isn't silent"],
+            [chosen.format(3, 4)],
         ),
         ((one, other), 0, [told.format(1, 2)]),
         ((quiet, quiet), 0, [told.format(1, 2)]),
