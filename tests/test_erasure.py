@@ -310,7 +310,7 @@ def state_of(erasing: Erasing) -> dict[str, object]:
 
 
 def test_an_archive_that_does_not_hold_the_content_any_more_loses_nothing(
-    erasing: Erasing,
+    erasing: Erasing, capsys: pytest.CaptureFixture[str]
 ) -> None:
     DeduplicationIndex(erasing.volume, "large-v2", DATE).publish("a.tar", {1: SECRET})
     erasing.load("a.tar", OTHERS)
@@ -318,6 +318,12 @@ def test_an_archive_that_does_not_hold_the_content_any_more_loses_nothing(
     sha256, found = erasing.find("b.tar", 0)
     assert found.uploads == [Upload("b.tar", DATE, 0)]
     assert found.formerly == [Upload("a.tar", DATE, 1)]
+    assert cli.main(["erase", "--configfile", str(erasing.place.file), "b.tar", "0", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [(row["archive"], row["what"][:8], row["member"]) for row in shown] == [
+        ("b.tar", "the clip", f"{WORDS}.mp3"),
+        ("a.tar", "what old", None),
+    ]
     assert list(erase(erasing.volume, erasing.conninfo, sha256, found)) == ["b.tar"]
     assert state_of(erasing) == before
 

@@ -6,17 +6,19 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import faster_whisper
 import numpy as np
 import pytest
 from demo_clips import MODEL, QUICK
 from msgspec.structs import replace
+from on_demand import OnDemand
 
 from earmark.errors import SetupError
 from earmark.models.inventory import inspect_all
 from earmark.models.whisper_files import check_whisper
 from earmark.settings import ClassifySettings, Settings
 from earmark.speech.recognition import Recogniser
+
+faster_whisper = OnDemand("faster_whisper")
 
 ADAPTER = MODEL.parent / "cope-demo"
 CLASSIFY = ClassifySettings(model=str(MODEL.parent / "gemma-demo"), adapter=str(ADAPTER))

@@ -477,7 +477,14 @@ def _erase(settings: Settings, arguments: argparse.Namespace) -> None:
         raise EarmarkError("name a clip: its archive and its position in it, or --id")
     logger.info("looking for other uploads of the same content; that reads a whole table")
     found = erasure.find(volume, conninfo, content, known)
-    rows = [erasure.describe(volume, content, upload) for upload in found.uploads]
+    rows = [
+        erasure.describe(volume, content, upload) | {"what": what}
+        for uploads, what in (
+            (found.uploads, "the clip"),
+            (found.formerly, "what older tables and queues say of it; another clip is there now"),
+        )
+        for upload in uploads
+    ]
     if arguments.yes:
         for each in erasure.erase(volume, conninfo, content, found):
             logger.info("erased from %s", each)

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from earmark import checkpoints, locks
 from earmark.errors import EarmarkError
-from earmark.files import partials_of, sync, whole
+from earmark.files import make_folder, partials_of, sync, whole
 from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
@@ -515,12 +515,13 @@ def _log(volume: Volume, archive: str, date: str, ordinals: Collection[int]) -> 
     # Through sudo, the service user is who runs it and not who asked.
     asked_by = os.environ.get("SUDO_USER") or getpass.getuser()
     path = volume.root / "logs" / ERASURES
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("a", encoding="utf-8") as file:
         for ordinal in sorted(ordinals):
             file.write(f"{now} erased clip {ordinal} of {archive} of {date}, for {asked_by}\n")
         file.flush()
         os.fsync(file.fileno())
+    sync(path.parent)
 
 
 def _blank(table: pa.Table, ordinals: Collection[int]) -> pa.Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from earmark.files import whole
+from earmark.files import make_folder, whole
 from earmark.record.review_queue import QueueItem
 
 _COLUMNS = pa.schema(
@@ -56,7 +56,7 @@ def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
         OSError: it can't be written.
     """
     rows = [asdict(item) for item in queue]
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with (
         whole(folder / "queue.csv") as partial,
         partial.open("w", newline="", encoding=CSV_ENCODING) as file,
