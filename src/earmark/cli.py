@@ -33,7 +33,7 @@ from earmark.record.review_queue import controls, health, review_queue
 from earmark.settings import Settings
 from earmark.visible import visible
 from earmark.volume import Volume
-from earmark.watch import metrics
+from earmark.watch import doctor, metrics
 from earmark.watch.display import show, show_status
 from earmark.watch.status import state_of_each, status
 
@@ -43,6 +43,8 @@ ERROR = 2
 UNANSWERED = 1
 #: Exit status of `report` when noon will be missed, or when nobody can tell.
 MISSED = 1
+#: Exit status of `doctor` when something doesn't fit together.
+NOT_FITTING = 1
 #: Exit status of `models verify` when something is missing or damaged.
 DAMAGED = 1
 
@@ -144,6 +146,13 @@ def _parser() -> argparse.ArgumentParser:
         "--directory", type=Path, default=REPOSITORY, metavar="FOLDER",
         help="where Snakemake keeps .snakemake (default: the checkout)",
     )  # fmt: skip
+    check = add(
+        "doctor", _doctor, "Check whether files and database agree about the archives that are "
+        "done, and say what mends the rest. Exit status 1 if anything doesn't fit.", as_json,
+    )  # fmt: skip
+    check.add_argument(
+        "--date", type=_day, metavar="YYYY-MM-DD", help="of the archives (default: all days)"
+    )
     anew = add(
         "redo", _redo, "Have the next run do archives again from a stage on. It can be asked for "
         "at any time, also while a driver works.", as_json,
@@ -396,6 +405,23 @@ def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
         for each in held
     ]
     show(rows, arguments.json, f"{len(rows)} archives in quarantine")
+
+
+def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
+    volume = _mounted(settings)
+    archives = doctor.done(volume, arguments.date)
+    rows = doctor.loaded(_existing(settings), arguments.date) if archives else {}
+    problems = [
+        problem
+        for date, archive in track(archives, "doctor", "archives", len(archives))
+        for problem in doctor.examine(volume, date, archive, settings.retention, rows)
+    ]
+    told = [
+        {"date": each.date, "archive": each.archive, "problem": each.problem, "mend": each.remedy}
+        for each in problems
+    ]
+    show(told, arguments.json, f"{len(archives)} archives are done, {len(told)} don't fit together")
+    return NOT_FITTING if problems else 0
 
 
 def _redo(settings: Settings, arguments: argparse.Namespace) -> None:

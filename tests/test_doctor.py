@@ -1,0 +1,141 @@
+"""What doesn't fit together of archives that are done is found, and nothing else."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pytest
+from erasing import DATE, Erasing
+from place import Place
+
+from earmark import cli, locks
+from earmark.record.database import connect
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, store
+
+
+@pytest.fixture
+def archives(tmp_path: Path, volume: Path, migrated_database: str) -> Erasing:
+    """Two archives that are done, and fit together."""
+    found = Erasing(Place(tmp_path, volume), migrated_database)
+    for name in ("a.tar", "b.tar"):
+        path = found.volume.manifest(DATE, name)
+        table = read_table(path, MANIFEST)
+        sizes = [
+            None if opus is None else (found.volume.root / opus).stat().st_size
+            for opus in table["opus_path"].to_pylist()
+        ]
+        place = table.schema.get_field_index("opus_bytes")
+        store(table.set_column(place, MANIFEST.field(place), [sizes]), path)
+    return found
+
+
+def ask(archives: Erasing, capsys: pytest.CaptureFixture[str], *options: str) -> list[dict]:
+    command = ["doctor", "--configfile", str(archives.place.file), "--json", *options]
+    status = cli.main(command)
+    told = json.loads(capsys.readouterr().out)
+    assert status == (1 if told else 0)
+    return told
+
+
+def test_archives_that_fit_together_are_well(
+    archives: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ask(archives, capsys) == []
+    assert cli.main(["doctor", "--configfile", str(archives.place.file)]) == 0
+    assert "2 archives are done, 0 don't fit together" in capsys.readouterr().out
+
+
+def opus(archives: Erasing) -> Path:
+    return archives.volume.audio(DATE, "a.tar") / "000000.opus"
+
+
+def lose_audio(archives: Erasing) -> None:
+    opus(archives).unlink()
+
+
+def cut_audio(archives: Erasing) -> None:
+    os.truncate(opus(archives), 3)
+
+
+def lose_manifest(archives: Erasing) -> None:
+    archives.volume.manifest(DATE, "a.tar").unlink()
+
+
+def damage_receipt(archives: Erasing) -> None:
+    archives.volume.receipt(DATE, "a.tar").write_text("{")
+
+
+def drop(path: Path, schema) -> None:
+    table = read_table(path, schema)
+    store(table.filter(pc.not_equal(table["ordinal"], 0)), path)
+
+
+def lose_transcript(archives: Erasing) -> None:
+    drop(archives.volume.transcripts("large-v2", DATE, "a.tar"), TRANSCRIPTS)
+
+
+def lose_class(archives: Erasing) -> None:
+    drop(archives.volume.classes("2026-11", DATE, "a.tar"), CLASSES)
+
+
+def lose_classes(archives: Erasing) -> None:
+    archives.volume.classes("2026-11", DATE, "a.tar").unlink()
+
+
+def lose_row(archives: Erasing) -> None:
+    with connect(archives.conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM audio_files WHERE archive_source = 'a.tar' AND ordinal = 0")
+
+
+def lose_archive(archives: Erasing) -> None:
+    with connect(archives.conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM archives WHERE name = 'a.tar'")
+
+
+@pytest.mark.parametrize(
+    ("happens", "stage", "said"),
+    [
+        (lose_audio, "encode", "1 Opus files are missing"),
+        (cut_audio, "encode", "1 Opus files have another size than the manifest says"),
+        (lose_manifest, "encode", "is missing"),
+        (damage_receipt, "load", "its receipt can't be read"),
+        (lose_transcript, "transcribe", "its transcripts lack 1 clips and have 0 too many"),
+        (lose_class, "classify", "its classes of scams lack 1 clips and have 0 too many"),
+        (lose_classes, "classify", "is missing"),
+        (lose_row, "load", "the database has 4 of its 5 clips"),
+        (lose_archive, "load", "the database doesn't have it"),
+    ],
+)
+def test_what_was_lost_since_is_told_with_what_mends_it(
+    archives: Erasing,
+    capsys: pytest.CaptureFixture[str],
+    happens: Callable[[Erasing], None],
+    stage: str,
+    said: str,
+) -> None:
+    happens(archives)
+    (told,) = ask(archives, capsys)
+    assert told["archive"] == "a.tar"
+    assert said in told["problem"]
+    assert told["mend"] == f"earmark redo 'a.tar' --date {DATE} --stage {stage}"
+    assert ask(archives, capsys, "--date", "2020-01-01") == []
+    with locks.exclusive(archives.volume.archive_lock("a.tar")):  # it is being made anew
+        assert ask(archives, capsys) == []
+
+
+def test_what_was_erased_or_is_past_its_age_is_not_missed(
+    archives: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archives.erase()
+    assert ask(archives, capsys) == []
+    archives.place.configure(retention={"audio_days": 1, "text_days": 1})
+    for name in ("a.tar", "b.tar"):
+        receipt = archives.volume.receipt(DATE, name)
+        then = receipt.stat().st_mtime - 2 * 86_400
+        os.utime(receipt, (then, then))
+        lose = (archives.volume.transcripts("large-v2", DATE, name), opus(archives))
+        for path in lose:
+            path.unlink(missing_ok=True)
+    assert ask(archives, capsys) == []
