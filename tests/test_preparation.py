@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from demo_clips import MEMBERS, extract_clips, spoken
 from processes import children, is_alive, readers, wait_for
+from sounds import wav
 
 from earmark.errors import EarmarkError
 from earmark.speech import preparation
@@ -152,16 +153,28 @@ def test_a_process_that_dies_is_replaced_and_costs_at_most_its_own_clip(
     assert children() == before
 
 
-def test_a_clip_that_hangs_is_given_up(
+def test_a_clip_that_takes_too_much_computing_is_given_up(
     clips: list[Clip], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation, "_PATIENCE_SECONDS", 14.0)
-    os.mkfifo(tmp_path / "hangs")
-    hanging = Clip(0, tmp_path / "hangs", 1.0)
+    monkeypatch.setattr(preparation, "_PATIENCE_SECONDS", 3.0)
+    (tmp_path / "endless").write_bytes(wav(16_000, 3 * 3600 * 16_000))
+    endless = Clip(0, tmp_path / "endless", 0.5)  # as its manifest says
     with Preparation("silero", "cpu", processes=1) as processes:
-        first, second = processes.prepare([hanging, clips[spoken("es")["ordinal"]]], MELS, AHEAD)
-    assert first.error == "not done within 15 seconds"
+        first, second = processes.prepare([endless, clips[spoken("es")["ordinal"]]], MELS, AHEAD)
+    assert first.error == "not done in 3.5 seconds of computing"
     assert second.windows
+
+
+def test_a_volume_that_does_not_answer_is_no_clip_s_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "_PATIENCE_SECONDS", 0.5)
+    os.mkfifo(tmp_path / "stuck")  # blocks whoever opens it, for ever
+    with (
+        Preparation("silero", "cpu", processes=1) as processes,
+        pytest.raises(EarmarkError, match="neither computed nor answered for 10 seconds"),
+    ):
+        list(processes.prepare([Clip(0, tmp_path / "stuck", 0.5)], MELS, AHEAD))
 
 
 PARENT = """

@@ -251,7 +251,7 @@ def _check(clip: Clip) -> None:
     if not clip.path.exists():
         raise EarmarkError(
             f"{clip.path} is in the manifest but not on the volume; "
-            "check the volume, or delete the manifest to encode the archive again"
+            "check the volume, or have the archive encoded again: `earmark redo --stage encode`"
         )
 
 
