@@ -60,7 +60,7 @@ def test_an_archive_that_was_replaced_at_the_source_is_fetched_again(
             assert code == 0, said
             assert run.volume.incoming("a.tar").read_bytes() == content
         run.volume.receipt(run.date("a.tar"), "a.tar").parent.mkdir(parents=True, exist_ok=True)
-        receipts.write(run.volume.receipt(run.date("a.tar"), "a.tar"), example())
+        receipts.write(run.volume.receipt(run.date("a.tar"), "a.tar"), example(bytes=len(content)))
     code, said = run.finish()
     assert code == 0
     assert "Nothing to do" in said
