@@ -1,5 +1,6 @@
 """What can't be read of a pending archive is made anew."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -51,14 +52,14 @@ def zero(content: bytes) -> bytes:
 @pytest.mark.parametrize("kind", ["manifests", "transcripts", "classes", "processed"])
 @pytest.mark.parametrize("damage", [lambda _: b"", cut, zero, lambda _: b"garbage"])
 def test_a_damaged_file_is_set_aside_and_the_others_stay(
-    volume: Volume, kind: str, damage: object, caplog: pytest.LogCaptureFixture
+    volume: Volume, kind: str, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     before = files(volume)
     assert len(before) == 4
     set_damaged_aside(volume, [ARCHIVE])
     assert files(volume) == before
     (path,) = [path for path in before if path.relative_to(volume.root).parts[0] == kind]
-    content = damage(path.read_bytes())  # type: ignore[operator]
+    content = damage(path.read_bytes())
     path.write_bytes(content)
     set_damaged_aside(volume, [ARCHIVE])
     assert files(volume) == [other for other in before if other != path]

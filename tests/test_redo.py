@@ -21,8 +21,6 @@ from earmark.ingest.source import source_of
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
-STAGES = list(redo.NAMES)
-
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:

@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     anew.add_argument("--all", action="store_true", help="all archives of all days")
     anew.add_argument(
-        "--stage", choices=list(redo.NAMES), default="load", help="the first one to do (load)"
+        "--stage", choices=redo.VERBS, default="load", help="the first one to do (load)"
     )
     anew.add_argument("--dry-run", action="store_true", help="only show which archives are meant")
     retry = add(

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import get_args
 
 from msgspec.structs import replace
 
@@ -27,15 +28,8 @@ logger = logging.getLogger(__name__)
 
 #: The time of what is out of date, in s since 1970; Snakemake takes 0 for no time at all.
 _LONG_AGO = 1
-#: The stages by their rules' first words, in order.
-NAMES: dict[Stage, str] = {
-    "fetch": STAGES[0],
-    "unpack": STAGES[1],
-    "encode": STAGES[2],
-    "transcribe": STAGES[3],
-    "classify": STAGES[4],
-    "load": STAGES[5],
-}
+#: The stages by the verbs of their rules, in the order of :data:`earmark.volume.STAGES`.
+VERBS: tuple[Stage, ...] = get_args(Stage)
 
 
 def find(
@@ -62,9 +56,7 @@ def find(
         if not found:
             raise EarmarkError(f"no archive of {day or 'any day'} has got as far as its manifest")
     else:
-        found = [
-            _only(name, {date for other, date in places if other == name}) for name in archives
-        ]
+        found = [_only(name, {date for of, date in places if of == name}) for name in archives]
     for name, date in found:
         at_source = known.get(name)
         if at_source is not None and at_source.date != date:
@@ -111,7 +103,7 @@ def _check(
                 "on; transcribe, classify and load don't need it"
             )
         return
-    first = list(NAMES).index(stage)
+    first = VERBS.index(stage)
     read = [table for table in TABLES.values() if STAGES.index(table.stage) < first]
     names = _names(settings)
     for table in read:
@@ -172,7 +164,7 @@ def carry_out(volume: Volume, settings: Settings) -> None:
 
 def _make_out_of_date(volume: Volume, settings: Settings, request: Request) -> None:
     archive, date = request.archive, request.date
-    first = list(NAMES).index(request.stage)
+    first = VERBS.index(request.stage)
     names = _names(settings)
     checkpoints.remove(volume, archive)
     attempts.forget(volume, archive)

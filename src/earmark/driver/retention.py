@@ -25,7 +25,7 @@ from earmark.ingest.catalogue import Archive, History
 from earmark.ingest.encode import ERASED
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
 from earmark.record.database import connect, require_schema
-from earmark.record.erasure import ERASURES
+from earmark.record.erasure import ERASURES, Erased
 from earmark.settings import RetentionSettings
 from earmark.tables import CLASSES, MANIFEST, TABLES, read_table
 from earmark.volume import Volume
@@ -206,6 +206,7 @@ def _leftovers_of_runs(
 ) -> Iterator[Leftover]:
     # What is unpacked or half fetched of a pending archive stays: the next run goes on with it.
     known = {archive.name: archive for archive in archives}
+    is_anything_erased = bool(Erased(volume).all())
     for path in _children(volume.incoming("")):
         archive = known.get(path.name)
         done = catalogue.is_done(archive, volume) if archive else _has_receipt(path, volume)
@@ -213,7 +214,7 @@ def _leftovers_of_runs(
             continue
         if retention.archives == "delete":
             yield Leftover(path, path.name, "a fetched archive that is done")
-        elif _holds_erased(path.name, volume):
+        elif is_anything_erased and _holds_erased(path.name, volume):
             yield Leftover(path, path.name, "a fetched archive that holds an erased clip")
     for path in _children(volume.unpacked("")):
         needed = path.name in pending or final_name(path.name)

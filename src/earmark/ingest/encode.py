@@ -17,7 +17,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from earmark.files import make_folder, partials_of, sync
+from earmark.files import final_name, make_folder, sync
 from earmark.ingest.selection import Drawn, Selection
 from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.progress import track
@@ -66,9 +66,6 @@ def _encode(worker: Worker, source: Path, target: Path, timeout_seconds: float) 
     except OutOfTimeError:
         reason = f"not decoded in {timeout_seconds:g} seconds of computing"
         return {"status": "failed", "error": reason}
-    finally:
-        for leftover in partials_of(target):
-            leftover.unlink()
 
 
 def _encode_firsts(
@@ -146,6 +143,9 @@ def encode_archive(
         rows, provenance = _encode_members(
             unpacked, audio_folder, archive, volume_root, settings, selection, erased
         )
+        for path in audio_folder.iterdir():
+            if final_name(path.name):  # of a decoder that died
+                path.unlink()
         sync(audio_folder)  # before the manifest that names what is in it
         provenance["seconds"] = f"{time.monotonic() - started:.3f}"
         write_table(manifest, MANIFEST, rows, provenance)
