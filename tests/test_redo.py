@@ -274,6 +274,28 @@ def take(feed: Queue[Any]) -> Any:
             continue
 
 
+@pytest.mark.parametrize("meant", [["--all"], ["--date", "DATE"]])
+def test_of_all_archives_one_that_cannot_be_done_again_is_left_out_and_told(
+    place: Place, meant: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    date = date_of(place)
+    place.volume.transcripts("large-v2", date, "a.tar").unlink()  # its texts are past their age
+    meant = [date if word == "DATE" else word for word in meant]
+    assert call(place, *meant, "--stage", "classify") == 0
+    assert [request.archive for request in requests(place.volume)] == ["b.tar"]
+    assert "left out: a.tar has no transcripts large-v2" in capsys.readouterr().err
+
+
+def test_where_none_of_all_archives_can_be_done_again_that_is_an_error(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.tar", "b.tar"):
+        place.volume.transcripts("large-v2", date_of(place), name).unlink()
+    assert call(place, "--all", "--stage", "classify") == 2
+    assert "none of 2 archives can be done again from classify on" in capsys.readouterr().err
+    assert list(requests(place.volume)) == []
+
+
 def test_a_living_driver_that_has_done_it_ends_so_that_the_next_one_does_it_again(
     tmp_path: Path,
 ) -> None:

@@ -20,6 +20,7 @@ from earmark.errors import EarmarkError
 from earmark.files import sync
 from earmark.ingest import again, catalogue
 from earmark.ingest.again import Request, Stage
+from earmark.ingest.catalogue import Archive
 from earmark.settings import Settings
 from earmark.tables import MANIFEST, TABLES, read_table
 from earmark.volume import STAGES, Volume
@@ -40,7 +41,8 @@ def find(
     Args:
         volume: The shared volume.
         settings: The configuration; it names the tables that are read and made anew.
-        archives: Names; none means all of the day, or of all days.
+        archives: Names; none means all of the day, or of all days.  Of all, one that can't be done
+            again is left out with a warning.
         day: Date of the archives, ``YYYY-MM-DD``; needed where a name has several.
         stage: The first stage to be done again.
 
@@ -51,25 +53,44 @@ def find(
     """
     known = {archive.name: archive for archive in catalogue.read(volume).archives}
     places = set(_places(volume, day))
-    if not archives:
+    if archives:
+        found = [_only(name, {date for of, date in places if of == name}) for name in archives]
+    else:
         found = sorted(places)
         if not found:
             raise EarmarkError(f"no archive of {day or 'any day'} has got as far as its manifest")
-    else:
-        found = [_only(name, {date for of, date in places if of == name}) for name in archives]
+    refused = 0
     for name, date in found:
-        at_source = known.get(name)
-        if at_source is not None and at_source.date != date:
-            raise EarmarkError(
-                f"the source has another archive {name}, of {at_source.date}; the one of {date} "
-                "can't be done again beside it"
-            )
-        if volume.quarantine(name).exists():
-            raise EarmarkError(f"{name} is in quarantine; `earmark retry {name}` releases it")
-        _check(volume, settings, name, date, stage, is_listed=at_source is not None)
-        receipt = receipts.read(volume.receipt(date, name))
-        told = (receipt.bytes, receipt.modified_ns) if receipt else (None, None)
-        yield Request(name, date, stage, *told)
+        try:
+            yield _request(volume, settings, name, date, stage, known.get(name))
+        except EarmarkError as error:
+            if archives:
+                raise
+            logger.warning("left out: %s", error)
+            refused += 1
+    if refused == len(found):
+        raise EarmarkError(f"none of {refused} archives can be done again from {stage} on")
+
+
+def _request(
+    volume: Volume,
+    settings: Settings,
+    name: str,
+    date: str,
+    stage: Stage,
+    at_source: Archive | None,
+) -> Request:
+    if at_source is not None and at_source.date != date:
+        raise EarmarkError(
+            f"the source has another archive {name}, of {at_source.date}; the one of {date} "
+            "can't be done again beside it"
+        )
+    if volume.quarantine(name).exists():
+        raise EarmarkError(f"{name} is in quarantine; `earmark retry {name}` releases it")
+    _check(volume, settings, name, date, stage, is_listed=at_source is not None)
+    receipt = receipts.read(volume.receipt(date, name))
+    told = (receipt.bytes, receipt.modified_ns) if receipt else (None, None)
+    return Request(name, date, stage, *told)
 
 
 def _places(volume: Volume, day: str | None) -> Iterator[tuple[str, str]]:
