@@ -197,7 +197,7 @@ def test_hostile_names_are_refused_with_an_entry_and_nothing_is_executed(
     (good,) = [archive for archive in archives if archive.refused is None]
     assert plan_run(archives, volume, SourceSettings()).now == [good]
     fetch("good.tar", over_ssh(host), volume)
-    assert over_ssh(host).delete([Listed("good.tar", 3, good.modified_ns)]) == ["good.tar"]
+    assert list(over_ssh(host).delete([Listed("good.tar", 3, good.modified_ns)])) == ["good.tar"]
     assert sorted(host.folder.iterdir()) == sorted(hostile)
     assert {path.name for path in Path.cwd().iterdir()} == before
     for folder in (host.folder, Path.home(), Path("/")):
@@ -222,7 +222,7 @@ def test_a_folder_of_a_hostile_name_is_just_a_folder(
     source = SshSource(ALIAS, host.ssh_config, str(folder))
     (archive,) = find(source, volume)
     assert fetch("a.tar", source, volume).read_bytes() == b"tar"
-    assert source.delete([Listed("a.tar", 3, archive.modified_ns)]) == ["a.tar"]
+    assert list(source.delete([Listed("a.tar", 3, archive.modified_ns)])) == ["a.tar"]
 
 
 def test_a_connection_that_is_cut_in_the_middle_loses_nothing(

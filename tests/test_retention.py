@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -426,13 +427,13 @@ def test_only_what_is_done_and_unchanged_is_deleted_at_the_source(
     put(volume.receipt(DATE, "unread.tar"), b"{}")
     (source.folder / "replaced.tar").write_bytes(b"new")
     if kind == "folder":
-        deleted = delete_at_source(source, volume, archives)
+        deleted = list(delete_at_source(source, volume, archives))
     else:
         host = SshHost(tmp_path / "host")
         over_ssh = SshSource(ALIAS, host.ssh_config, str(source.folder))
-        deleted = delete_at_source(over_ssh, volume, archives)
+        deleted = list(delete_at_source(over_ssh, volume, archives))
         host.stop()
-        assert delete_at_source(over_ssh, volume, archives) == []  # a warning and no more
+        assert not list(delete_at_source(over_ssh, volume, archives))  # a warning and no more
         host.close()
     assert sorted(deleted) == ["done.tar", "two words.tar"]
     left = sorted(path.name for path in source.folder.iterdir())
@@ -447,3 +448,34 @@ def test_a_receipt_is_never_removed(volume: Volume) -> None:
     assert list(remove(leftovers(volume, [], settings), volume))
     assert volume.receipt(DATE, "a.tar").read_bytes() == receipt
     assert volume.classes("set0", DATE, "a.tar").exists()
+
+
+@pytest.mark.needs("ssh", "sshd")
+def test_a_long_history_is_deleted_in_parts_and_a_lost_connection_loses_no_line_of_the_log(
+    tmp_path: Path,
+    volume: Volume,
+    source: FolderSource,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = {f"{number}.tar" for number in range(7)}
+    offer(source, volume, *names)
+    archives = poll(source, volume, 0).archives
+    for name in names:
+        receive(volume, name)
+    monkeypatch.setattr("earmark.ingest.source._DELETED_AT_ONCE", 2)
+    caplog.set_level("INFO", "earmark")
+    with closing(SshHost(tmp_path / "host")) as host:
+        over_ssh = SshSource(ALIAS, host.ssh_config, str(source.folder))
+        deleting = delete_at_source(over_ssh, volume, archives)
+        first = {next(deleting) for _ in range(3)}
+        host.stop()
+        first |= set(deleting)
+        assert len(first) == 4
+        left = {path.name for path in source.folder.iterdir()}
+        assert left == names - first
+        assert "3 archives that are done stay there" in caplog.text
+        host.start()
+        assert set(delete_at_source(over_ssh, volume, archives)) == left
+    logged = [r.getMessage().split(":")[0] for r in caplog.records if "deleted from" in r.message]
+    assert sorted(logged) == sorted(names)

@@ -476,7 +476,8 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
         rows += [{"archive": "", "what": what, "items": count, "bytes": 0}] if count else []
     if settings.source.delete_after:
         done = {archive.name: archive for archive in safe_archives(volume, known.archives)}
-        names = done if arguments.dry_run else delete_at_source(source, volume, known.archives)
+        deleted = delete_at_source(source, volume, known.archives)
+        names = iter(done) if arguments.dry_run else deleted
         reason = f"done, and still in {source}"
         rows += [
             {"archive": name, "what": reason, "items": 1, "bytes": done[name].bytes}

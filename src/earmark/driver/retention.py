@@ -169,32 +169,32 @@ def safe_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
     return [a for a, receipt in zip(done, told, strict=True) if receipt and receipt.status == "ok"]
 
 
-def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
+def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> Iterator[str]:
     """Delete archives from the source that were read whole, and are there still what they were.
 
-    One that is damaged stays: it is the only thing from which more could be had one day.
+    One that is damaged stays: it is the only thing from which more could be had one day.  The log
+    names each that goes.  Cut off anywhere, the next call deletes the rest.
 
     Args:
         source: Where they came from.
         volume: The shared volume, with their receipts.
         archives: The catalogue.
 
-    Returns:
-        The names of those that were deleted. A source that doesn't answer is a warning.
+    Yields:
+        The name of each that is gone. A source that doesn't answer is a warning.
 
     Raises:
         EarmarkError: the source's folder can't be changed.
     """
     done = safe_archives(volume, archives)
-    if not done:
-        return []
+    deleted = 0
     try:
-        deleted = source.delete(Listed(a.name, a.bytes, a.modified_ns) for a in done)
+        for name in source.delete(Listed(a.name, a.bytes, a.modified_ns) for a in done):
+            deleted += 1
+            logger.info("%s: deleted from %s (%d of %d)", name, source, deleted, len(done))
+            yield name
     except SourceUnreachableError as error:
-        logger.warning("%s; %d archives that are done stay there", error, len(done))
-        return []
-    logger.info("deleted %d of %d archives that are done from %s", len(deleted), len(done), source)
-    return deleted
+        logger.warning("%s; %d archives that are done stay there", error, len(done) - deleted)
 
 
 def _leftovers_of_runs(

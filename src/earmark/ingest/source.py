@@ -19,6 +19,7 @@ import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -31,6 +32,8 @@ from earmark.visible import visible
 _BILLION = 1_000_000_000
 #: How long a host may take to list its folder or to delete from it.
 _ANSWER_SECONDS = 120.0
+#: So many are deleted in a few seconds, each with a process of the host's stat(1).
+_DELETED_AT_ONCE = 500
 #: A listing of a million archives takes less; an endless one must not fill the memory.
 _LONGEST_ANSWER = 256 << 20
 #: OpenSSH's own exit status when there is no connection (ssh(1), EXIT STATUS).
@@ -39,7 +42,13 @@ _LONGEST_MESSAGE = 1 << 20
 
 
 class SourceUnreachableError(UnavailableError):
-    """The source doesn't answer now; nothing is known to be wrong with it."""
+    """The source doesn't answer now; nothing is known to be wrong with it.
+
+    Attributes:
+        answered: What it had said before the connection was lost.
+    """
+
+    answered = b""
 
 
 @dataclass(frozen=True)
@@ -98,8 +107,11 @@ class Source(Protocol):
             OSError: this machine refused (disk full, permission).
         """
 
-    def delete(self, files: Iterable[Listed]) -> list[str]:
-        """Delete files that are still of the size and time given; returns the names of those.
+    def delete(self, files: Iterable[Listed]) -> Iterator[str]:
+        """Delete files that are still of the size and time given.
+
+        Yields:
+            The name of each that is gone, as soon as that is known.
 
         Raises:
             SourceUnreachableError: the host doesn't answer.
@@ -149,15 +161,14 @@ class FolderSource:
             raise EarmarkError(f"{origin} has vanished from the source") from error
         os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
 
-    def delete(self, files: Iterable[Listed]) -> list[str]:
+    def delete(self, files: Iterable[Listed]) -> Iterator[str]:
         """Delete unchanged files; see :class:`Source`."""
-        deleted = []
-        with self._explained():
-            for file in files:
-                if self.find(file.name) == file:
-                    (self.folder / file.name).unlink()
-                    deleted.append(file.name)
-        return deleted
+        for file in files:
+            with self._explained():
+                if self.find(file.name) != file:
+                    continue
+                (self.folder / file.name).unlink()
+            yield file.name
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -273,15 +284,21 @@ class SshSource:
         if process.returncode != 0:
             self._explain_rsync(process.returncode, said.decode(errors="replace"), name, partial)
 
-    def delete(self, files: Iterable[Listed]) -> list[str]:
-        """Delete unchanged files in one call; see :class:`Source`."""
-        lines = [
+    def delete(self, files: Iterable[Listed]) -> Iterator[str]:
+        """Delete unchanged files, many in one call; see :class:`Source`."""
+        lines = (
             f"{file.bytes} {file.modified_ns // _BILLION}.{file.modified_ns % _BILLION:09d} "
             f"{file.name}\n"
             for file in files
-        ]
-        answer = self._call(["sh", "-c", _DELETE, "sh", self.folder], "".join(lines).encode())
-        return os.fsdecode(answer).splitlines()
+        )
+        script = ["sh", "-c", _DELETE, "sh"]
+        while batch := list(islice(lines, _DELETED_AT_ONCE)):
+            try:
+                answer = self._call([*script, self.folder], "".join(batch).encode())
+            except SourceUnreachableError as error:
+                yield from _lines(error.answered)
+                raise
+            yield from _lines(answer)
 
     def _find(self, *tests: str) -> list[Listed]:
         # Type, size and time of all in one call; a name can't hold the NUL behind it.
@@ -338,12 +355,14 @@ class SshSource:
                     raise SetupError(f"{self.host} answers without end")
             complaints.seek(0)
             said = _last_line(complaints.read().decode(errors="replace"))
-        if out_of_time.is_set():
-            raise SourceUnreachableError(
-                f"{self.host} did not answer within {_ANSWER_SECONDS:g} seconds"
+        lost = process.returncode == _NO_CONNECTION or process.returncode < 0
+        if out_of_time.is_set() or lost:
+            silent = f"{self.host} did not answer within {_ANSWER_SECONDS:g} seconds"
+            error = SourceUnreachableError(
+                silent if out_of_time.is_set() else f"{self.host} cannot be reached: {said}"
             )
-        if process.returncode == _NO_CONNECTION or process.returncode < 0:
-            raise SourceUnreachableError(f"{self.host} cannot be reached: {said}")
+            error.answered = answer
+            raise error
         if process.returncode != 0:
             raise SetupError(
                 f"the folder {self.folder} of {self.host} cannot be used ({said}); "
@@ -387,6 +406,11 @@ def _stopped_after(seconds: float, process: subprocess.Popen[bytes]) -> Iterator
         raise
     finally:
         timer.cancel()
+
+
+def _lines(answer: bytes) -> list[str]:
+    """The lines that came whole."""
+    return os.fsdecode(answer).split("\n")[:-1]
 
 
 def _last_line(said: str) -> str:
