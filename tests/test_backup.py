@@ -4,6 +4,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from psycopg2.extensions import make_dsn
 from earmark import cli
 from earmark.errors import EarmarkError
 from earmark.record.backup import backup, backups, restore
-from earmark.record.database import connect, display
+from earmark.record.database import connect, display, migrate, require_schema
 from earmark.record.review_queue import review_queue
 
 TABLES = ("archives", "audio_files", "transcripts", "classifications")
@@ -97,7 +98,27 @@ def test_the_oldest_go_and_what_a_killed_run_left_is_no_backup(
     (folder / "mine").mkdir()
     made = backup(migrated_database, folder, keep=2)
     assert backups(folder) == [folder / "20250102T000000Z", made]
-    assert {path.name for path in folder.iterdir()} == {"20250102T000000Z", made.name, "mine"}
+    left = {path.name for path in folder.iterdir()} - {".lock"}
+    assert left == {"20250102T000000Z", made.name, "mine"}
+
+
+@pytest.mark.parametrize("other", ["a restore", "a migration"])
+def test_a_restore_and_another_at_once_leave_one_whole_database(
+    other: str, place: Place, migrated_database: str, empty: str, tmp_path: Path
+) -> None:
+    made = backup(migrated_database, tmp_path / "backups", keep=7)
+    with ThreadPoolExecutor() as both:
+        restoring = both.submit(restore, empty, made)
+        second = (
+            both.submit(migrate, empty)
+            if other == "a migration"
+            else (both.submit(restore, empty, made))
+        )
+        refused = [error for each in (restoring, second) if (error := each.exception())]
+    assert len(refused) <= 1
+    assert all("tables already; restore into an empty" in str(error) for error in refused)
+    with connect(empty) as connection:
+        require_schema(connection)
 
 
 def test_a_damaged_backup_is_told_before_anything_is_restored(

@@ -10,13 +10,15 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from psycopg2.extensions import parse_dsn
 
+from earmark import locks
 from earmark.errors import EarmarkError
-from earmark.record.database import connect, display, grant_roles, require_schema
+from earmark.record.database import LOCK_SCHEMA, connect, display, grant_roles, require_schema
 from earmark.record.embedded_server import PROGRAMS
 
 logger = logging.getLogger(__name__)
@@ -33,26 +35,30 @@ def backup(conninfo: str, folder: Path, keep: int, jobs: int = 2) -> Path:
 
     Returns:
         The new folder. One that a killed run left is called ``….partial`` and is removed here.
+        Of two at once, the second waits for the first.
 
     Raises:
         EarmarkError: there is no pg_dump of the server's version, it fails, or the dump can't be
             read.
         OSError: the folder can't be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob("*.partial"):
-        shutil.rmtree(left)
-    target = folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    partial = target.with_name(f"{target.name}.partial")
     programs = _Programs(conninfo)
-    options = ["--format=directory", f"--jobs={jobs}", "--compress=1", "--no-owner"]
-    programs.run("pg_dump", *options, f"--file={partial}")
-    if not programs.has_tables(partial):
-        raise EarmarkError(f"{partial} holds no tables; look whether {display(conninfo)} has any")
-    partial.rename(target)
-    for old in backups(folder)[:-keep]:
-        logger.info("removed %s, as %d are kept", old, keep)
-        shutil.rmtree(old)
+    with locks.exclusive(folder / ".lock", "backup"):
+        for left in folder.glob("*.partial"):
+            shutil.rmtree(left)
+        while (target := folder / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}").exists():
+            time.sleep(0.1)
+        partial = target.with_name(f"{target.name}.partial")
+        options = ["--format=directory", f"--jobs={jobs}", "--compress=1", "--no-owner"]
+        programs.run("pg_dump", *options, f"--file={partial}")
+        if not programs.has_tables(partial):
+            raise EarmarkError(
+                f"{partial} holds no tables; look whether {display(conninfo)} has any"
+            )
+        partial.rename(target)
+        for old in backups(folder)[:-keep]:
+            logger.info("removed %s, as %d are kept", old, keep)
+            shutil.rmtree(old)
     return target
 
 
@@ -77,21 +83,21 @@ def restore(conninfo: str, backup_folder: Path, jobs: int = 2) -> None:
     if not programs.has_tables(backup_folder):
         raise EarmarkError(f"{backup_folder} is no backup that pg_restore can read")
     with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(LOCK_SCHEMA)  # another restore or a migration is waited for
         cursor.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
         ((count,),) = cursor.fetchall()
-    if count:
-        raise EarmarkError(
-            f"{display(conninfo)} holds {count} tables already; restore into an empty database "
-            "(createdb), and rename it once it is whole"
-        )
-    into = f"--dbname={parse_dsn(conninfo).get('dbname', '')}"
-    programs.run(
-        "pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--jobs={jobs}",
-        into, backup_folder,
-    )  # fmt: skip
-    with connect(conninfo) as connection:
-        with connection.cursor() as cursor:
-            cursor.execute("ANALYZE")
+        connection.commit()
+        if count:
+            raise EarmarkError(
+                f"{display(conninfo)} holds {count} tables already; restore into an empty database "
+                "(createdb), and rename it once it is whole"
+            )
+        into = f"--dbname={parse_dsn(conninfo).get('dbname', '')}"
+        programs.run(
+            "pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--jobs={jobs}",
+            into, backup_folder,
+        )  # fmt: skip
+        cursor.execute("ANALYZE")
         require_schema(connection)
     # Not from the backup, whose server may have had other roles.
     grant_roles(conninfo)

@@ -26,7 +26,8 @@ from earmark import SQL
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.record import embedded_server, roles
 
-_MIGRATION_LOCK = 0x6561726D61726B  # "earmark"
+#: Holds the advisory lock "earmark" until the connection ends: for what makes or changes tables.
+LOCK_SCHEMA = f"SELECT pg_advisory_lock({0x6561726D61726B})"
 
 #: Variables that override single parts of the address, by libpq's keyword.
 _OVERRIDES = {
@@ -330,7 +331,7 @@ def migrate(conninfo: str, folder: Path = SQL / "migrations") -> list[str]:
     applied: list[str] = []
     try:
         with _Backend(uri, default_migration_table) as backend:
-            backend.execute(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})")
+            backend.execute(LOCK_SCHEMA)
             for migration in backend.to_apply(read_migrations(glob.escape(str(folder)))):
                 backend.apply_one(migration)
                 applied.append(migration.id)
