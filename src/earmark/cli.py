@@ -392,17 +392,14 @@ def _cycle(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
     volume = _mounted(settings)
-    held = quarantine.in_quarantine(volume)
     if arguments.all and arguments.archives:
         raise EarmarkError("name archives or give --all, not both")
-    names = [each.archive for each in held] if arguments.all else arguments.archives
-    if names:
-        quarantine.release(volume, names)
+    if arguments.all or arguments.archives:
+        quarantine.release(volume, None if arguments.all else arguments.archives)
         quarantine.record(volume, _connection(settings))
-        held = quarantine.in_quarantine(volume)
     rows = [
         {"archive": each.archive, "since": each.since, "reason": each.reason, "log": each.log}
-        for each in held
+        for each in quarantine.in_quarantine(volume)
     ]
     show(rows, arguments.json, f"{len(rows)} archives in quarantine")
 

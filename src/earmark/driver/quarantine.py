@@ -170,9 +170,10 @@ def record(volume: Volume, conninfo: str) -> None:
     Raises:
         EarmarkError: the database lacks the schema, or the role may not do this.
     """
-    held = in_quarantine(volume)
     try:
         with connect(conninfo) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark quarantine'))")
+            held = in_quarantine(volume)  # only now: another one may have released some
             for each in held:
                 if each.date is not None:
                     cursor.execute(_RECORD, asdict(each) | {"attempts": None})
@@ -181,18 +182,22 @@ def record(volume: Volume, conninfo: str) -> None:
         logger.warning("the database does not know yet what is in quarantine: %s", error)
 
 
-def release(volume: Volume, names: Sequence[str]) -> None:
+def release(volume: Volume, names: Sequence[str] | None = None) -> None:
     """Let archives be tried again, with all their attempts.
 
+    Args:
+        volume: The shared volume.
+        names: Which; None for all.
+
     Raises:
-        EarmarkError: one is not in quarantine; then none is released.
+        EarmarkError: one that is named is not in quarantine; then none is released.
     """
     held = [each.archive for each in in_quarantine(volume)]
-    for name in names:
+    for name in names or ():
         if name not in held:
             known = f"; in it: {', '.join(held[:10])}" if held else ", nothing is"
             raise EarmarkError(f"{name!r} is not in quarantine{known}")
-    for name in names:
+    for name in held if names is None else names:
         attempts.forget(volume, name)
         volume.quarantine(name).unlink(missing_ok=True)
         logger.info("%s: released, the next run takes it", name)
