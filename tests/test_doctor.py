@@ -72,6 +72,15 @@ def drop(path: Path, schema) -> None:
     store(table.filter(pc.not_equal(table["ordinal"], 0)), path)
 
 
+def lose_receipt(archives: Erasing) -> None:
+    archives.volume.receipt(DATE, "a.tar").unlink()
+
+
+def lose_all_files(archives: Erasing) -> None:
+    lose_receipt(archives)
+    lose_manifest(archives)
+
+
 def lose_transcript(archives: Erasing) -> None:
     drop(archives.volume.transcripts("large-v2", DATE, "a.tar"), TRANSCRIPTS)
 
@@ -106,6 +115,8 @@ def lose_archive(archives: Erasing) -> None:
         (lose_classes, "classify", "is missing"),
         (lose_row, "load", "the database has 4 of its 5 clips"),
         (lose_archive, "load", "the database doesn't have it"),
+        (lose_receipt, "load", "the database has it, and there is no receipt"),
+        (lose_all_files, "fetch", "the database has it, and there is no receipt"),
     ],
 )
 def test_what_was_lost_since_is_told_with_what_mends_it(

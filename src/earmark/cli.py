@@ -407,12 +407,13 @@ def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     volume = _mounted(settings)
     archives = doctor.done(volume, arguments.date)
-    rows = doctor.loaded(_existing(settings), arguments.date) if archives else {}
+    rows = doctor.loaded(_existing(settings), arguments.date)
     problems = [
         problem
         for date, archive in track(archives, "doctor", "archives", len(archives))
         for problem in doctor.examine(volume, date, archive, settings.retention, rows)
     ]
+    problems += doctor.without_receipt(volume, rows, archives)
     told = [
         {"date": each.date, "archive": each.archive, "problem": each.problem, "mend": each.remedy}
         for each in problems

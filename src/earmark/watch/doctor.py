@@ -8,7 +8,7 @@ backup or a person has changed since.  It changes nothing; what is wrong names t
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from earmark import locks, receipts
 from earmark.errors import EarmarkError
+from earmark.ingest import catalogue
 from earmark.ingest.again import Stage
 from earmark.receipts import Receipt
 from earmark.record.database import connect, require_schema
@@ -75,6 +76,28 @@ def loaded(conninfo: str, date: str | None) -> dict[tuple[str, str], int]:
             {"date": date},
         )
         return {(day, name): count for day, name, count in cursor.fetchall()}
+
+
+def without_receipt(
+    volume: Volume, rows: Mapping[tuple[str, str], int], archives: Collection[tuple[str, str]]
+) -> Iterator[Problem]:
+    """The archives that the database has and no run has done, or will do.
+
+    Args:
+        volume: The shared volume.
+        rows: As :func:`loaded` returned it.
+        archives: As :func:`done` returned it.
+
+    Raises:
+        OSError: the volume can't be read.
+    """
+    coming = {(each.date, each.name) for each in catalogue.read(volume).archives}
+    for date, archive in sorted(rows.keys() - set(archives) - coming):
+        if locks.is_held(volume.archive_lock(archive)):
+            continue
+        there = volume.manifest(date, archive).exists()
+        said = "the database has it, and there is no receipt"
+        yield Problem(date, archive, said, "load" if there else "fetch")
 
 
 def examine(
