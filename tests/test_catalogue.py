@@ -108,6 +108,17 @@ def test_an_archive_that_changed_a_moment_ago_is_left_for_later(
     assert names(pending(discover(source, volume), volume, latency_minutes=10)) == ["settled.tar"]
 
 
+def test_an_archive_from_a_source_whose_clock_is_ahead_waits_no_longer_than_others(
+    source: Path, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(source, "a.tar", modified=time.time() + DAY)
+    archives = discover(source, volume)
+    assert pending(archives, volume, latency_minutes=10) == []
+    real = time.time
+    monkeypatch.setattr("earmark.ingest.catalogue.time.time", lambda: real() + 11 * 60)
+    assert names(pending(archives, volume, latency_minutes=10)) == ["a.tar"]
+
+
 def test_an_archive_that_was_replaced_after_it_was_done_is_pending_again(
     source: Path, volume: Volume
 ) -> None:

@@ -79,8 +79,13 @@ class Archive:
 
     @property
     def age_seconds(self) -> float:
-        """Seconds since its last change."""
+        """Seconds since its last change, by this machine's clock."""
         return time.time() - self.modified_ns / 1e9
+
+    @property
+    def unchanged_seconds(self) -> float:
+        """Seconds in which it didn't change, also where the source's clock is ahead of ours."""
+        return max(self.age_seconds, time.time() - self.noted_at)
 
 
 @dataclass(frozen=True)
@@ -138,15 +143,16 @@ def discover(source: Source, volume: Volume, intake: SourceSettings) -> Catalogu
     if catalogue.problem or all(archive.confirmed for archive in catalogue.archives):
         return catalogue
     plan = plan_run(catalogue.archives, volume, intake)
-    new = [a for a in plan.unsettled if a.age_seconds >= intake.latency_minutes * 60]
+    new = [a for a in plan.unsettled if a.unchanged_seconds >= intake.latency_minutes * 60]
     if plan.now or not new:
         return catalogue
     pause = max(archive.noted_at for archive in new) + intake.poll_seconds - time.time()
+    pause = min(max(pause, 0.0), intake.poll_seconds)  # the clock may have been put back
     logger.info(
         "%d archives were seen for the first time; looking once more in %.0f seconds whether they "
-        "still grow (source.poll_seconds)", len(new), max(pause, 0.0)
+        "still grow (source.poll_seconds)", len(new), pause
     )  # fmt: skip
-    time.sleep(max(pause, 0.0))
+    time.sleep(pause)
     return poll(source, volume, intake.poll_seconds, catalogue)
 
 
@@ -535,7 +541,7 @@ def plan_run(archives: Sequence[Archive], volume: Volume, intake: SourceSettings
     taken = 0
     for archive in ordered:
         here = is_here(archive, volume)
-        settled = archive.confirmed and archive.age_seconds >= intake.latency_minutes * 60
+        settled = archive.confirmed and archive.unchanged_seconds >= intake.latency_minutes * 60
         if not settled and not here:
             plan.unsettled.append(archive)
         elif here or taken < intake.batch:
