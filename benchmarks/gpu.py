@@ -15,11 +15,12 @@ other, with the workflow's own settings:
 Each window has 105 tokens, on both sides.  What unequal lengths cost a batch is not in it.
 
 Told are clips an hour, the share of the device's limits that ours reaches
-(:mod:`benchmarks.roofline`), the peak of VRAM, and what an L4 would do that reached the same
-share of its own limits: an estimate, no measurement.
+(:mod:`benchmarks.roofline`), the peak of VRAM, and an estimate of what an L4 would do: the least
+as :mod:`benchmarks.steps` scales each part of the speech model's work, the most at its limits.
 
 Bars: transcription is at least 5 times as fast as the baseline and reaches 30 % of the
-limit, classification is 50 times as fast, and both together are 8 times as fast.
+limit, classification is 50 times as fast, and both together are 8 times as fast.  What a batch
+costs is told from two others within 15 %.
 
 All that is built stays in the folder ``build/gpu-benchmark`` (24 GB), and so do the figures:
 where commands may not take long, ``--only build``, ``--only transcription`` and ``--only
@@ -38,7 +39,7 @@ import sys
 import tempfile
 import wave
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ import msgspec
 import numpy as np
 import torch
 
-from benchmarks import classify, roofline, transcribe
+from benchmarks import classify, roofline, steps, transcribe
 from benchmarks.random_models import (
     WORDS,
     gemma_2_9b,
@@ -75,6 +76,9 @@ from earmark.speech.vad import SAMPLE_RATE, load_detector
 
 LEAST_RATIOS = {"transcription": 5.0, "classification": 50.0, "together": 8.0}
 LEAST_SHARE = 0.3  # of the limit, by transcription
+FURTHEST_OFF = 0.15  # of what a batch takes, foretold from a smaller and a larger one
+POLICIES = 6  # that ship
+SCREENED = 0.1  # of clips pass the screen, or are drawn to audit it
 
 _FOLDER = REPOSITORY / "build" / "gpu-benchmark"
 _DISK_BYTES = 26e9
@@ -140,6 +144,9 @@ class Figures:
         bandwidth: The same of its memory's bandwidth.
         vram_peak: Bytes of GPU memory in use at the most; None without a GPU.
         busy_percent: Of the time, how much the GPU was at work; None without one.
+        windows: Windows of a clip, for transcription.
+        batch: How many go together.
+        parts: What batches cost the speech model: seconds by part and by the batch's windows.
     """
 
     stage: str
@@ -152,6 +159,9 @@ class Figures:
     bandwidth: float
     vram_peak: int | None = None
     busy_percent: float | None = None
+    windows: float = 0.0
+    batch: int = 1
+    parts: dict[str, dict[int, float]] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -163,10 +173,22 @@ class Figures:
         """Share of the limit that ours reaches."""
         return self.least / self.ours
 
-    @property
-    def on_l4(self) -> float:
-        """Seconds per clip on an L4 that reaches the same share of its limit."""
-        return self.least_on_l4 / self.share
+    def on_l4(self, here: Device) -> tuple[float, float]:
+        """Seconds per clip on an L4: at the most, and at the least.
+
+        Args:
+            here: The device that this was measured on.
+        """
+        if not self.parts:
+            return self.least_on_l4 / self.share, self.least_on_l4
+        slowest, floor, ours = 0.0, 0.0, 0.0
+        for part, seconds in self.parts.items():
+            line = steps.fit(seconds)
+            slowest += steps.elsewhere(part, line, here, L4).at(self.batch)
+            floor, ours = floor + line.floor, ours + line.at(self.batch)
+        a_clip = self.windows / self.batch
+        besides = max(0.0, self.ours - a_clip * ours)  # what isn't the model's
+        return a_clip * slowest + besides, max(self.least_on_l4, a_clip * floor) + besides
 
 
 def build(plan: Plan) -> Plan:
@@ -243,8 +265,12 @@ def measure_transcription(plan: Plan) -> Figures:
     baseline = _transcribe_naively(settings, few)
     progress(f"transcription, baseline: {len(few)} clips in {baseline:.1f} s")
     _forget()
+    progress("transcription: what batches of 1 to 4 times the size cost")
+    sizes = sorted({1, max(1, settings.batch_size // 4), settings.batch_size})
+    parts = steps.measure(settings, [*sizes, 4 * settings.batch_size])
+    _forget()
     weight_bytes = _ASR_WEIGHT_BYTES.get(settings.compute_type, 1.0)
-    steps = roofline.transcription(
+    least = roofline.transcription(
         plan.whisper,
         windows,
         settings.batch_size,
@@ -262,10 +288,13 @@ def measure_transcription(plan: Plan) -> Figures:
         ours / len(clips),
         baseline / len(few),
         plan.limits,
-        steps,
+        least,
         len(clips),
         is_int8=weight_bytes == 1,
-        gpu=gpu,
+        windows=windows / len(clips),
+        batch=settings.batch_size,
+        parts=parts,
+        **gpu,
     )
 
 
@@ -320,7 +349,7 @@ def measure_classification(plan: Plan) -> Figures:
     progress(f"classification, baseline: {len(few)} transcripts in {baseline:.1f} s")
     _forget()
     groups = batches(lengths, shared, settings.batch_size, settings.max_tokens)
-    steps = roofline.classification(
+    least = roofline.classification(
         plan.gemma,
         shared,
         [[lengths[index] for index in group] for group in groups],
@@ -336,10 +365,10 @@ def measure_classification(plan: Plan) -> Figures:
         ours / len(contents),
         baseline / len(few),
         plan.limits,
-        steps,
+        least,
         len(contents),
         is_int8=settings.quantization == "8bit",
-        gpu=gpu,
+        **gpu,
     )
 
 
@@ -385,11 +414,11 @@ def _figures(
     ours: float,
     baseline: float,
     limits: Device,
-    steps: Sequence[Step],
+    least: Sequence[Step],
     clips: int,
     *,
     is_int8: bool,
-    gpu: dict[str, Any],
+    **known: Any,
 ) -> Figures:
     """A stage's seconds per clip, and how they stand to what the device could do.
 
@@ -399,10 +428,10 @@ def _figures(
         ours: Seconds per clip.
         baseline: Likewise.
         limits: Of the device.
-        steps: What all clips took at least.
+        least: What all clips took at least.
         clips: Their number.
         is_int8: Whether products are made at the rate of INT8.
-        gpu: What was used of it.
+        known: What else is known of it.
     """
     rate = limits.int8 if is_int8 else limits.half
     return Figures(
@@ -410,11 +439,11 @@ def _figures(
         how,
         ours,
         baseline,
-        least=roofline.least_seconds(steps, limits, is_int8=is_int8) / clips,
-        least_on_l4=roofline.least_seconds(steps, L4, is_int8=is_int8) / clips,
-        arithmetic=sum(step.flop for step in steps) / clips / ours / rate,
-        bandwidth=sum(step.traffic for step in steps) / clips / ours / limits.bandwidth,
-        **gpu,
+        least=roofline.least_seconds(least, limits, is_int8=is_int8) / clips,
+        least_on_l4=roofline.least_seconds(least, L4, is_int8=is_int8) / clips,
+        arithmetic=sum(step.flop for step in least) / clips / ours / rate,
+        bandwidth=sum(step.traffic for step in least) / clips / ours / limits.bandwidth,
+        **known,
     )
 
 
@@ -450,27 +479,38 @@ def report(figures: Sequence[Figures], limits: Device, unit: str, *, holds_bars:
             f"{each.arithmetic:.0%} of the arithmetic, {each.bandwidth:.0%} of the bandwidth\n"
             f"  GPU        {_gpu(each)}"
         )
+        if each.parts:
+            print(_costs(each))
         if holds_bars:
-            print(
-                f"  on an L4   about {_hourly(each.on_l4)} an hour, if it reaches the same share "
-                f"of its limit, {_hourly(each.least_on_l4)}: an estimate"
-            )
+            print(f"  on an L4   {_between(each.on_l4(limits))} an hour: an estimate")
         results.append(_result(each.stage, each.ours, each.baseline, unit, limits))
         if each.stage == "transcription" and each.share < LEAST_SHARE:
             missed.append(
                 f"transcription reaches {each.share:.1%} of the limit, wanted {LEAST_SHARE:.0%}"
             )
+        off = steps.furthest_off(each.parts) if each.parts else 0.0
+        if off > FURTHEST_OFF:
+            missed.append(f"a batch is foretold {off:.0%} off, wanted {FURTHEST_OFF:.0%}")
     if len(figures) > 1:
         ours = sum(each.ours for each in figures)
         baseline = sum(each.baseline for each in figures)
-        on_l4 = sum(each.on_l4 for each in figures)
         print(
             f"together, on one GPU\n"
             f"  ours       {_hourly(ours)} an hour, {baseline / ours:.1f} times the baseline\n"
             f"  baseline   {_hourly(baseline)} an hour"
         )
-        if holds_bars:
-            print(f"  on an L4   about {_hourly(on_l4)} an hour: an estimate")
+        hear, judge = figures
+        for how, passes in (
+            (f"{POLICIES} policies", POLICIES),
+            (f"{POLICIES} behind a screen that {SCREENED:.0%} pass", 1 + SCREENED * POLICIES),
+        ):
+            print(f"  {how}: {_hourly(hear.ours + passes * judge.ours)} an hour")
+            if holds_bars:
+                there = [
+                    one + passes * other
+                    for one, other in zip(hear.on_l4(limits), judge.on_l4(limits), strict=True)
+                ]
+                print(f"    on an L4 {_between(there)} an hour: an estimate")
         results.append(_result("together", ours, baseline, unit, limits))
     for result in results:
         least = LEAST_RATIOS[result.name]
@@ -484,6 +524,23 @@ def report(figures: Sequence[Figures], limits: Device, unit: str, *, holds_bars:
 
 def _hourly(seconds: float) -> str:
     return f"{3600 / seconds:,.0f} clips"
+
+
+def _between(seconds: Sequence[float]) -> str:
+    slowest, fastest = (3600 / each for each in seconds)
+    return f"{slowest:,.0f} to {fastest:,.0f} clips"
+
+
+def _costs(figures: Figures) -> str:
+    """What batches cost the speech model, a line for each."""
+    sizes = next(iter(figures.parts.values()))
+    lines = [
+        f"  {size:4} windows "
+        + ", ".join(f"{part} {times[size] * 1e3:,.0f} ms" for part, times in figures.parts.items())
+        for size in sizes
+    ]
+    off = steps.furthest_off(figures.parts)
+    return "\n".join([*lines, f"  foretold   those between within {off:.0%}"])
 
 
 def _gpu(figures: Figures) -> str:
@@ -528,7 +585,7 @@ def run(plan: Plan, only: str | None) -> list[Figures]:
             content = json.loads(kept.read_text(encoding="utf-8"))
             if content.get("plan") == plan.facts():  # of this device, at this size
                 progress(f"{stage}: figures of an earlier run ({kept})")
-                figures.append(Figures(**content["figures"]))
+                figures.append(msgspec.convert(content["figures"], Figures, strict=False))
     return figures
 
 
