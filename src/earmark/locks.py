@@ -23,6 +23,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from earmark.errors import EarmarkError
+from earmark.files import make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -272,7 +273,7 @@ def _guarded(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
 
 

@@ -8,6 +8,7 @@ from textwrap import indent
 from typing import Any
 
 from earmark.disk_space import ran_out
+from earmark.files import make_folder
 from earmark.visible import visible
 
 #: Libraries whose information and warnings are about themselves, not about our data.
@@ -32,7 +33,7 @@ def configure(worker: str, log_file: Path | None = None) -> None:
     """
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file is not None:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(log_file.parent)
         handlers.append(_LogFile(log_file, encoding="utf-8", errors="backslashreplace"))
     for handler in handlers:
         handler.setFormatter(_formatter(worker))

@@ -27,7 +27,7 @@ from earmark import REPOSITORY, locks
 from earmark.driver import attempts, quarantine, redo, slurm
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
-from earmark.files import whole
+from earmark.files import make_folder, whole
 from earmark.ingest import catalogue
 from earmark.ingest.source import source_of
 from earmark.locks import HeldError, Lock
@@ -111,7 +111,7 @@ def _drive(
     began_at = time.time()
     name = datetime.fromtimestamp(began_at, UTC).strftime("%Y-%m-%dT%H%M%SZ")
     log = volume.log("driver", name)
-    log.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(log.parent)
     snapshot = _snapshot(settings, volume.runs / name)
     for former in sorted(volume.runs.iterdir())[:-_KEPT_RUNS]:
         if former.is_dir():
@@ -152,7 +152,7 @@ def _drive(
 def _snapshot(settings: Settings, folder: Path) -> Path:
     """Copy the configuration and the policies, which jobs read when they start."""
     policies = folder / "policies"
-    policies.mkdir(parents=True, exist_ok=True)
+    make_folder(policies)
     found = Path(settings.classify.policies)
     for path in (*found.glob("*.md"), *found.glob(EXAMPLES_FILE)):
         shutil.copyfile(path, policies / path.name)

@@ -161,7 +161,7 @@ def _claim(
         reason = shortage_for_fetching(volume.root, limits, known.name, needed, promised)
         if reason is None:
             try:
-                partial.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(partial.parent)
                 partial.touch()
             except OSError as error:
                 if not ran_out(error):

@@ -26,7 +26,7 @@ from msgspec.structs import asdict
 import magic  # isort: skip
 
 from earmark.errors import EarmarkError
-from earmark.files import partial_path, partials_of
+from earmark.files import make_folder, partial_path, partials_of
 from earmark.ingest import tarheaders
 from earmark.ingest.compression import compression_of, decompressed
 from earmark.ingest.tarheaders import BLOCK
@@ -232,7 +232,8 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
     for leftover in (destination, *partials_of(destination)):
         if leftover.exists():
             shutil.rmtree(leftover)
-    partial.mkdir(parents=True)
+    make_folder(partial.parent)
+    partial.mkdir()
     rows: list[dict[str, Any]] = []
     try:
         if kind in ("tar", "zip", *_PACKED.values()):

@@ -18,6 +18,7 @@ from psycopg2.extensions import parse_dsn
 
 from earmark import locks
 from earmark.errors import EarmarkError
+from earmark.files import sync
 from earmark.record.database import LOCK_SCHEMA, connect, display, grant_roles, require_schema
 from earmark.record.embedded_server import PROGRAMS
 
@@ -56,6 +57,7 @@ def backup(conninfo: str, folder: Path, keep: int, jobs: int = 2) -> Path:
                 f"{partial} holds no tables; look whether {display(conninfo)} has any"
             )
         partial.rename(target)
+        sync(folder)  # before others are removed
         for old in backups(folder)[:-keep]:
             logger.info("removed %s, as %d are kept", old, keep)
             shutil.rmtree(old)

@@ -35,6 +35,7 @@ from typing import Any
 from psycopg2.extensions import make_dsn
 
 from earmark.errors import EarmarkError, SetupError, UnavailableError
+from earmark.files import make_folder, sync
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def use(folder: Path, *, keep: bool = False) -> str:
     """
     folder = folder.resolve()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with _gate(folder):
             me = os.getpid()
             if (me, folder) not in _held:
@@ -219,6 +220,7 @@ def _initialise(data: Path) -> None:
             f"the embedded database could not be made in {data}: {result.stderr.strip()}"
         )
     fresh.rename(data)
+    sync(data.parent)  # initdb(1) makes what is in it last
 
 
 def _stop(folder: Path) -> None:

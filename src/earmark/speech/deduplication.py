@@ -21,6 +21,7 @@ from typing import Any
 
 from earmark import locks
 from earmark.errors import EarmarkError
+from earmark.files import make_folder
 from earmark.progress import track
 from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, read_table
 from earmark.volume import Volume
@@ -123,7 +124,7 @@ class DeduplicationIndex:
             OSError: the volume cannot be written.
         """
         places = {sha: Place(self._date, archive, ordinal) for ordinal, sha in clips.items()}
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         with locks.exclusive(self._volume.deduplication_lock, "contents"):
             for path, hashes in self._by_file(places).items():
                 _cut_torn_line(path)
