@@ -334,11 +334,12 @@ def test_only_what_is_wanted_is_made_again_and_with_the_same_result(
     (manifest,) = volume.glob("manifests/*/small.tar.parquet")
     made_at = manifest.stat().st_mtime_ns
     command = ["redo", "--configfile", str(run.configfile), "small.tar", "--stage", "transcribe"]
-    assert cli.main(command) == 0  # the source is empty
-    code, said = run.finish()
-    assert code == 0, said
-    ran = set(re.findall(r"\| (\w+)@\S+ \| small\.tar: done", said))
-    assert ran == {"transcribe_audio", "classify_transcripts", "load_pg"}
-    assert manifest.stat().st_mtime_ns == made_at
-    assert transcripts.stat().st_mtime > 1
-    assert run.query(ROWS) == before
+    for _ in range(2):  # the second time Snakemake knows the checksums of what it read
+        assert cli.main(command) == 0  # the source is empty
+        code, said = run.finish()
+        assert code == 0, said
+        ran = set(re.findall(r"\| (\w+)@\S+ \| small\.tar: done", said))
+        assert ran == {"transcribe_audio", "classify_transcripts", "load_pg"}
+        assert manifest.stat().st_mtime_ns == made_at
+        assert transcripts.stat().st_mtime > 1
+        assert run.query(ROWS) == before
