@@ -31,13 +31,20 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the fuzz test be asked for more than its share of a quick run."""
+    """Let some tests be asked for more than their share of a quick run."""
     parser.addoption(
         "--fuzz-inputs",
         type=int,
         default=2000,
         metavar="N",
         help="hostile inputs that tests/test_fuzz.py tries (2000)",
+    )
+    parser.addoption(
+        "--power-cuts",
+        type=int,
+        default=200,
+        metavar="N",
+        help="moments at which tests/test_power_cut.py cuts the power (200)",
     )
 
 
