@@ -104,6 +104,7 @@ bench-transcribe: $(READY)
 
 bench-classify: $(READY)
 	$(BIN)/python -m benchmarks.classify
+	$(BIN)/python -m benchmarks.classify --screen
 
 bench-gpu: $(READY)
 	$(BIN)/python -m benchmarks.gpu

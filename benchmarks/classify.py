@@ -17,6 +17,11 @@ side that of its fastest round.  The slow sides take part with fewer transcripts
 Bars: ours is at least 20 times as fast as JSON and 2.5 times as fast as whole prompts, and the
 scores are those of whole prompts, within 1e-4 in float32.
 
+With ``--screen`` the stage classifies the transcripts by all policies that ship, with a screen
+that lets a tenth of them through and without one, in turns.  The demo's model never learned to
+screen, so the threshold is put where its own scores have their last tenth: what a screen costs is
+measured, not what it misses.  The bar is a third of the passes' CPU time.
+
 With ``--profile`` ours alone runs, and it is told which step takes how long.  With
 ``--adapter-apart`` it runs with the adapter beside the weights and within them.  With
 ``--memory CLIPS`` the stage classifies so many transcripts; the bar is that its memory grows by
@@ -24,6 +29,7 @@ no more than 50 MB from the first fifth of them on.
 """
 
 import argparse
+import hashlib
 import logging
 import os
 import random
@@ -50,12 +56,14 @@ from earmark.policy.classifier import Classifier
 from earmark.policy.classify import classify_archive
 from earmark.policy.language_model import LanguageModel, quantization_config
 from earmark.policy.policies import Policy, load_policies, one_line, prompt_around
-from earmark.settings import ClassifySettings
+from earmark.policy.screen import screened, screening_policy
+from earmark.settings import ClassifySettings, ScreenSettings
 from earmark.tables import TRANSCRIPTS, write_table
 
 LEAST_OVER_JSON = 20
 LEAST_OVER_WHOLE_PROMPTS = 2.5
 MOST_DIFFERENCE = 1e-4
+LEAST_BY_SCREEN = 3
 
 #: The first design's question, letter for letter.
 FIRST_PROMPT = """Analyze this transcript for harmful content.
@@ -340,11 +348,66 @@ def memory(settings: ClassifySettings, number: int) -> int:
     return finish(result, missed)
 
 
+def screening(settings: ClassifySettings, number: int, rounds: int) -> int:
+    """Compare a screen that lets a tenth through with none; returns the exit status."""
+    # Of most policies the demo's model knows nothing, so it would fail by their examples.
+    policies = [
+        replace(policy, examples=None)
+        for policy in load_policies(REPOSITORY / "config" / "policies")
+    ]
+    ours, contents = Ours(settings), transcripts(number)
+    screen = screening_policy(policies)
+    scores = sorted(score or 0.0 for score in ours.scores(screen, contents))
+    threshold = scores[-max(1, number // 10)]
+    hashes = [hashlib.sha256(text.encode()).hexdigest() for text in contents]
+    limits = ScreenSettings(threshold=threshold, audit_fraction=0.01)
+    times: dict[str, list[float]] = {"with": [], "without": []}
+    passes = {"without": number * len(policies)}
+    for turn in range(rounds):
+        begun = busy_seconds(settings.device)
+        for policy in policies:
+            ours.scores(policy, contents)
+        times["without"].append(busy_seconds(settings.device) - begun)
+        begun = busy_seconds(settings.device)
+        found = [
+            screened(score, sha256, limits)
+            for score, sha256 in zip(ours.scores(screen, contents), hashes, strict=True)
+        ]
+        asked = [text for text, each in zip(contents, found, strict=True) if each.is_asked]
+        for policy in policies:
+            ours.scores(policy, asked)
+        times["with"].append(busy_seconds(settings.device) - begun)
+        passes["with"] = number + len(asked) * len(policies)
+        said = ", ".join(f"{side} {each[-1]:.1f} s" for side, each in times.items())
+        progress(f"round {turn + 1} of {rounds}: {said}")
+    fastest = {side: min(each) for side, each in times.items()}
+    for side, seconds in fastest.items():
+        print(f"{side} the screen: {passes[side]} passes, {seconds:.1f} pass-seconds")
+    ratio = fastest["without"] / fastest["with"]
+    result = Result(
+        "classify, screen",
+        ratio,
+        fastest["with"],
+        fastest["without"],
+        f"pass-seconds for {number} transcripts by {len(policies)} policies",
+        device_name(settings.device),
+    )
+    missed = []
+    if ratio < LEAST_BY_SCREEN:
+        missed.append(f"the screen saves {ratio:.2f} times, wanted {LEAST_BY_SCREEN}")
+    return finish(result, missed)
+
+
 def clock(device: str) -> float:
     """Seconds, once the GPU has done all it was told."""
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
+
+
+def busy_seconds(device: str) -> float:
+    """Seconds that the processor was busy; on a GPU those of the clock."""
+    return clock(device) if device == "cuda" else time.process_time()
 
 
 def main() -> int:
@@ -361,6 +424,7 @@ def main() -> int:
     parser.add_argument("--transcripts", type=int, default=200, help="(%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="the fastest counts (%(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="(%(default)s)")
+    parser.add_argument("--screen", action="store_true", help="six policies, with a screen")
     parser.add_argument("--profile", action="store_true", help="tell where the time goes")
     parser.add_argument("--adapter-apart", action="store_true", help="what the adapter costs")
     parser.add_argument("--memory", type=int, metavar="CLIPS", help="see whether memory grows")
@@ -379,6 +443,8 @@ def main() -> int:
     )
     if options.profile:
         return profile(settings, options.transcripts, options.policy_tokens)
+    if options.screen:
+        return screening(settings, options.transcripts, options.rounds)
     if options.memory:
         return memory(settings, options.memory)
     if options.adapter_apart:

@@ -1,5 +1,5 @@
 -- How the last 24 hours went, in one row: clips flagged and classified, clips whose
--- categories did not all get an answer, clips pending (not selected) and failed; then members
+-- categories did not all get an answer that was asked for, clips pending (not selected) and failed; then members
 -- that are no clips: audio of a format that is not taken, and what is no audio.
 -- Each clip counts once, by the latest load of its archive.  For any psql:
 --     psql -f sql/health.sql
@@ -25,7 +25,7 @@ SELECT
 FROM audio_files af
 LEFT JOIN archives a ON a.id = af.archive_id
 LEFT JOIN LATERAL (
-    SELECT BOOL_OR(flagged) AS flagged, BOOL_OR(status <> 'ok') AS undecided
+    SELECT BOOL_OR(flagged) AS flagged, BOOL_OR(status NOT IN ('ok', 'unasked')) AS undecided
     FROM classifications
     WHERE audio_file_id = af.id
       AND policy = COALESCE(a.policy, 'unrecorded')

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -7,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace as replace_fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,13 @@ from demo_classifier import ADAPTER, BASE, BENIGN, POLICIES, SCAM, SETTINGS, THR
 from msgspec.structs import replace
 from on_demand import OnDemand
 
+from earmark.ingest.selection import uniform
+from earmark.policy.classifier import Classifier
 from earmark.policy.classify import classify_archive
-from earmark.policy.policies import PROMPT_SHA256, set_sha256
-from earmark.settings import ClassifySettings
-from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
+from earmark.policy.policies import PROMPT_SHA256, Policy, set_sha256
+from earmark.policy.screen import screening_policy
+from earmark.settings import ClassifySettings, ScreenSettings
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_provenance, read_table, write_table
 
 if TYPE_CHECKING:
     import transformers
@@ -34,17 +39,39 @@ def transcript(ordinal: int, text: str | None, status: str = "ok") -> dict[str, 
     return {"archive": "a.tar", "ordinal": ordinal, "text": text, "status": status}
 
 
+def member(row: dict[str, Any]) -> dict[str, object]:
+    """The manifest's row of a transcript; each clip has a content of its own."""
+    return {
+        "archive": "a.tar",
+        "ordinal": row["ordinal"],
+        "member": "a.mp3",
+        "source_sha256": sha256(row["ordinal"]),
+        "source_bytes": 1,
+        "status": "ok",
+        "selected": True,
+        "inclusion_probability": 1.0,
+    }
+
+
+def sha256(ordinal: int) -> str:
+    return hashlib.sha256(f"{ordinal}".encode()).hexdigest()
+
+
 @pytest.fixture
 def classify(tmp_path: Path) -> Callable[..., tuple[list[dict[str, Any]], dict[str, str]]]:
     def run(
         rows: list[dict[str, object]],
         settings: ClassifySettings = SETTINGS,
         provenance: dict[str, object] | None = None,
+        policies: Sequence[Policy] = POLICIES,
     ) -> tuple[list[dict[str, Any]], dict[str, str]]:
         source, output = tmp_path / "transcripts.parquet", tmp_path / "classes.parquet"
         # The same rows are the same file, whenever it is written.
         write_table(source, TRANSCRIPTS, rows, {"made_at": "2026-11-02", **(provenance or {})})
-        classify_archive(source, output, POLICIES, settings, "2026-11", tmp_path / "parts")
+        manifest = tmp_path / "manifest.parquet"
+        write_table(manifest, MANIFEST, [member(row) for row in rows], {})
+        parts = tmp_path / "parts"
+        classify_archive(source, output, policies, settings, "2026-11", parts, manifest)
         shutil.rmtree(tmp_path / "parts", ignore_errors=True)  # as loading does
         return read_table(output, CLASSES).to_pylist(), read_provenance(output)
 
@@ -143,6 +170,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
         "prompt_sha256": PROMPT_SHA256,
         "policy": "2026-11",
         "policy_set_sha256": set_sha256(POLICIES),
+        "screen": "",
         "archive_status": "partial",
         "archive_error": "cut off",
     }
@@ -203,3 +231,108 @@ def test_a_job_that_died_after_its_last_row_asks_nothing_again(
     monkeypatch.setattr("earmark.policy.classify.Classifier", None)  # nobody may load a model
     classify_archive(*arguments)
     assert read_table(output, CLASSES) == rows
+
+
+#: The demo's model never learned to screen: what its screen lets through is arbitrary but fixed.
+UNCHECKED = [replace_fields(policy, examples=None) for policy in POLICIES]
+CLIPS = [transcript(n, f"{text} number {n}") for n, text in enumerate([SCAM, THREAT, BENIGN] * 10)]
+
+
+@pytest.fixture(scope="module")
+def screen_scores() -> dict[int, float]:
+    """The screening score of each clip, and none that others equal."""
+    answers = Classifier(SETTINGS).classify(
+        screening_policy(UNCHECKED), [str(clip["text"]) for clip in CLIPS]
+    )
+    return {index: answer.score or 0.0 for index, answer in answers}
+
+
+def behind_screen(scores: dict[int, float], passing: int, fraction: float) -> ClassifySettings:
+    """A screen that lets so many clips through."""
+    ranked = sorted(scores.values(), reverse=True)
+    threshold = (ranked[passing - 1] + ranked[passing]) / 2
+    screen = ScreenSettings(threshold=threshold, audit_fraction=fraction)
+    return replace(SETTINGS, screen=screen)
+
+
+def test_only_what_passes_the_screen_and_a_drawn_part_of_the_rest_meets_the_policies(
+    classify: Any, screen_scores: dict[int, float]
+) -> None:
+    settings = behind_screen(screen_scores, passing=6, fraction=0.3)
+    assert settings.screen is not None
+    rows, provenance = classify(CLIPS, settings, policies=UNCHECKED)
+    plain, _ = classify(CLIPS, policies=UNCHECKED)
+    assert len(rows) == len(plain) == len(CLIPS) * len(POLICIES)
+    asked = {True: 0, False: 0}
+    for row, unscreened in zip(rows, plain, strict=True):
+        ordinal, score = row["ordinal"], row["screen_score"]
+        assert (ordinal, row["category"]) == (unscreened["ordinal"], unscreened["category"])
+        assert score == pytest.approx(screen_scores[ordinal], abs=1e-4)
+        passes = score >= settings.screen.threshold
+        assert row["asked_probability"] == (1.0 if passes else 0.3)
+        if passes or uniform(sha256(ordinal), "screen audit") < 0.3:
+            assert (row["status"], row["flagged"]) == ("ok", unscreened["flagged"])
+            assert row["score"] == pytest.approx(unscreened["score"], abs=1e-4)
+            asked[passes] += 1
+        else:
+            assert (row["status"], row["flagged"], row["score"]) == ("unasked", None, None)
+    assert asked[True] == 6 * len(POLICIES)
+    assert 0 < asked[False] < 24 * len(POLICIES)
+    told = json.loads(provenance["screen"])
+    assert told["sha256"] == screening_policy(UNCHECKED).sha256
+    assert (told["threshold"], told["audit_fraction"]) == (settings.screen.threshold, 0.3)
+
+
+def test_without_a_screen_nothing_is_unasked(classify: Any) -> None:
+    rows, provenance = classify(CLIPS[:3])
+    assert {(row["status"], row["screen_score"], row["asked_probability"]) for row in rows} == {
+        ("ok", None, 1.0)
+    }
+    assert provenance["screen"] == ""
+
+
+def test_a_clip_without_speech_is_not_screened(classify: Any) -> None:
+    settings = replace(SETTINGS, model="/nowhere", screen=ScreenSettings())
+    rows, _ = classify([transcript(0, "")], settings)
+    assert {(row["status"], row["score"], row["screen_score"]) for row in rows} == {
+        ("ok", 0.0, None)
+    }
+
+
+def test_a_job_that_died_behind_a_screen_asks_nothing_again(
+    tmp_path: Path, screen_scores: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = behind_screen(screen_scores, passing=6, fraction=0.3)
+    source, manifest, output = tmp_path / "t", tmp_path / "m", tmp_path / "classes"
+    write_table(source, TRANSCRIPTS, CLIPS, {})
+    write_table(manifest, MANIFEST, [member(clip) for clip in CLIPS], {})
+    asked: list[str] = []
+    classify = Classifier.classify
+
+    def killed(self: Classifier, policy: Policy, contents: Sequence[str]) -> Any:
+        asked.extend([policy.category] * len(contents))
+        for number, answer in enumerate(classify(self, policy, contents)):
+            if policy.category == "scams" and number == 2:
+                raise KeyboardInterrupt
+            yield answer
+
+    arguments = (source, output, UNCHECKED, replace(settings, checkpoint_seconds=0), "2026-11")
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "classify", killed)
+        with pytest.raises(KeyboardInterrupt):
+            classify_archive(*arguments, tmp_path / "parts", manifest)
+        assert asked.count("any_policy") == len(CLIPS)
+        there = asked.count("harassment")
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            classify_archive(*arguments, tmp_path / "parts", manifest)
+        assert asked.count("any_policy") == asked.count("harassment") == 0
+        assert asked.count("scams") == there - 2
+    classify_archive(*arguments, tmp_path / "parts", manifest)
+    rows = read_table(output, CLASSES)
+    assert rows.num_rows == len(CLIPS) * len(POLICIES)
+    classify_archive(*arguments, tmp_path / "undisturbed", manifest)
+    again = read_table(output, CLASSES)
+    assert again.drop_columns(["score", "screen_score"]) == rows.drop_columns(
+        ["score", "screen_score"]
+    )

@@ -8,7 +8,7 @@ census would have given?
 import datetime
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -17,8 +17,9 @@ import pyarrow as pa
 import pytest
 
 from earmark.ingest.selection import Selection
+from earmark.policy.screen import screened
 from earmark.record.analysis import run
-from earmark.settings import SelectionSettings
+from earmark.settings import ScreenSettings, SelectionSettings
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
 
@@ -42,6 +43,7 @@ class Upload:
     content: int
     language: str
     flagged: tuple[bool, ...]  # by category
+    screen_score: float | None = None
 
 
 def population() -> list[Upload]:
@@ -83,7 +85,13 @@ def truth(uploads: list[Upload]) -> dict[tuple[str, str], float]:
     return {key: float(np.mean(flags)) for key, flags in answers.items()}
 
 
-def write_samples(root: Path, uploads: list[Upload], samples: int, limit: int) -> None:
+def write_samples(
+    root: Path,
+    uploads: list[Upload],
+    samples: int,
+    limit: int,
+    screen: ScreenSettings | None = None,
+) -> None:
     """Draw from the population many times; each sample is a policy set and a week of its own."""
     volume = Volume(root)
     clips: dict[str, list[object]] = defaultdict(list)
@@ -135,8 +143,15 @@ def write_samples(root: Path, uploads: list[Upload], samples: int, limit: int) -
                 language=[upload.language for upload in asked],
                 status="ok",
             )
+            found = [
+                screened(upload.screen_score, hash_of[upload.content], screen or ScreenSettings())
+                for upload in asked
+            ]
             for place, category in enumerate(CATEGORIES):
-                flagged = [upload.flagged[place] for upload in asked]
+                flagged = [
+                    upload.flagged[place] if each.is_asked else None
+                    for upload, each in zip(asked, found, strict=True)
+                ]
                 add(
                     judged,
                     len(asked),
@@ -144,11 +159,13 @@ def write_samples(root: Path, uploads: list[Upload], samples: int, limit: int) -
                     ordinal=[upload.ordinal for upload in asked],
                     category=category,
                     flagged=flagged,
-                    score=[0.9 if flag else 0.1 for flag in flagged],
+                    score=[None if flag is None else 0.9 if flag else 0.1 for flag in flagged],
                     threshold=0.5,
                     truncated=False,
                     answer="logits",
-                    status="ok",
+                    status=["unasked" if flag is None else "ok" for flag in flagged],
+                    screen_score=[each.score for each in found],
+                    asked_probability=[each.probability for each in found],
                 )
         write(volume.classes(str(sample), FOLDER_DATE, "all"), CLASSES, judged)
     write(volume.manifest(FOLDER_DATE, "all"), MANIFEST, clips)
@@ -298,3 +315,136 @@ def test_where_all_is_drawn_the_truth_itself_comes_out(
         known = pytest.approx(true[row["category"], row["language"]])
         assert (row["prevalence"], row["low"], row["high"]) == (known, known, known)
         assert row["standard_error"] == pytest.approx(0)
+
+
+MISSED = 0.3
+SCREEN = ScreenSettings(threshold=0.1, audit_fraction=0.2)
+
+
+def screen_scores(uploads: list[Upload]) -> list[Upload]:
+    """The same uploads behind a screen that keeps out 30 % of what flags, 90 % of the rest."""
+    chance = np.random.default_rng(11)
+    scores: dict[int, float] = {}
+    for upload in uploads:
+        is_out = chance.random() < (MISSED if any(upload.flagged) else 0.9)
+        scores.setdefault(upload.content, 0.01 if is_out else 0.8)
+    return [replace(upload, screen_score=scores[upload.content]) for upload in uploads]
+
+
+def true_misses(uploads: list[Upload], category: str, language: str) -> float:
+    """Which part of what flags the screen keeps out."""
+    place = CATEGORIES.index(category)
+    flagged = [
+        upload
+        for upload in uploads
+        if upload.flagged[place] and language in (upload.language, "all languages")
+    ]
+    return float(np.mean([upload.screen_score == 0.01 for upload in flagged]))
+
+
+@pytest.fixture(scope="module")
+def behind_screen(uploads: list[Upload]) -> list[Upload]:
+    return screen_scores(uploads)
+
+
+@pytest.fixture(scope="module")
+def screened_root(behind_screen: list[Upload], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("screened")
+    write_samples(folder, behind_screen, SAMPLES, limit=1500, screen=SCREEN)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found_behind_screen(screened_root: Path) -> list[dict]:
+    return estimates(run("prevalence", screened_root))
+
+
+@pytest.mark.parametrize(
+    ("category", "language"),
+    [
+        ("common", "all languages"),
+        ("common", "en"),
+        ("common", "de"),
+        ("rare", "all languages"),
+        ("rare", "en"),
+    ],
+)
+def test_intervals_cover_the_truth_behind_a_screen_too(
+    found_behind_screen: list[dict], behind_screen: list[Upload], category: str, language: str
+) -> None:
+    true = truth(behind_screen)[category, language]
+    assert covered(found_behind_screen, category, language, true) >= 0.95 - 3 * ERROR
+    rows = of(found_behind_screen, category, language)
+    assert np.mean([row["unasked"] for row in rows]) > np.mean([row["clips"] for row in rows])
+    values = np.array([row["prevalence"] for row in rows])
+    assert abs(values.mean() - true) < 3 * values.std() / np.sqrt(SAMPLES)
+    if category == "common":
+        told = np.sqrt(np.mean([row["standard_error"] ** 2 for row in rows]))
+        assert told == pytest.approx(values.std(), rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("category", "language"),
+    [("common", "all languages"), ("common", "en"), ("rare", "all languages")],
+)
+def test_what_a_screen_misses_is_measured(
+    found_behind_screen: list[dict], behind_screen: list[Upload], category: str, language: str
+) -> None:
+    true = true_misses(behind_screen, category, language)
+    assert true == pytest.approx(MISSED, abs=0.1)
+    rows = of(found_behind_screen, category, language)
+    cover = np.mean([row["missed_low"] <= true <= row["missed_high"] for row in rows])
+    print(f"{category}, {language}: {true:.1%} missed, covered by {cover:.1%} of the samples")
+    assert cover >= 0.95 - 3 * ERROR
+    if category == "common":
+        assert np.mean([row["missed"] for row in rows]) == pytest.approx(true, abs=0.03)
+        # A sound screen would not be taken for it.
+        assert np.mean([row["missed_low"] > 0.05 for row in rows]) > 0.95
+
+
+def test_flags_alone_would_tell_too_small_a_prevalence_behind_a_screen(
+    screened_root: Path, found_behind_screen: list[dict], behind_screen: list[Upload]
+) -> None:
+    """Weighing what was asked by its probability matters."""
+    true = truth(behind_screen)["common", "all languages"]
+    rows = of(found_behind_screen, "common", "all languages")
+    plain = [row["flagged"] / (row["clips"] + row["unasked"]) for row in rows]
+    assert np.mean(plain) < 0.85 * true
+    rates = of(estimates(run("flag_rate", screened_root)), "common", "en")
+    assert np.mean([row["weighted_flag_rate"] for row in rates]) == pytest.approx(
+        truth(behind_screen)["common", "en"], rel=0.03
+    )
+
+
+def test_where_all_is_asked_below_the_screen_its_misses_are_known(
+    behind_screen: list[Upload], tmp_path: Path
+) -> None:
+    everything = ScreenSettings(threshold=0.1, audit_fraction=1.0)
+    write_samples(tmp_path, behind_screen, samples=1, limit=100_000, screen=everything)
+    record = tmp_path / "state/policies/0.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"asr.name": "v2", "thresholds": {"common": 0.5, "any_policy": 0.1}}')
+    true = truth(behind_screen)
+    for row in estimates(run("prevalence", tmp_path)):
+        key = row["category"], row["language"]
+        assert [row["prevalence"], row["low"], row["high"]] == pytest.approx([true[key]] * 3)
+        if true[key]:
+            missed = [row["missed"], row["missed_low"], row["missed_high"]]
+            assert missed == pytest.approx([true_misses(behind_screen, *key)] * 3)
+
+
+def test_nobody_knows_what_is_below_a_screen_of_which_nothing_was_asked(
+    behind_screen: list[Upload], tmp_path: Path
+) -> None:
+    few = ScreenSettings(threshold=0.1, audit_fraction=1e-9)
+    write_samples(tmp_path, behind_screen, samples=1, limit=100_000, screen=few)
+    (row,) = [
+        row
+        for row in estimates(run("prevalence", tmp_path))
+        if (row["category"], row["language"]) == ("common", "all languages")
+    ]
+    assert row["low"] == pytest.approx(row["prevalence"])
+    assert row["high"] > 0.7
+    assert row["missed_low"] == 0
+    assert row["missed_high"] > 0.8
+    assert row["standard_error"] is None

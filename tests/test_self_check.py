@@ -18,8 +18,8 @@ from earmark.driver.cycle import _snapshot
 from earmark.driver.stages import stage
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import Examples, load_policies
-from earmark.settings import ClassifySettings, Settings
-from earmark.tables import TRANSCRIPTS, read_provenance, write_table
+from earmark.settings import ClassifySettings, ScreenSettings, Settings
+from earmark.tables import MANIFEST, TRANSCRIPTS, read_provenance, write_table
 from earmark.volume import Volume
 
 pytestmark = pytest.mark.slow
@@ -32,10 +32,14 @@ def classify(volume: Volume, settings: ClassifySettings, policies=POLICIES) -> P
     transcripts = volume.root / "transcripts.parquet"
     row = {"archive": NAME, "ordinal": 0, "text": BENIGN, "status": "ok"}
     write_table(transcripts, TRANSCRIPTS, [row], {})
+    manifest = volume.root / "manifest.parquet"
+    member = {"archive": NAME, "ordinal": 0, "member": "0.mp3", "source_sha256": "0" * 64}
+    member |= {"source_bytes": 1, "status": "ok", "selected": True, "inclusion_probability": 1.0}
+    write_table(manifest, MANIFEST, [member], {})
     output = volume.root / "classes.parquet"
     with stage("classify_transcripts", NAME, volume, volume.log("classify_transcripts", NAME)):
         checkpoint = volume.checkpoint(NAME, "classify_transcripts")
-        classify_archive(transcripts, output, policies, settings, "demo", checkpoint)
+        classify_archive(transcripts, output, policies, settings, "demo", checkpoint, manifest)
     return output
 
 
@@ -102,6 +106,22 @@ def test_an_example_on_the_wrong_side_is_told_with_its_policy_and_score(tmp_path
         reason
     )
     assert "instead of 0.5 or more" in reason
+
+
+def test_a_screen_that_misses_a_plain_case_stops_the_job(tmp_path: Path) -> None:
+    strict = replace(SETTINGS, screen=ScreenSettings(threshold=1.0))
+    reason = refusal(Volume(tmp_path), strict)
+    assert "the screen fails its self-check: the example of what harassment flags, 'you are a " in (
+        reason
+    )
+    assert "instead of 1 or more" in reason
+    assert "lower classify.screen.threshold" in reason
+
+
+def test_a_screen_that_lets_all_plain_cases_through_is_recorded(tmp_path: Path) -> None:
+    lenient = replace(SETTINGS, screen=ScreenSettings(threshold=0.0))
+    checked = json.loads(read_provenance(classify(Volume(tmp_path), lenient))["self_check"])
+    assert checked["any_policy"].keys() == {"harassment", "scams", "violent-threats"}
 
 
 def test_a_threshold_is_no_matter_of_the_self_check(tmp_path: Path) -> None:

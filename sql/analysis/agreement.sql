@@ -3,10 +3,13 @@
 -- One line per pair of policy sets and category, over the clips that both have judged and
 -- answered.  "agreement" is the share of clips with the same verdict and "kappa" Cohen's
 -- (1960), what of it is beyond chance; both estimate all clips, each counting
--- 1 / inclusion_probability.  The four counts are of clips as they were drawn.  Hear those
+-- 1 / (inclusion_probability * asked_probability), the smaller of the two sets' as one number
+-- draws for both.  The four counts are of clips as they were drawn.  Hear those
 -- that only one set flags to learn which is right.
 WITH judged AS (
-    SELECT DISTINCT policy, category, date, archive, ordinal, inclusion_probability, flagged, score
+    SELECT DISTINCT
+        policy, category, date, archive, ordinal, inclusion_probability, asked_probability,
+        flagged, score
     FROM answers
     WHERE status = 'ok'
 ),
@@ -20,7 +23,9 @@ pairs AS (
         other.flagged AS b,
         one.score AS score,
         other.score AS other_score,
-        1 / one.inclusion_probability AS w
+        1 / (
+            one.inclusion_probability * LEAST(one.asked_probability, other.asked_probability)
+        ) AS w
     FROM judged one
     JOIN judged other USING (category, date, archive, ordinal)
     WHERE one.policy < other.policy

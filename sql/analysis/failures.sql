@@ -14,7 +14,7 @@ WITH failures AS (
     UNION ALL
     SELECT 'classify', COALESCE(error, status), date, archive, ordinal
     FROM classes
-    WHERE status <> 'ok'
+    WHERE status NOT IN ('ok', 'unasked')
 )
 SELECT
     stage,

@@ -1,12 +1,13 @@
 -- How are the scores distributed, by category?
 --
 -- One line per policy set, category and tenth of the scale: clips, and their share among
--- all clips, each counting 1 / inclusion_probability.  "thresholds" are those that hold in
+-- all clips, each counting 1 / (inclusion_probability * asked_probability).  "thresholds" are those that hold in
 -- that tenth.  Many clips about a threshold mean that its place matters: look where they end
 -- up when it moves.
 WITH scored AS (
     SELECT DISTINCT
-        policy, category, date, archive, ordinal, 1 / inclusion_probability AS w, threshold,
+        policy, category, date, archive, ordinal, threshold,
+        1 / (inclusion_probability * asked_probability) AS w,
         LEAST(FLOOR(score * 10), 9)::INT AS tenth, LEAST(FLOOR(threshold * 10), 9) AS cut
     FROM answers
     WHERE status = 'ok'

@@ -46,7 +46,8 @@ FROM read_parquet(
     hive_types = {policy: VARCHAR, date: DATE}
 )
 WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
-  AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
+  AND COALESCE(getvariable('until'), '9999-12-31')::DATE
+UNION ALL BY NAME SELECT NULL::DOUBLE AS screen_score, NULL::DOUBLE AS asked_probability WHERE FALSE;
 
 CREATE OR REPLACE VIEW receipts AS
 SELECT *
@@ -70,6 +71,7 @@ FROM read_json(
         judged: 'MAP(VARCHAR, BIGINT)',
         skipped: 'MAP(VARCHAR, BIGINT)',
         undecided: 'BIGINT',
+        unasked: 'BIGINT',
         rows: 'MAP(VARCHAR, BIGINT)',
         seconds: 'MAP(VARCHAR, DOUBLE)',
         provenance: 'MAP(VARCHAR, MAP(VARCHAR, VARCHAR))',
@@ -79,17 +81,22 @@ FROM read_json(
 WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
   AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
 
--- The policy sets in use: of which asr set's transcripts each one is made.
+-- The policy sets in use: of which asr set's transcripts each one is made, and from which score
+-- on a clip passes its screen; null without one.
 CREATE OR REPLACE VIEW policies AS
-SELECT PARSE_FILENAME(filename, true) AS policy, "asr.name" AS asr
+SELECT
+    PARSE_FILENAME(filename, true) AS policy,
+    "asr.name" AS asr,
+    thresholds['any_policy'] AS screen_threshold
 FROM read_json(
     getvariable('volume') || '/state/policies/*.json',
-    columns = {'asr.name': 'VARCHAR'},
+    columns = {'asr.name': 'VARCHAR', thresholds: 'MAP(VARCHAR, DOUBLE)'},
     filename = true
 );
 
 -- One row per policy set, category and upload that was heard.  An upload that repeats
--- another one of its archive has that one's answer.
+-- another one of its archive has that one's answer.  Of what the screen kept out, "is_out", a
+-- share was asked all the same, with "asked_probability"; the rest has the status unasked.
 CREATE OR REPLACE VIEW answers AS
 SELECT
     c.policy,
@@ -108,7 +115,10 @@ SELECT
     c.status,
     c.flagged,
     c.score,
-    c.threshold
+    c.threshold,
+    c.screen_score,
+    COALESCE(c.asked_probability, 1) AS asked_probability,
+    COALESCE(c.asked_probability < 1 OR c.screen_score < policies.screen_threshold, FALSE) AS is_out
 FROM manifests m
 JOIN transcripts t
     ON (t.date, t.archive, t.ordinal) = (m.date, m.archive, COALESCE(m.duplicate_of, m.ordinal))

@@ -27,6 +27,7 @@ from earmark.ingest.again import ask, requests
 from earmark.ingest.source import source_of
 from earmark.models import inventory
 from earmark.policy.policies import load_policies
+from earmark.policy.screen import screening_policy
 from earmark.progress import track
 from earmark.record import analysis, backup, database, erasure
 from earmark.record.review_queue import controls, health, review_queue
@@ -224,6 +225,10 @@ def _parser() -> argparse.ArgumentParser:
         "there. Exit status 1: something is missing or damaged.", as_json, to=actions,
     )  # fmt: skip
     verify.add_argument("--quick", action="store_true", help="compare sizes only, at once")
+    add(
+        "screening-policy", _screening_policy,
+        "Show the policy that classify.screen would ask, made of the policies' labels.",
+    )  # fmt: skip
     up = add("migrate", _migrate, "Bring the database's schema, and what roles may do, up to date.")
     up.add_argument(
         "--roles", action="store_true",
@@ -561,6 +566,12 @@ def _models_verify(settings: Settings, arguments: argparse.Namespace) -> int:
         title += " (of folders, only that their files are there is known)"
     show(rows, arguments.json, title)
     return DAMAGED if problems else 0
+
+
+def _screening_policy(settings: Settings, arguments: argparse.Namespace) -> None:
+    del arguments
+    classify = settings.classify
+    print(screening_policy(load_policies(Path(classify.policies), classify.categories)).text)
 
 
 def _migrate(settings: Settings, arguments: argparse.Namespace) -> None:

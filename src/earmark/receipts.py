@@ -34,6 +34,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     judged: dict[str, int] = {}  # clips that got an answer, by category
     skipped: dict[str, int] = {}  # members without a clip, by reason
     undecided: int = 0  # answers that failed or could not be read
+    unasked: int = 0  # clips that the screen kept from the policies
     rows: dict[str, int]  # by table
     seconds: dict[str, float | None]  # by stage
     provenance: dict[str, dict[str, str]]  # by file

@@ -28,6 +28,9 @@ Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 #: Of a repository of the model hub.
 Commit = Annotated[str, Meta(pattern=r"^[0-9a-f]{40}$")]
 
+#: Category of the screening policy. No file of a policy can be called so.
+SCREEN = "any_policy"
+
 _UNIQUE = Meta(extra_json_schema={"uniqueItems": True})
 
 
@@ -251,6 +254,18 @@ class AsrSettings(_Section, frozen=True):
     checkpoint_seconds: NotNegative = 60
 
 
+class ScreenSettings(_Section, frozen=True):
+    """What is asked before the policies are.
+
+    Attributes:
+        threshold: Screening score from which on a clip goes through the policies.
+        audit_fraction: Probability with which a clip below it does all the same.
+    """
+
+    threshold: Share = 0.1
+    audit_fraction: Annotated[float, Meta(gt=0, le=1)] = 0.05
+
+
 class ClassifySettings(_Section, frozen=True):
     """Which policies are applied, by which model and how.
 
@@ -286,6 +301,10 @@ class ClassifySettings(_Section, frozen=True):
             [reclassify](../docs/operations.md#applying-another-policy-set) applies it to what is
             done.
         thresholds: Thresholds of single categories, such as `{scams: 0.7}`.
+        screen: Null, or `{threshold: 0.1, audit_fraction: 0.05}`: one
+            [screening policy](../docs/policies.md#the-screen) with the labels of all is asked
+            first, and only clips from this score on go through each policy; of the rest a random
+            share does, by which the report measures what the screen misses.
     """
 
     policy: Label = "2026-11"
@@ -307,13 +326,16 @@ class ClassifySettings(_Section, frozen=True):
     checkpoint_seconds: NotNegative = 60
     threshold: Share = 0.5
     thresholds: dict[str, Share] = {}
+    screen: ScreenSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse categories that are named twice."""
         _check_unique(self.categories or ())
 
     def threshold_of(self, category: str) -> float:
-        """Lowest score that is flagged in a category, 0..1."""
+        """Lowest score that is flagged in a category, or passes the screen, 0..1."""
+        if category == SCREEN and self.screen is not None:
+            return self.screen.threshold
         return self.thresholds.get(category, self.threshold)
 
 
@@ -497,7 +519,7 @@ def schema() -> dict[str, Any]:
             "additionalProperties": False,
             "default": {},
             "properties": {
-                key: _nullable(rules) | {"description": meanings[key]}
+                key: _nullable(rules, generated) | {"description": meanings[key]}
                 for key, rules in generated[section.type.__name__]["properties"].items()
             },
         }
@@ -511,12 +533,15 @@ def schema() -> dict[str, Any]:
     }
 
 
-def _nullable(rules: dict[str, Any]) -> dict[str, Any]:
+def _nullable(rules: dict[str, Any], generated: dict[str, Any]) -> dict[str, Any]:
     """Rules with null as one more type: a message about a choice of rules would name none."""
     if "anyOf" not in rules:
         return rules
     value: dict[str, Any]
     value, null = rules.pop("anyOf")
+    if "$ref" in value:  # keys within a key
+        inner = generated[value["$ref"].rpartition("/")[2]]
+        value = {key: inner[key] for key in ("type", "additionalProperties", "properties")}
     return value | {"type": [value["type"], null["type"]]} | rules
 
 

@@ -112,8 +112,12 @@ CLASSES = pa.schema(
         pa.field("truncated", pa.bool_(), nullable=False),
         pa.field("answer", pa.string(), nullable=False),  # logits | json
         pa.field("raw_response", pa.string()),  # only when answer is json
-        pa.field("status", pa.string(), nullable=False),  # ok | unparsed | failed
+        # ok | unparsed | failed; unasked, if the screen kept the clip from this policy
+        pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
+        pa.field("screen_score", pa.float64()),  # 0..1, of the clip; null without a screen
+        # with which the policy was to be asked, given screen_score; null means 1
+        pa.field("asked_probability", pa.float64()),
     ]
 )
 
@@ -194,12 +198,13 @@ TABLES = {
     )
 }
 
-#: Columns, of tables and of what stands within them, that files of Earmark 0.2 lack; what they
-#: would say is null there.
+#: Columns, of tables and of what stands within them, that files of former versions lack; what
+#: they would say is null there.
 LATER_COLUMNS = frozenset(
     {
         *("source_rms_dbfs", "source_peak_dbfs", "opus_rms_dbfs", "opus_peak_dbfs"),
         *("doubt", "languages", "segments.doubt", "segments.language"),
+        *("screen_score", "asked_probability"),
     }
 )
 

@@ -9,6 +9,7 @@ from earmark.driver.stages import stage
 from earmark.names import policy_set_name
 from earmark.policy.classify import classify_archive
 from earmark.policy.policies import load_policies, prompt_sha256, texts_of
+from earmark.policy.screen import with_screen
 from earmark.volume import Volume
 
 archive = snakemake.wildcards.archive
@@ -19,7 +20,8 @@ classify = replace(settings.classify, threads=snakemake.threads)
 with stage("classify_transcripts", archive, volume, Path(snakemake.log[0])):
     policies = load_policies(Path(classify.policies), classify.categories)
     prompt = prompt_sha256(classify.answer)
-    name = policy_set_name(settings, volume, texts_of(policies), prompt)
+    texts = texts_of(with_screen(policies, classify))
+    name = policy_set_name(settings, volume, texts, prompt)
     name.check()
     classify_archive(
         Path(snakemake.input.transcripts),
@@ -28,5 +30,6 @@ with stage("classify_transcripts", archive, volume, Path(snakemake.log[0])):
         settings=classify,
         policy_name=classify.policy,
         checkpoint=volume.checkpoint(archive, "classify_transcripts"),
+        manifest=Path(snakemake.input.manifest),
     )
     name.bind()

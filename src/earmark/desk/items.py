@@ -47,6 +47,7 @@ class ShownPolicy:
         sha256: Of the text.
         flagged: Whether the model flagged the clip under it.
         score: The model's, 0 to 1; None without an answer.
+        asked: Whether the model was asked: a screen keeps most clips from most policies.
     """
 
     category: str
@@ -54,6 +55,7 @@ class ShownPolicy:
     sha256: str | None
     flagged: bool
     score: float | None
+    asked: bool
 
     @property
     def title(self) -> str:
@@ -353,13 +355,13 @@ def _policies(cursor: Cursor, audio_file_id: int, policy: str) -> list[ShownPoli
     )
     texts: dict[str | None, str] = dict(cursor.fetchall())
     cursor.execute(
-        "SELECT flag_category, flagged, flag_score FROM classifications "
+        "SELECT flag_category, flagged, flag_score, status <> 'unasked' FROM classifications "
         "WHERE audio_file_id = %s AND policy = %s",
         [audio_file_id, policy],
     )
-    judged = {category: (flagged, score) for category, flagged, score in cursor.fetchall()}
+    judged = {category: answer for category, *answer in cursor.fetchall()}
     shown = [
-        ShownPolicy(category, texts.get(sha256), sha256, *judged.get(category, (False, None)))
+        ShownPolicy(category, texts.get(sha256), sha256, *judged.get(category, (False, None, True)))
         for category, sha256 in hashes.items()
     ]
     return sorted(shown, key=lambda p: (not p.flagged, -(p.score or 0) * p.flagged, p.category))

@@ -9,6 +9,7 @@ from earmark.errors import EarmarkError
 from earmark.models.inventory import check_models
 from earmark.names import asr_name, policy_set_name
 from earmark.policy.policies import load_policies, not_checked, prompt_sha256, texts_of
+from earmark.policy.screen import with_screen
 from earmark.settings import Settings
 from earmark.speech.decoding import DECODING_FACTS
 from earmark.volume import Volume
@@ -40,4 +41,5 @@ def check_inputs(settings: Settings) -> None:
     volume = Volume.of(settings)
     asr_name(settings, volume, DECODING_FACTS).check()
     prompt = prompt_sha256(classify.answer)
-    policy_set_name(settings, volume, texts_of(policies), prompt).check()
+    texts = texts_of(with_screen(policies, classify))
+    policy_set_name(settings, volume, texts, prompt).check()

@@ -339,7 +339,10 @@ def expire_rows(conninfo: str, days: float, dry_run: bool = False) -> int:
 
 
 def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
-    """Ordinals of the clips that some policy flagged, or could not decide about."""
+    """Ordinals of the clips that some policy flagged, or could not decide about.
+
+    A clip that the screen kept from the policies is none of them.
+    """
     manifest = read_table(volume.manifest(date, archive), MANIFEST)
     kept: set[int] = set()
     tables = TABLES["classes"].files(volume, date, archive)
@@ -347,7 +350,8 @@ def _worth_keeping(volume: Volume, date: str, archive: str) -> set[int]:
         return set(manifest["ordinal"].to_pylist())
     for path in tables:
         table = read_table(path, CLASSES)
-        cleared = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
+        answered = pc.and_kleene(pc.equal(table["status"], "ok"), pc.invert(table["flagged"]))
+        cleared = pc.or_kleene(pc.equal(table["status"], "unasked"), answered)
         kept.update(table.filter(pc.invert(pc.fill_null(cleared, False)))["ordinal"].to_pylist())
     return kept
 

@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
+from msgspec.structs import asdict
 
 from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.gpu import GpuWatch
 from earmark.models.inventory import find_classifier
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy, prompt_sha256, set_sha256
+from earmark.policy.screen import UNSCREENED, Screened, screened, with_screen
 from earmark.policy.self_check import self_check
 from earmark.progress import AudioProgress
-from earmark.settings import ClassifySettings
-from earmark.tables import CLASSES, TRANSCRIPTS, read_provenance, read_table, write_table
+from earmark.settings import SCREEN, ClassifySettings
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_provenance, read_table, write_table
 
 logger = logging.getLogger(__name__)
+
+_UNASKED = Classification(None, truncated=False, status="unasked")
 
 
 def classify_archive(
@@ -34,14 +38,16 @@ def classify_archive(
     settings: ClassifySettings,
     policy_name: str,
     checkpoint: Path,
+    manifest: Path | None = None,
 ) -> None:
     """Classify all transcripts of an archive against all policies.
 
     Clips whose transcription failed get no row; a clip without speech is not flagged,
     without asking the model; a clip that the model has no answer for gets rows with status
-    ``failed``, or ``unparsed`` if it wrote something that can't be read.  With nothing to
-    ask, the model isn't even loaded.  What was done is kept: a job that was killed goes on
-    from there.
+    ``failed``, or ``unparsed`` if it wrote something that can't be read; one that a screen
+    (:mod:`earmark.policy.screen`) keeps from the policies gets rows with status ``unasked``.
+    With nothing to ask, the model isn't even loaded.  What was done is kept: a job that was
+    killed goes on from there.
 
     Args:
         transcripts: A file of :data:`earmark.tables.TRANSCRIPTS`.
@@ -51,6 +57,8 @@ def classify_archive(
         settings: Model and thresholds.
         policy_name: Name of the policy set, for the provenance.
         checkpoint: Folder for what is done, of this archive and stage alone; it stays.
+        manifest: A file of :data:`earmark.tables.MANIFEST` with the contents' hashes, by which
+            a screen draws; without one it is not read.
 
     Raises:
         EarmarkError: the transcripts or the model can't be read, or the model classifies the
@@ -64,6 +72,7 @@ def classify_archive(
     clips = [clip for clip in table.to_pylist() if clip["status"] == "ok"]
     spoken = [clip for clip in clips if (clip["text"] or "").strip()]
 
+    screen, asking = settings.screen, with_screen(policies, settings)
     base, adapter = find_classifier(settings) if spoken else (None, None)
     facts = {
         "model": settings.model,
@@ -78,6 +87,7 @@ def classify_archive(
         "prompt_sha256": prompt_sha256(settings.answer),
         "policy_sha256": json.dumps({each.category: each.sha256 for each in policies}),
         "policy_set_sha256": set_sha256(policies),
+        "screen": screen and json.dumps({**asdict(screen), "sha256": asking[0].sha256}),
     }
     thresholds = {each.category: settings.threshold_of(each.category) for each in policies}
     key = fingerprint(transcripts, {**facts, "thresholds": thresholds})
@@ -85,17 +95,19 @@ def classify_archive(
     done = kept.table()
     asked = set(zip(done["ordinal"].to_pylist(), done["category"].to_pylist(), strict=True))
     kept.add(
-        _row(clip, policy, Classification(0.0, truncated=False), settings)
+        _row(clip, policy, Classification(0.0, truncated=False), settings, UNSCREENED)
         for policy in policies
         for clip in clips
         if not (clip["text"] or "").strip() and (clip["ordinal"], policy.category) not in asked
     )
     if asked:
-        logger.info("%d of %d answers were done before", len(asked), len(clips) * len(policies))
+        logger.info("%d of %d answers were done before", len(asked), len(clips) * len(asking))
     used: dict[str, object] = {}
-    if any((clip["ordinal"], each.category) not in asked for clip in spoken for each in policies):
-        used = _classify(output.stem, spoken, policies, asked, kept, settings)
+    if any((clip["ordinal"], each.category) not in asked for clip in spoken for each in asking):
+        contents = _contents(manifest) if screen else {}
+        used = _classify(output.stem, spoken, policies, contents, asked, kept, settings)
     rows = kept.table().sort_by([("ordinal", "ascending"), ("category", "ascending")])
+    rows = rows.filter(pc.not_equal(rows["category"], SCREEN))
     seconds = time.monotonic() - started
     write_table(
         output,
@@ -112,11 +124,12 @@ def classify_archive(
         },
     )
     unread = pc.sum(pc.equal(rows["status"], "unparsed")).as_py() or 0
-    if 2 * unread > len(rows):
+    answers = pc.sum(pc.not_equal(rows["status"], "unasked")).as_py() or 0
+    if 2 * unread > answers:
         logger.warning(
             "%d of %d answers can't be read; is %s with adapter %s tuned to follow instructions "
             "(classify.answer: json)? raw_response has what it wrote",
-            unread, len(rows), settings.model, settings.adapter,
+            unread, answers, settings.model, settings.adapter,
         )  # fmt: skip
     logger.info(
         "classified %d clips of %s (%d with speech) against %d policies in %.1f s",
@@ -128,10 +141,19 @@ def classify_archive(
     )
 
 
+def _contents(manifest: Path | None) -> dict[int, str]:
+    """The SHA-256 of each clip's content, by its ordinal."""
+    if manifest is None:
+        raise ValueError("classify.screen draws by content: it needs the manifest")
+    table = read_table(manifest, MANIFEST)
+    return dict(zip(table["ordinal"].to_pylist(), table["source_sha256"].to_pylist(), strict=True))
+
+
 def _classify(
     archive: str,
     clips: Sequence[Mapping[str, Any]],
     policies: Sequence[Policy],
+    contents: Mapping[int, str],
     asked: set[tuple[int, str]],
     kept: Checkpoint,
     settings: ClassifySettings,
@@ -141,24 +163,59 @@ def _classify(
     with GpuWatch(settings.device) as gpu:
         gpu.model_loaded(settings.model)
         checked = self_check(classifier, policies)
-        with AudioProgress(
-            f"classify {archive}",
-            count=len(clips) * len(policies),
-            seconds=sum(clip["speech_seconds"] or 0 for clip in clips),
-            unit="answers",
-        ) as progress:
-            for policy in policies:
-                todo = []
-                for clip in clips:
-                    if (clip["ordinal"], policy.category) in asked:
-                        progress.skip((clip["speech_seconds"] or 0) / len(policies))
-                    else:
-                        todo.append(clip)
-                texts = [clip["text"] for clip in todo]
-                for index, classification in classifier.classify(policy, texts):
-                    kept.add([_row(todo[index], policy, classification, settings)])
-                    progress.advance((todo[index]["speech_seconds"] or 0) / len(policies))
+        found: dict[int, Screened] = {}
+        if settings.screen is not None:
+            screening = with_screen(policies, settings)[:1]
+            _ask(classifier, f"screen {archive}", clips, screening, found, asked, kept)
+            done = kept.table()
+            done = done.filter(pc.equal(done["category"], SCREEN))
+            scores = zip(done["ordinal"].to_pylist(), done["score"].to_pylist(), strict=True)
+            found = {
+                ordinal: screened(score, contents[ordinal], settings.screen)
+                for ordinal, score in scores
+            }
+            left = [clip for clip in clips if not found[clip["ordinal"]].is_asked]
+            kept.add(
+                _row(clip, policy, _UNASKED, settings, found[clip["ordinal"]])
+                for policy in policies
+                for clip in left
+                if (clip["ordinal"], policy.category) not in asked
+            )
+            clips = [clip for clip in clips if found[clip["ordinal"]].is_asked]
+            logger.info("the screen keeps %d clips of %s from the policies", len(left), archive)
+        _ask(classifier, f"classify {archive}", clips, policies, found, asked, kept)
     return {**gpu.facts(), "self_check": json.dumps(checked)}
+
+
+def _ask(
+    classifier: Classifier,
+    description: str,
+    clips: Sequence[Mapping[str, Any]],
+    policies: Sequence[Policy],
+    found: Mapping[int, Screened],
+    asked: set[tuple[int, str]],
+    kept: Checkpoint,
+) -> None:
+    """Judge clips by policies, except what is done."""
+    with AudioProgress(
+        description,
+        count=len(clips) * len(policies),
+        seconds=sum(clip["speech_seconds"] or 0 for clip in clips),
+        unit="answers",
+    ) as progress:
+        for policy in policies:
+            todo = []
+            for clip in clips:
+                if (clip["ordinal"], policy.category) in asked:
+                    progress.skip((clip["speech_seconds"] or 0) / len(policies))
+                else:
+                    todo.append(clip)
+            texts = [clip["text"] for clip in todo]
+            for index, classification in classifier.classify(policy, texts):
+                clip = todo[index]
+                of_clip = found.get(clip["ordinal"], UNSCREENED)
+                kept.add([_row(clip, policy, classification, classifier.settings, of_clip)])
+                progress.advance((clip["speech_seconds"] or 0) / len(policies))
 
 
 def _row(
@@ -166,6 +223,7 @@ def _row(
     policy: Policy,
     classification: Classification,
     settings: ClassifySettings,
+    of_clip: Screened,
 ) -> dict[str, Any]:
     threshold = settings.threshold_of(policy.category)
     return {
@@ -175,5 +233,7 @@ def _row(
         "flagged": None if classification.score is None else classification.score >= threshold,
         "threshold": threshold,
         "answer": settings.answer,
+        "screen_score": of_clip.score,
+        "asked_probability": of_clip.probability,
         **classification._asdict(),
     }

@@ -216,6 +216,14 @@ def _read_policy(path: Path, examples: Examples | None) -> Policy:
     )
 
 
+def labels_of(policy: Policy) -> str:
+    """A policy's labels, without the heading of their section."""
+    section = _LABELS_SECTION.search(policy.text + "\n")
+    if section is None:
+        raise ValueError(f"policy {policy.category} has no section of labels")
+    return section["labels"].strip()
+
+
 def not_checked(policies: Iterable[Policy]) -> str | None:
     """Which policies have no example to check a classifier by, in a sentence; None if all have."""
     without = [policy.category for policy in policies if policy.examples is None]

@@ -5,11 +5,13 @@ in what the model answers to something whose answer is known.
 """
 
 import logging
-from collections.abc import Collection
+from collections.abc import Sequence
 
 from earmark.errors import SetupError
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import EXAMPLES_FILE, Policy, not_checked
+from earmark.policy.screen import screening_policy
+from earmark.settings import SCREEN
 
 #: From here on a model says "yes". Not the threshold: that one is about how many false alarms are
 #: wanted, and this about whether the model is the right one.
@@ -19,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def self_check(
-    classifier: Classifier, policies: Collection[Policy]
+    classifier: Classifier, policies: Sequence[Policy]
 ) -> dict[str, dict[str, float] | None]:
     """Have a classifier classify the examples of policies.
 
@@ -29,10 +31,12 @@ def self_check(
 
     Returns:
         By category the scores of its examples, ``flagged`` and ``not_flagged``; None for a
-        policy without examples.
+        policy without examples.  With a screen, under :data:`earmark.settings.SCREEN`, the
+        screening scores of what is flagged, by category.
 
     Raises:
-        SetupError: an example comes out on the wrong side.
+        SetupError: an example comes out on the wrong side, or the screen would keep one that is
+            flagged from the policies.
         EarmarkError: as :meth:`earmark.policy.classifier.Classifier.classify`.
     """
     checked: dict[str, dict[str, float] | None] = {}
@@ -48,10 +52,29 @@ def self_check(
                 raise SetupError(_refusal(classifier, policy, side, text, answer))
             scores[side] = round(answer.score, 4)
         checked[policy.category] = scores
+    if classifier.settings.screen is not None:
+        checked[SCREEN] = _check_screen(classifier, policies)
     if without := not_checked(policies):
         logger.warning(without)
     logger.info("the examples of the policies come out on the right sides: %s", checked)
     return checked
+
+
+def _check_screen(classifier: Classifier, policies: Sequence[Policy]) -> dict[str, float]:
+    flagged = {each.category: each.examples.flagged for each in policies if each.examples}
+    answers = classifier.classify(screening_policy(policies), [*flagged.values()])
+    threshold = classifier.settings.threshold_of(SCREEN)
+    scores = {}
+    for (category, text), (_, answer) in zip(flagged.items(), sorted(answers), strict=True):
+        if answer.score is None or answer.score < threshold:
+            got = f"scores {answer.score:.3f}" if answer.score is not None else f"({answer.error})"
+            raise SetupError(
+                f"the screen fails its self-check: the example of what {category} flags, {text!r}, "
+                f"{got} instead of {threshold:g} or more, so most clips like it would be kept from "
+                "the policies; lower classify.screen.threshold, or go without a screen"
+            )
+        scores[category] = round(answer.score, 4)
+    return scores
 
 
 def _refusal(

@@ -117,9 +117,7 @@ def load_archive(
             "SELECT flag_category, count(*) FILTER (status = 'ok') FROM answers GROUP BY 1 "
             "ORDER BY 1",
         ),
-        undecided=_row(files, "SELECT count(*) AS number FROM answers WHERE status <> 'ok'")[
-            "number"
-        ],
+        **_row(files, _UNANSWERED),
         rows=rows,
         seconds={
             **{
@@ -231,6 +229,13 @@ SELECT COALESCE(error, 'unknown'), count(*) FROM members WHERE status = 'skipped
 GROUP BY 1 ORDER BY 1
 """
 
+_UNANSWERED = """
+SELECT
+    count(*) FILTER (status NOT IN ('ok', 'unasked')) AS undecided,
+    count(DISTINCT ordinal) FILTER (status = 'unasked') AS unasked
+FROM answers
+"""
+
 # Without an answer a clip is neither flagged nor has it a score.
 _ANSWERS = """
 CREATE VIEW answers AS
@@ -248,7 +253,9 @@ SELECT
         WHEN status = 'ok' AND NOT usable
         THEN 'the score ' || COALESCE(score::VARCHAR, 'null') || ' is not between 0 and 1'
         ELSE error
-    END AS error
+    END AS error,
+    screen_score,
+    COALESCE(asked_probability, 1) AS asked_probability
 FROM (
     SELECT *, status = 'ok' AND COALESCE(score BETWEEN 0 AND 1, FALSE) AS usable FROM judged
 )

@@ -4,6 +4,7 @@ Gathers from the status, the receipts and tables of the last days and the databa
 figure looks like, :mod:`earmark.watch.charts` knows.  The page needs nothing beside itself.
 """
 
+import logging
 import re
 import shlex
 import subprocess
@@ -11,11 +12,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -27,7 +29,7 @@ from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.ingest.formats import NOT_TAKEN
 from earmark.receipts import Receipt
-from earmark.record import database
+from earmark.record import analysis, database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import is_new, readable, receipts_since
@@ -38,7 +40,8 @@ from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status, status
 
-#: The flag rate of the last day is held against that of so many days before it.
+#: The flag rate of the last day is held against that of so many days before it, and what the
+#: screen misses is measured over them.
 DAYS_BEFORE = 7
 #: Reasons of failures that are listed, the most frequent ones.
 MOST_REASONS = 12
@@ -46,6 +49,8 @@ _HOUR, _DAY = 3600.0, 86_400.0
 #: Columns that tell what failed or is doubtful and how much room audio takes, in whatever table
 #: has them.
 _TOLD = {"status", "error", "opus_path", "opus_bytes", "doubt"}
+logger = logging.getLogger(__name__)
+
 #: So long a command that is to tell somebody may take.
 _ALERT_SECONDS = 60.0
 
@@ -57,7 +62,8 @@ class FlagRate:
     Attributes:
         policy: Name of the policy set.
         category: The policy's category.
-        judged: Clips that got an answer in the last 24 hours.
+        judged: Clips that got an answer in the last 24 hours, or that the screen kept from the
+            policy, which flags none of them.
         flagged: Those of them that it flagged.
         judged_before: Clips that did in the seven days before.
         flagged_before: Likewise.
@@ -79,6 +85,29 @@ class FlagRate:
     def rate_before(self) -> float | None:
         """Share of the clips of the days before."""
         return self.flagged_before / self.judged_before if self.judged_before else None
+
+
+@dataclass(frozen=True)
+class Missed:
+    """What the screen keeps from a policy that would flag it, of the archives of the last days.
+
+    Attributes:
+        category: The policy's category.
+        language: ISO 639-1, or ``all languages``.
+        answered: Clips that the policy was asked about.
+        unasked: Clips that it was not.
+        share: Estimated share of what it would flag; None if nothing was.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+    """
+
+    category: str
+    language: str
+    answered: int
+    unasked: int
+    share: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -188,6 +217,7 @@ class Report:
         flagged_at_last_noon: Clips that came to be flagged in the 24 hours before it; likewise.
         speed: Of the GPUs.
         flag_rates: By category.
+        missed: By the screen, by category and language; None if a table can't be read.
         failures: The most frequent reasons.
         doubts: Transcripts that are doubtful, the most frequent reason first.
         left_out: Members that are no clips, by reason; audio first.
@@ -202,6 +232,7 @@ class Report:
     flagged_at_last_noon: int | None
     speed: Speed
     flag_rates: tuple[FlagRate, ...]
+    missed: tuple[Missed, ...] | None
     failures: tuple[Failures, ...]
     doubts: tuple[Doubts, ...]
     left_out: tuple[LeftOut, ...]
@@ -268,6 +299,7 @@ def gather(settings: Settings) -> Report:
         flagged_at_last_noon=last_noon,
         speed=_speed(today, moment.timestamp()),
         flag_rates=_flag_rates(receipts, since),
+        missed=_missed(settings, moment),
         failures=told.failures,
         doubts=told.doubts,
         left_out=_left_out(today),
@@ -352,7 +384,7 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
     }
     waiting = None if queue is None else len(queue)
     return environment.get_template("report.html").render(
-        report=report, review=review, figures=figures, waiting=waiting
+        report=report, review=review, figures=figures, waiting=waiting, days_before=DAYS_BEFORE
     )
 
 
@@ -436,12 +468,27 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
         when = "" if each.written_at >= since else "_before"
         for category, judged in each.told.judged.items():
             count = counts[each.told.policy, category]
-            count[f"judged{when}"] += judged
+            count[f"judged{when}"] += judged + each.told.unasked
             count[f"flagged{when}"] += each.told.flagged.get(category, 0)
     keys = ("judged", "flagged", "judged_before", "flagged_before")
     return tuple(
         FlagRate(*which, *(count[key] for key in keys)) for which, count in sorted(counts.items())
     )
+
+
+def _missed(settings: Settings, moment: datetime) -> tuple[Missed, ...] | None:
+    if settings.classify.screen is None:
+        return ()
+    since = (moment - timedelta(days=DAYS_BEFORE)).date()
+    try:
+        found = analysis.run("prevalence", Path(settings.volume.root), since=since)
+        rows = found.filter(duckdb.ColumnExpression("policy") == settings.classify.policy).select(
+            "category", "language", "clips", "unasked", "missed", "missed_low", "missed_high"
+        )
+        return tuple(Missed(*row) for row in rows.fetchall())
+    except EarmarkError as error:
+        logger.warning("what the screen misses can't be told: %s", error)
+        return None
 
 
 class _Told(NamedTuple):
