@@ -556,6 +556,20 @@ def test_an_item_is_shown_with_its_policies_and_segments(team):
     assert "<h4>Overview</h4>" in shown.policies[1].html
 
 
+def test_a_policy_that_was_not_asked_is_told_from_one_that_gave_no_answer(team):
+    team.ask(
+        "INSERT INTO classifications (audio_file_id, policy, flagged, flag_category, status) "
+        "VALUES (1, '2026-11', FALSE, 'harassment', 'unasked'), "
+        "(1, '2026-11', FALSE, 'violent-threats', 'failed')"
+    )
+    with team.connections.transaction() as connection:
+        shown = items.load(connection, 1)
+    assert shown is not None
+    assert [(p.category, p.score is None, p.asked) for p in shown.policies] == [
+        ("scams", False, True), ("harassment", True, False), ("violent-threats", True, True)
+    ]  # fmt: skip
+
+
 def test_a_policy_s_markup_is_text(team):
     team.ask("UPDATE policies SET text = '# <script>x</script>\n\n[a](javascript:x)'")
     with team.connections.transaction() as connection:

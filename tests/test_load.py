@@ -412,6 +412,33 @@ def test_health_counts_each_clip_once(archive):
     )  # fmt: skip
 
 
+def test_what_the_screen_keeps_from_a_policy_is_neither_an_answer_nor_undecided(archive):
+    kept = {"status": "unasked", "screen_score": 0.02, "asked_probability": 0.05}
+    drawn = {"screen_score": 0.03, "asked_probability": 0.05}
+    archive.judged = [
+        judgement(0, "threats", 0.7, screen_score=0.9, asked_probability=1.0),
+        judgement(1, "threats", None, **kept),
+        judgement(8, "threats", 0.6, **drawn),
+    ]
+    receipt = archive.load()
+    assert (receipt.judged, receipt.flagged) == ({"threats": 2}, {"threats": 2})
+    assert (receipt.undecided, receipt.unasked) == (0, 1)
+    assert health(archive.conninfo).undecided_count == 0
+    assert query(
+        archive.conninfo,
+        "SELECT ordinal, af.status, c.status, flagged, flag_score, screen_score, asked_probability "
+        "FROM classifications c JOIN audio_files af ON af.id = audio_file_id ORDER BY 1",
+    ) == [
+        (0, "flagged", "ok", True, 0.7, 0.9, 1.0),
+        (1, "transcribed", "unasked", False, None, 0.02, 0.05),
+        (8, "flagged", "ok", True, 0.6, 0.03, 0.05),
+    ]
+    # Asked after all, under the same name: the row says so.
+    archive.judged[1] = judgement(1, "threats", 0.1, screen_score=0.02, asked_probability=0.5)
+    assert archive.load().unasked == 0
+    assert query(archive.conninfo, "SELECT DISTINCT status FROM classifications") == [("ok",)]
+
+
 def test_members_that_are_no_clips_are_counted_by_reason(archive):
     kinds = {f"{NOT_TAKEN}: audio/x-aiff": 2, "not a file: named pipe": 1, "not audio: x/y": 3}
     reasons = [reason for reason, count in kinds.items() for _ in range(count)]

@@ -97,12 +97,19 @@ def policies(
     )
 
 
+SCREENED = {
+    "screen": {"threshold": 0.2},
+    "texts": {"any_policy": "any label", "hate": "", "scams": ""},
+}
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"prompt": "b" * 64}, "prompt_sha256"),
         ({"threshold": 0.7}, "thresholds"),
         ({"thresholds": {"scams": 0.7}}, "thresholds"),
+        (SCREENED, "any_policy.md, thresholds"),
     ],
 )
 def test_another_prompt_or_threshold_wants_another_policy_set(
@@ -111,6 +118,26 @@ def test_another_prompt_or_threshold_wants_another_policy_set(
     policies(Volume(tmp_path)).bind()
     with pytest.raises(EarmarkError, match=f"other settings: {named} .*new classify.policy"):
         policies(Volume(tmp_path), **change).check()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"screen": {"threshold": 0.3}}, "thresholds"),
+        ({"screen": None, "texts": None}, "any_policy.md, thresholds"),
+        ({"texts": SCREENED["texts"] | {"any_policy": "any other"}}, "any_policy.md"),
+    ],
+)
+def test_another_screen_wants_another_policy_set(tmp_path: Path, change: dict, named: str) -> None:
+    policies(Volume(tmp_path), **SCREENED).bind()
+    with pytest.raises(EarmarkError, match=f"other settings: {named} .*new classify.policy"):
+        policies(Volume(tmp_path), **SCREENED | change).check()
+
+
+def test_another_share_of_audits_does_not_as_each_row_has_its_probability(tmp_path: Path) -> None:
+    policies(Volume(tmp_path), **SCREENED).bind()
+    more = {"threshold": 0.2, "audit_fraction": 0.5}
+    policies(Volume(tmp_path), **SCREENED | {"screen": more}).check()
 
 
 def test_what_counts_is_the_threshold_of_each_category_however_it_is_given(tmp_path: Path) -> None:

@@ -1,3 +1,5 @@
+import hashlib
+import re
 from pathlib import Path
 
 import pytest
@@ -5,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from earmark import REPOSITORY
-from earmark.errors import EarmarkError
+from earmark.errors import EarmarkError, SetupError
+from earmark.ingest.selection import uniform
 from earmark.policy.policies import (
     PROMPT,
     Examples,
@@ -16,6 +19,8 @@ from earmark.policy.policies import (
     prompt_around,
     set_sha256,
 )
+from earmark.policy.screen import screened, screening_policy
+from earmark.settings import SCREEN, ScreenSettings
 
 OURS = REPOSITORY / "config" / "policies"
 
@@ -232,3 +237,44 @@ def test_examples_that_cannot_be_meant_are_refused(folder: Path, text: str, reas
 
 def test_each_of_our_policies_has_an_example_of_each_side() -> None:
     assert not_checked(load_policies(OURS)) is None
+
+
+def test_the_screening_policy_has_every_label_with_what_it_includes_and_nothing_it_excludes() -> (
+    None
+):
+    policies = load_policies(REPOSITORY / "config" / "policies")
+    text = screening_policy(policies).text
+    for policy in policies:
+        labels = policy.text.partition("## Definition of Labels\n")[2]
+        for label in re.split(r"(?m)^(?=### )", labels)[1:]:
+            included, _, excluded = label.partition("#### Excludes")
+            assert included.strip() in text
+            for line in excluded.strip().splitlines():
+                assert line not in text
+    assert text.count("### (") == 7
+
+
+def test_the_screening_policy_is_a_policy_like_any(tmp_path: Path) -> None:
+    made = screening_policy(load_policies(REPOSITORY / "config" / "policies"))
+    (tmp_path / "screen.md").write_text(made.text, encoding="utf-8")
+    (read,) = load_policies(tmp_path)
+    assert (read.text, read.title, read.sha256) == (made.text, made.title, made.sha256)
+
+
+def test_no_policy_can_have_the_name_of_the_screen(folder: Path) -> None:
+    (folder / f"{SCREEN}.md").write_text((folder / "noise.md").read_text())
+    with pytest.raises(SetupError, match="rename it"):
+        load_policies(folder)
+
+
+def test_what_the_screen_has_no_answer_for_goes_through_all_policies() -> None:
+    assert screened(None, "00" * 32, ScreenSettings()) == (None, 1.0, True)
+
+
+def test_the_drawn_share_below_the_screen_does_not_hang_on_other_draws() -> None:
+    settings = ScreenSettings(threshold=0.5, audit_fraction=0.25)
+    hashes = [hashlib.sha256(bytes([n % 256, n // 256])).hexdigest() for n in range(4000)]
+    drawn = [sha for sha in hashes if screened(0.1, sha, settings).is_asked]
+    assert len(drawn) / len(hashes) == pytest.approx(0.25, abs=0.03)
+    both = [sha for sha in drawn if uniform(sha, "control") < 0.5]
+    assert len(both) / len(drawn) == pytest.approx(0.5, abs=0.06)

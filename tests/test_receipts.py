@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from earmark import receipts
 
-NEWER = ("order", "judged", "skipped", "undecided")
+NEWER = ("order", "judged", "skipped", "undecided", "unasked")
 
 
 @pytest.fixture
@@ -33,7 +33,8 @@ def test_it_is_json_for_people_with_its_fields_in_their_order(file: Path) -> Non
     assert list(json.loads(text)) == [
         *("archive", "date", "asr", "policy", "order", "status", "reason", "type", "bytes"),
         "modified_ns",
-        *("members", "clips", "flagged", "judged", "skipped", "undecided", "rows", "seconds"),
+        *("members", "clips", "flagged", "judged", "skipped", "undecided"),
+        *("unasked", "rows", "seconds"),
         *("provenance", "loaded_at"),
     ]
     assert text.startswith('{\n  "archive": "a.tar",\n  "date": "2026-11-02",\n')

@@ -1,6 +1,8 @@
 """Another policy set, applied to what was transcribed long ago."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from conftest import open_volume
 from workflow_run import Run, copy_volume
 
-from earmark import REPOSITORY, locks
+from earmark import REPOSITORY, cli, locks
 
 pytestmark = pytest.mark.slow
 
@@ -127,6 +129,46 @@ def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run) -> 
     assert code == 0, said
     assert "0 archives are to have the policy set second" in said
     assert receipt.stat().st_mtime_ns == then
+
+
+def test_a_screen_is_applied_to_what_is_done_like_any_other_policy_set(
+    done: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "policies").mkdir()
+    for category in ("scams", "hate"):
+        shutil.copy(REPOSITORY / f"config/policies/{category}.md", tmp_path / "policies")
+    classify = {
+        "policy": "screened",
+        "categories": None,
+        "policies": str(tmp_path / "policies"),  # without examples, by which no screen would do
+        "screen": {"threshold": 1.0, "audit_fraction": 0.5},
+    }
+    source = {"directory": done.settings().source.directory}
+    run = Run(tmp_path / "screened", done.volume.root, source=source, classify=classify)
+    code, said = reclassify(run)
+    assert code == 0, said
+    answers = done.query(
+        "SELECT flag_category, status, asked_probability, count(*), min(screen_score) >= 0 "
+        "FROM classifications JOIN audio_files af ON af.id = audio_file_id "
+        "WHERE policy = 'screened' AND screen_score IS NOT NULL GROUP BY 1, 2, 3"
+    )
+    assert {(category, status, p) for category, status, p, _, _ in answers} >= {
+        ("hate", "unasked", 0.5), ("scams", "unasked", 0.5)
+    }  # fmt: skip
+    ((told, text),) = done.query(
+        "SELECT facts ->> 'screen', text FROM provenance JOIN policies "
+        "ON sha256 = (facts ->> 'screen')::jsonb ->> 'sha256' WHERE name = 'screened'"
+    )
+    assert json.loads(told)["threshold"] == 1
+    assert "### (FS): Fraud or scam" in text
+    assert "### (HS): Hate speech" in text
+    assert cli.main(["screening-policy", "--configfile", str(run.configfile)]) == 0
+    # Another threshold under the same name is refused.
+    classify["screen"] = {"threshold": 0.5}
+    other = Run(tmp_path / "other", done.volume.root, source=source, classify=classify)
+    code, said = reclassify(other)
+    assert code != 0
+    assert "'screened' was used before with other settings: thresholds" in said
 
 
 def test_both_sets_can_be_compared_in_sql(changed: Run) -> None:

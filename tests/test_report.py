@@ -26,7 +26,7 @@ from earmark.record.database import connect
 from earmark.record.queue_files import cell, read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.settings import ReviewSettings
-from earmark.tables import MANIFEST, TRANSCRIPTS, read_table, write_table
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, write_table
 from earmark.watch.forecast import forecast
 from earmark.watch.report import gather, render, tell, warning_of, write_report
 
@@ -124,6 +124,45 @@ def test_rates_backlog_failures_and_disk_are_told(busy: Place) -> None:
         ("encode", 1),
     ]
     assert report.disk.audio_bytes_a_day == 40 * 500
+
+
+def test_what_the_screen_misses_is_told_by_category_and_language(
+    place: Place, conninfo: str
+) -> None:
+    place.use(conninfo)
+    today = datetime.now(UTC).date().isoformat()
+    place.finish(conninfo, "a.tar", flagged=40, clean=160, date=today)
+    report = gather(configuration.read(place.file))
+    assert report.missed == ()
+    assert "screen" not in render(report, None)
+    # Of 40 clips that scams flags the screen lets 28 through; of the rest every fourth is drawn.
+    path = place.volume.classes("2026-11", today, "a.tar")
+    rows = read_table(path, CLASSES).to_pylist()
+    for row in rows:
+        is_out = row["ordinal"] >= 28
+        row |= {"screen_score": 0.01 if is_out else 0.9}
+        row |= {"asked_probability": 0.25 if is_out else 1.0}
+        if is_out and row["ordinal"] % 4:
+            row |= {"status": "unasked", "flagged": None, "score": None}
+    write_table(path, CLASSES, rows, {})
+    place.configure(classify={"screen": {"threshold": 0.1}})
+    report = gather(configuration.read(place.file))
+    assert report.missed is not None
+    of_scams = [each for each in report.missed if each.category == "scams"]
+    assert [each.language for each in of_scams] == ["all languages", "no speech"]
+    every = of_scams[0]
+    assert (every.answered, every.unasked) == (28 + 43, 129)
+    assert every.share == pytest.approx(0.3, abs=0.02)
+    assert every.low is not None
+    assert every.high is not None
+    assert 0.05 < every.low < 0.2 < 0.4 < every.high < 0.6
+    page = Text(render(report, None)).read
+    assert "What the screen misses" in page
+    assert f"scamsall languages{every.share:.2%}{every.low:.2%} to {every.high:.2%}71129" in page
+    path.write_bytes(b"damaged")
+    report = gather(configuration.read(place.file))
+    assert report.missed is None
+    assert "It can't be told: a table could not be read" in Text(render(report, None)).read
 
 
 def test_doubtful_transcripts_are_counted_by_reason(busy: Place) -> None:

@@ -254,6 +254,10 @@ def test_what_was_fetched_or_encoded_of_a_vanished_archive_goes_after_some_days(
     }
 
 
+STATUSES = {None: "failed", "unasked": "unasked"}
+FLAGS = {True: True, False: False}
+
+
 def make_results(volume: Volume, archive: str, verdicts: list[list], days_old: float) -> None:
     """An archive that is done: a clip per entry, each with one verdict per policy set."""
     rows = []
@@ -271,8 +275,8 @@ def make_results(volume: Volume, archive: str, verdicts: list[list], days_old: f
         classes = [
             {
                 "archive": archive, "ordinal": ordinal, "category": "scams", "threshold": 0.5,
-                "flagged": verdict[policy], "truncated": False, "answer": "logits",
-                "status": "failed" if verdict[policy] is None else "ok",
+                "flagged": FLAGS.get(verdict[policy]), "truncated": False, "answer": "logits",
+                "status": STATUSES.get(verdict[policy], "ok"),
             }
             for ordinal, verdict in enumerate(verdicts)
             if verdict[policy] != "none"
@@ -290,6 +294,8 @@ def test_only_audio_that_no_policy_ever_flagged_or_left_open_goes(
         [False, True],
         [None, False],
         ["none", "none"],
+        ["unasked", False],
+        ["unasked", True],
     ]
     make_results(volume, "old.tar", verdicts, days_old=31)
     make_results(volume, "young.tar", verdicts, days_old=29)
@@ -297,6 +303,7 @@ def test_only_audio_that_no_policy_ever_flagged_or_left_open_goes(
     assert expired.keys() == {
         f"audio/date={DATE}/old.tar/000000.opus",
         f"audio/date={DATE}/old.tar/000004.opus",
+        f"audio/date={DATE}/old.tar/000005.opus",
     }
     assert set(expired.values()) == {"audio never flagged, older than 30 days"}
     assert found(volume, [], audio_days=None) == {}

@@ -20,7 +20,7 @@ _TEXT = """\
 
 ## Overview
 
-One sentence that meets the criteria of any label is enough. In case of doubt it does.
+Content falls under this policy if one sentence of it meets, or may meet, the criteria of any label.
 
 ## Definition of Labels
 
