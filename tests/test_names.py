@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,10 +98,8 @@ def policies(
     )
 
 
-SCREENED = {
-    "screen": {"threshold": 0.2},
-    "texts": {"any_policy": "any label", "hate": "", "scams": ""},
-}
+TEXTS = {"any_policy": "any label", "hate": "", "scams": ""}
+SCREENED: dict[str, Any] = {"screen": {"threshold": 0.2}, "texts": TEXTS}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_another_prompt_or_threshold_wants_another_policy_set(
     [
         ({"screen": {"threshold": 0.3}}, "thresholds"),
         ({"screen": None, "texts": None}, "any_policy.md, thresholds"),
-        ({"texts": SCREENED["texts"] | {"any_policy": "any other"}}, "any_policy.md"),
+        ({"texts": TEXTS | {"any_policy": "any other"}}, "any_policy.md"),
     ],
 )
 def test_another_screen_wants_another_policy_set(tmp_path: Path, change: dict, named: str) -> None:
