@@ -95,6 +95,11 @@ def gemma_2_9b() -> Gemma2Config:
     return _gemma(256_000, 3584, 14_336, layers=42, heads=16, key_value_heads=8, head_width=256)
 
 
+def narrow_gemma() -> Gemma2Config:
+    """One layer of a quarter of the same: on a CPU too its matrices take most of the time."""
+    return _gemma(4096, 896, 3584, layers=1, heads=4, key_value_heads=2, head_width=256)
+
+
 def tiny_gemma() -> Gemma2Config:
     """The same of a model for trying things out on a CPU."""
     return _gemma(4096, 64, 128, layers=2, heads=4, key_value_heads=2, head_width=16)

@@ -25,7 +25,7 @@
 -- Their intervals are added by squares (Zou and Donner, Statistics in Medicine 27, 2008), and so
 -- are those of "missed", a function of both.
 WITH judged AS (
-    SELECT policy, asr, category, archive, content, status, flagged, is_out,
+    SELECT policy, asr, category, HASH(content) AS content, status, flagged, is_out,
         inclusion_probability, asked_probability,
         UNNEST(LIST_APPEND(languages, 'all languages')) AS language
     FROM answers
@@ -34,11 +34,11 @@ WITH judged AS (
 
 -- What the screen let through, among all; and of what it did not, what was asked.
 parts AS (
-    SELECT policy, asr, category, language, archive, content, status, is_out,
+    SELECT policy, asr, category, language, content, status, is_out,
         'passed' AS part, inclusion_probability AS p, (NOT is_out AND flagged)::INT AS y
     FROM judged
     UNION ALL
-    SELECT policy, asr, category, language, archive, content, status, is_out,
+    SELECT policy, asr, category, language, content, status, is_out,
         'out', inclusion_probability * asked_probability, flagged::INT
     FROM judged
     WHERE is_out AND status = 'ok'
@@ -63,7 +63,7 @@ estimated AS (
 
 deviating AS (
     SELECT
-        policy, asr, category, language, part, content, archive, p,
+        policy, asr, category, language, part, content, p,
         (y - prevalence) / p / population AS deviation
     FROM parts
     JOIN estimated USING (policy, asr, category, language, part)
@@ -78,7 +78,7 @@ varying AS (
         (1 - p) / p * (1 / p + 2 * COALESCE(SUM(1 / p) OVER smaller, 0)) AS term_of_weights
     FROM deviating
     WINDOW smaller AS (
-        PARTITION BY policy, asr, category, language, part, content ORDER BY p, archive
+        PARTITION BY policy, asr, category, language, part, content ORDER BY p
         ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
     )
 ),

@@ -40,8 +40,7 @@ from earmark.volume import Volume
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status, status
 
-#: The flag rate of the last day is held against that of so many days before it, and what the
-#: screen misses is measured over them.
+#: The flag rate of the last day is held against that of so many days before it.
 DAYS_BEFORE = 7
 #: Reasons of failures that are listed, the most frequent ones.
 MOST_REASONS = 12
@@ -89,7 +88,7 @@ class FlagRate:
 
 @dataclass(frozen=True)
 class Missed:
-    """What the screen keeps from a policy that would flag it, of the archives of the last days.
+    """What the screen keeps from a policy that would flag it, in archives of yesterday and today.
 
     Attributes:
         category: The policy's category.
@@ -384,7 +383,7 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
     }
     waiting = None if queue is None else len(queue)
     return environment.get_template("report.html").render(
-        report=report, review=review, figures=figures, waiting=waiting, days_before=DAYS_BEFORE
+        report=report, review=review, figures=figures, waiting=waiting
     )
 
 
@@ -479,7 +478,7 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
 def _missed(settings: Settings, moment: datetime) -> tuple[Missed, ...] | None:
     if settings.classify.screen is None:
         return ()
-    since = (moment - timedelta(days=DAYS_BEFORE)).date()
+    since = (moment - timedelta(days=1)).date()  # a week would take gigabytes
     try:
         found = analysis.run("prevalence", Path(settings.volume.root), since=since)
         rows = found.filter(duckdb.ColumnExpression("policy") == settings.classify.policy).select(
