@@ -20,7 +20,7 @@ from earmark.gpu import GpuWatch
 from earmark.models.inventory import find_classifier
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy, prompt_sha256, set_sha256
-from earmark.policy.screen import UNSCREENED, Screened, screened, with_screen
+from earmark.policy.screen import UNSCREENED, Screened, screened, screening_policy, with_screen
 from earmark.policy.self_check import self_check
 from earmark.progress import AudioProgress
 from earmark.settings import SCREEN, ClassifySettings
@@ -165,8 +165,8 @@ def _classify(
         checked = self_check(classifier, policies)
         found: dict[int, Screened] = {}
         if settings.screen is not None:
-            screening = with_screen(policies, settings)[:1]
-            _ask(classifier, f"screen {archive}", clips, screening, found, asked, kept)
+            screening = screening_policy(policies)
+            _ask(classifier, f"screen {archive}", clips, [screening], found, asked, kept)
             done = kept.table()
             done = done.filter(pc.equal(done["category"], SCREEN))
             scores = zip(done["ordinal"].to_pylist(), done["score"].to_pylist(), strict=True)
