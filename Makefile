@@ -104,7 +104,7 @@ bench-transcribe: $(READY)
 
 bench-classify: $(READY)
 	$(BIN)/python -m benchmarks.classify
-	$(BIN)/python -m benchmarks.classify --screen --transcripts 300 --rounds 1
+	$(BIN)/python -m benchmarks.classify --screen --transcripts 400 --rounds 1
 
 bench-gpu: $(READY)
 	$(BIN)/python -m benchmarks.gpu
