@@ -49,7 +49,6 @@ from earmark.ingest.unpack import unpack_archive
 from earmark.settings import AsrSettings, EncodeSettings
 from earmark.speech.preparation import Clip
 from earmark.speech.transcribe import Transcriber, clips_of
-from earmark.speech.vad import NO_REPORTS
 from earmark.tables import MANIFEST, read_table
 
 LEAST_RATIO = 1.5
@@ -100,7 +99,8 @@ class Naive:
     """The first design: WhisperX once per file."""
 
     def __init__(self, settings: AsrSettings) -> None:
-        os.environ.update(NO_REPORTS)
+        # pyannote reports every clip's length; ONNX Runtime, what it is used for.
+        os.environ |= {"PYANNOTE_METRICS_ENABLED": "false", "ORT_DISABLE_TELEMETRY": "1"}
         import torch
         import whisperx
 

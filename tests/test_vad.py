@@ -1,8 +1,8 @@
 """Where speech is found: as WhisperX finds it, without its download."""
 
-import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from earmark.ingest.media import decode_audio
-from earmark.speech.vad import Detector, load_detector, merge
+from earmark.speech.decoding import VAD_OFFSET, VAD_ONSET
+from earmark.speech.segmentation import (
+    FRAME_SECONDS,
+    FRAME_STEP_SECONDS,
+    SegmentationModel,
+    frame_middle,
+)
+from earmark.speech.vad import (
+    SAMPLE_RATE,
+    WINDOW_SECONDS,
+    Detector,
+    load_detector,
+    merge,
+    regions_of,
+)
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +82,54 @@ def test_speech_without_a_pause_is_cut_into_windows_that_whisper_takes(
     windows = merge(detector(np.tile(words, 1 + 75 * 16_000 // len(words))))
     assert len(windows) >= 3
     assert all(0 < window.end - window.start <= 30 for window in windows)
+
+
+@pytest.fixture(scope="session")
+def whisperx_scores() -> Callable[[np.ndarray], np.ndarray]:
+    """Pyannote's scores by WhisperX's own code, shape [frames]; their frames are checked too."""
+    import torch
+    from whisperx.vads.pyannote import Pyannote
+
+    vad = Pyannote(torch.device("cpu"), vad_onset=VAD_ONSET)
+
+    def scores(audio: np.ndarray) -> np.ndarray:
+        waveform = vad.preprocess_audio(audio)
+        found = vad({"waveform": waveform, "sample_rate": SAMPLE_RATE})
+        middles = [found.sliding_window[frame].middle for frame in range(len(found))]
+        assert [frame_middle(frame) for frame in range(len(found))] == middles
+        return found.data[:, 0]
+
+    return scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [1, 20_000, 79_999, 80_000, 80_001, 88_000, 91_111, 900_000])
+def test_every_frame_s_score_is_whisperx_s(
+    clips: dict[int, Path], whisperx_scores: Callable[[np.ndarray], np.ndarray], samples: int
+) -> None:
+    words = [decode_audio(clips[spoken(language)["ordinal"]]) for language in ("en", "es")]
+    audio = np.resize(np.concatenate(words), samples)
+    ours, theirs = SegmentationModel("cpu").speech(audio), whisperx_scores(audio)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+@settings(max_examples=200)
+@given(st.lists(st.tuples(st.integers(1, 2500), st.floats(0, 1, width=32)), min_size=1))
+def test_scores_become_the_regions_that_whisperx_makes_of_them(
+    runs: list[tuple[int, float]],
+) -> None:
+    from pyannote.core import SlidingWindow, SlidingWindowFeature
+    from whisperx.vads.pyannote import Binarize
+
+    lengths, levels = zip(*runs, strict=True)
+    waves = 0.02 * np.sin(np.arange(sum(lengths)))
+    scores = (np.repeat(levels, lengths) + waves).astype(np.float32)
+    frames = SlidingWindow(start=0.0, duration=FRAME_SECONDS, step=FRAME_STEP_SECONDS)
+    binarize = Binarize(max_duration=WINDOW_SECONDS, onset=VAD_ONSET, offset=VAD_OFFSET)
+    theirs = binarize(SlidingWindowFeature(scores[:, None], frames)).get_timeline()
+    middles = [frame_middle(frame) for frame in range(len(scores))]
+    assert regions_of(scores.tolist(), middles) == [(turn.start, turn.end) for turn in theirs]
 
 
 @pytest.mark.slow
@@ -131,12 +193,3 @@ def test_silero_needs_neither_network_nor_pyannote(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.splitlines() == ["[]", "False"], done.stderr
     assert list(tmp_path.rglob("*onnx*")) == []  # where ONNX Runtime keeps what it reports
-
-
-@pytest.mark.slow
-def test_no_figure_about_the_clips_is_reported_to_anyone(detector: Detector) -> None:
-    load_detector("pyannote", "cpu")
-    from pyannote.audio.telemetry.metrics import is_metrics_enabled
-
-    assert not is_metrics_enabled()
-    assert logging.getLogger("lightning.pytorch").level >= logging.ERROR

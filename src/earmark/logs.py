@@ -12,7 +12,7 @@ from earmark.files import make_folder
 from earmark.visible import visible
 
 #: Libraries whose information and warnings are about themselves, not about our data.
-_TALKATIVE = ("whisperx", "lightning", "pytorch_lightning", "bitsandbytes")
+_TALKATIVE = ("bitsandbytes",)
 
 
 class _LogFile(logging.FileHandler):

@@ -1,14 +1,12 @@
 """Voice activity detection: where in a clip somebody speaks, in windows for Whisper.
 
-The two detectors are those that WhisperX offers, with its thresholds: pyannote's, by
-WhisperX's own code and with the weights from its wheel, and Silero's, with the model in
+The two detectors are those that WhisperX offers, with its thresholds: pyannote's, with the
+weights from WhisperX's wheel (:mod:`earmark.speech.segmentation`), and Silero's, with the model in
 faster-whisper's wheel (WhisperX would download it).  Regions of speech are merged into
 windows of up to 30 s as WhisperX merges them.
 """
 
-import logging
 import os
-import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,10 +18,6 @@ from earmark.speech.decoding import VAD_OFFSET, VAD_ONSET
 #: Whisper's input: 16 kHz, windows of at most 30 s.
 SAMPLE_RATE = 16_000
 WINDOW_SECONDS = 30
-
-#: Variables that keep libraries from reporting to others what they are used for: pyannote
-#: every clip's length, ONNX Runtime (which either detector loads) sessions and models.
-NO_REPORTS = {"PYANNOTE_METRICS_ENABLED": "false", "ORT_DISABLE_TELEMETRY": "1"}
 
 Audio = npt.NDArray[np.float32]
 #: Start and end of something in a clip, in seconds.
@@ -66,32 +60,59 @@ def load_detector(vad: str, device: str) -> Detector:
         vad: ``pyannote`` or ``silero``.
         device: ``cuda`` or ``cpu``; Silero's model runs on the CPU in any case.
     """
-    for switch, value in NO_REPORTS.items():
-        os.environ[switch] = value
+    # ONNX Runtime, which Silero's needs and faster-whisper imports, reports what it is used for.
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     return _pyannote(device) if vad == "pyannote" else _silero()
 
 
 def _pyannote(device: str) -> Detector:
-    # pyannote's file reader lacks a library; it gets samples from us and reads no file.
-    warnings.filterwarnings("ignore", message=r"\s*torchcodec is not installed")
-    import torch
-    from whisperx.vads.pyannote import Binarize, Pyannote
+    from earmark.speech.segmentation import SegmentationModel, frame_middle
 
-    for library in ("lightning.pytorch", "whisperx"):  # the former's import sets INFO
-        logging.getLogger(library).setLevel(logging.ERROR)
-    model = Pyannote(
-        torch.device(device), vad_onset=VAD_ONSET, vad_offset=VAD_OFFSET, chunk_size=WINDOW_SECONDS
-    )
-    binarize = Binarize(max_duration=WINDOW_SECONDS, onset=VAD_ONSET, offset=VAD_OFFSET)
+    model = SegmentationModel(device)
 
     def detect(audio: Audio) -> list[Span]:
         if not audio.size:
             return []
-        waveform = model.preprocess_audio(audio)
-        scores = model({"waveform": waveform, "sample_rate": SAMPLE_RATE})
-        return [(turn.start, turn.end) for turn in binarize(scores).get_timeline()]
+        scores = model.speech(audio).tolist()
+        return regions_of(scores, [frame_middle(frame) for frame in range(len(scores))])
 
     return detect
+
+
+def regions_of(scores: Sequence[float], middles: Sequence[float]) -> list[Span]:
+    """Where speech is, by how probable it is in each frame.
+
+    A region that gets too long is cut where its second half is least probable.
+
+    Source: WhisperX (``whisperx.vads.pyannote.Binarize``).
+
+    Args:
+        scores: Probabilities.
+        middles: Where each frame's middle is, in seconds.
+    """
+    regions: list[Span] = []
+    start = middles[0]
+    active = scores[0] > VAD_ONSET
+    now, region = [scores[0]], [start]  # of the frames since its start
+    for score, middle in zip(scores[1:], middles[1:], strict=True):
+        if active:
+            if middle - start > WINDOW_SECONDS:
+                half = len(now) // 2
+                cut = half + min(range(len(now) - half), key=now[half:].__getitem__)
+                regions.append((start, region[cut]))
+                start = region[cut]
+                now, region = now[cut + 1 :], region[cut + 1 :]
+            elif score < VAD_OFFSET:
+                regions.append((start, middle))
+                start, active = middle, False
+                now, region = [], []
+            now.append(score)
+            region.append(middle)
+        elif score > VAD_ONSET:
+            start, active = middle, True
+    if active:
+        regions.append((start, middles[-1]))
+    return [(start, end) for start, end in regions if end > start]
 
 
 def _silero() -> Detector:
