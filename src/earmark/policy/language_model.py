@@ -8,7 +8,6 @@ tokens would not fit a GPU.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,9 +77,6 @@ class LanguageModel:
             OSError: a file can't be read.
             ValueError: a file holds something else.
         """
-        # bitsandbytes, which PEFT imports in any case, hands functions to torch.compile that no
-        # GPU runs. That alone imports the compiler and starts its processes.
-        os.environ["TORCHDYNAMO_DISABLE"] = "1"
         config: Any = AutoConfig.from_pretrained(base.folder)
         self.longest: int = config.max_position_embeddings
         self.tokenizer: Any = AutoTokenizer.from_pretrained(base.folder)

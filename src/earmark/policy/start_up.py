@@ -1,0 +1,32 @@
+"""What a process that loads a language model leaves out, so that it starts sooner."""
+
+import importlib
+import os
+import sys
+
+#: Packages that Transformers imports where they are installed, for what Earmark doesn't do: speech
+#: models' and detectors' losses, assisted generation, images. Other packages bring them along.
+UNUSED = ("PIL", "scipy", "sklearn", "torchvision")
+
+
+def leave_out_what_is_unused() -> None:
+    """Let Transformers be as it is where nobody installed :data:`UNUSED`; call it before importing.
+
+    Transformers finds out once what is installed, when one module of its is imported, and looks no
+    more. What it does then without a package is what it does on any machine that lacks it. For
+    everybody else the packages are there, at once and later; where Transformers has been imported
+    already, nothing changes.
+    """
+    # bitsandbytes, which PEFT imports in any case, hands functions to torch.compile that no
+    # GPU runs. That alone imports the compiler and starts its processes.
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    here = {name: sys.modules.get(name) for name in UNUSED}
+    sys.modules.update(dict.fromkeys(UNUSED))  # type: ignore[arg-type]  # None: "not installed"
+    try:
+        importlib.import_module("transformers.utils.import_utils")
+    finally:
+        for name, module in here.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
