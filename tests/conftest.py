@@ -26,6 +26,8 @@ hypothesis.settings.load_profile("earmark")
 
 # Benchmarks are not installed; a test runs them as `python -m` would, from here.
 sys.path.append(str(Path(__file__).parent.parent))
+# Several tests run at a time: threads that wait for each other's core burn several times the work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The commands under test are those of this environment, activated or not.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
