@@ -127,6 +127,8 @@ class Disk:
         #: What may be lost, in order: changes of inodes, and of the names in folders.
         self._loose: dict[int, list[Write | Resize | Describe]] = {}
         self._loose_names: dict[int, Name] = {}
+        #: Which of those last once a folder, or a file whose name is trusted, is synced.
+        self._waiting: dict[int, list[int]] = {}
 
     def take(self, step: Step) -> None:
         """Do one thing."""
@@ -137,19 +139,18 @@ class Disk:
                 self._kept[inode] = Inode(dict(facts))
             case Name(changes):
                 _rename(self.seen, changes)
+                self._loose_names[self.steps] = step
                 for folder, text, named in changes:
+                    self._waiting.setdefault(folder, []).append(self.steps)
+                    if named and folder in self._trusted:
+                        self._waiting.setdefault(named, []).append(self.steps)
                     if named and (text == self._trusting or folder in self._trusted):
                         self._trusted.add(named)
-                self._loose_names[self.steps] = step
             case Sync(inode):
                 for change in self._loose.pop(inode, ()):
                     self._kept[inode].change(change)
-                for number, name in tuple(self._loose_names.items()):
-                    if any(
-                        folder == inode or (named == inode and folder in self._trusted)
-                        for folder, _, named in name.changes
-                    ):
-                        del self._loose_names[number]
+                for number in self._waiting.pop(inode, ()):
+                    if name := self._loose_names.pop(number, None):
                         self._keep(number, name, self._kept, self._since)
             case _:
                 self.seen[step.inode].change(step)
@@ -200,22 +201,22 @@ def write_tree(inodes: dict[int, Inode], target: Path, number: int = ROOT) -> No
     """Write what is below one folder into another that is empty or new, with owners and times."""
     target.mkdir(exist_ok=True)
     for name, below in inodes[number].names.items():
-        inode, path = inodes[below], target / name
+        inode, path = inodes[below], f"{target}/{name}"
         if inode.is_folder:
-            write_tree(inodes, path, below)
+            write_tree(inodes, Path(path), below)
         elif stat.S_ISREG(inode.facts["st_mode"]):
-            with path.open("wb") as file:
-                file.write(inode.content.rstrip(b"\0"))  # a log of PostgreSQL is most of it zeros
+            with open(path, "wb", buffering=0) as file:  # noqa: PTH123  # there are thousands
+                # A log of PostgreSQL is zeros for the most part, and a file may have holes.
+                file.write(inode.content.rstrip(b"\0"))
                 file.truncate(len(inode.content))
-            _describe(path, inode)
-    _describe(target, inodes[number])
+                _describe(file.fileno(), inode.facts)
+    _describe(target, inodes[number].facts)
 
 
-def _describe(path: Path, inode: Inode) -> None:
-    facts = inode.facts
-    os.chown(path, facts["st_uid"], facts["st_gid"])
-    path.chmod(stat.S_IMODE(facts["st_mode"]))
-    os.utime(path, ns=(facts["st_atime"], facts["st_mtime"]))
+def _describe(what: Path | int, facts: dict[str, int]) -> None:
+    os.chown(what, facts["st_uid"], facts["st_gid"])
+    os.chmod(what, stat.S_IMODE(facts["st_mode"]))  # noqa: PTH101  # of a descriptor too
+    os.utime(what, ns=(facts["st_atime"], facts["st_mtime"]))
 
 
 def find(inodes: dict[int, Inode], *names: str) -> int:

@@ -53,7 +53,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.needs("root", "fusermount3")]
 #: text, two clips and a file that is no sound one, of which one clip comes again.
 ARCHIVES = {"first.tar": (0, 1, 2), "second.tar": (2, 3, 4)}
 #: Of the moments to try, so many are within the making of an empty database.
-EARLY = 8
+EARLY = 5
 
 
 @dataclass
