@@ -29,7 +29,7 @@ help:
 	@echo "make bench-encode   CPU time of encoding against ffmpeg (ffmpeg, espeak-ng)"
 	@echo "make bench-unpack   speed and memory of unpacking against tar"
 	@echo "make bench-transcribe   transcription against WhisperX once per file (ffmpeg)"
-	@echo "make bench-classify     classification against whole prompts and generated JSON"
+	@echo "make bench-classify     classification against whole prompts and generated JSON, and a screen"
 	@echo "make bench-gpu      both at full size, for a machine with a GPU (half an hour, 26 GB)"
 	@echo "make bench-load     loading against row by row and against a bare COPY"
 	@echo "make bench-queue    the review queue over ten million clips (ten minutes, 25 GB)"
