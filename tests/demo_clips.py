@@ -12,7 +12,7 @@ DEMO = REPOSITORY / "demo"
 MODEL = DEMO / "models/whisper-demo"
 EXPECTED = json.loads((DEMO / "expected.json").read_text(encoding="utf-8"))
 MEMBERS = EXPECTED["archives"][EXPECTED["small"]]["members"]
-#: Silero's model loads at once; pyannote takes fifteen seconds.
+#: Silero's model loads at once; pyannote takes a few seconds.
 QUICK = AsrSettings(
     name="demo", model=str(MODEL), device="cpu", compute_type="float32", batch_size=4,
     vad="silero", threads=1,
