@@ -203,6 +203,11 @@ def lose_at_source(place: Place) -> None:
     place.poll()
 
 
+def lose_at_source_after_the_last_poll(place: Place) -> None:
+    (place.source / "a.tar").unlink()
+    place.volume.incoming("a.tar").unlink()
+
+
 def lose_audio(place: Place) -> None:
     next(place.volume.root.glob("audio/*/a.tar/000000.opus")).unlink()
 
@@ -229,6 +234,11 @@ def nothing(place: Place) -> None:
     ("happens", "arguments", "said"),
     [
         (lose_at_source, ["a.tar", "--stage", "encode"], "is not at the source any more"),
+        (
+            lose_at_source_after_the_last_poll,
+            ["a.tar", "--stage", "encode"],
+            "is not at the source any more",
+        ),
         (lose_audio, ["a.tar", "--stage", "transcribe"], "1 of 1 clips of a.tar have no audio"),
         (
             lose_tables,

@@ -21,6 +21,7 @@ from earmark.files import sync
 from earmark.ingest import again, catalogue
 from earmark.ingest.again import Request, Stage
 from earmark.ingest.catalogue import Archive
+from earmark.ingest.source import source_of
 from earmark.settings import Settings
 from earmark.tables import MANIFEST, TABLES, read_table
 from earmark.volume import STAGES, Volume
@@ -49,9 +50,14 @@ def find(
     Raises:
         EarmarkError: there is no such archive, its name is one of several days, or what the stage
             needs is gone.
+        SourceUnreachableError: a stage that needs the source is meant, and it doesn't answer.
         OSError: the volume can't be read.
     """
     known = {archive.name: archive for archive in catalogue.read(volume).archives}
+    if VERBS.index(stage) <= STAGES.index("encode_opus"):
+        # The catalogue may be older than a deletion there, or than another archive of a name.
+        listed = source_of(settings).files()
+        known = {file.name: Archive(file.name, file.bytes, file.modified_ns) for file in listed}
     places = set(_places(volume, day))
     if archives:
         found = [_only(name, {date for of, date in places if of == name}) for name in archives]
