@@ -402,12 +402,13 @@ def test_another_archive_of_the_name_that_waits_for_its_next_stage_is_left_alone
     assert unpacked.exists()
 
 
+@pytest.mark.parametrize("note", [b"\xff garbage", b""])
 def test_a_damaged_note_of_an_erasure_stops_no_other_and_its_content_is_looked_for_again(
-    erasing: Erasing, capsys: pytest.CaptureFixture[str]
+    erasing: Erasing, capsys: pytest.CaptureFixture[str], note: bytes
 ) -> None:
     erased = erasing.volume.erased
     erased.mkdir(parents=True)
-    (erased / SECRET).write_bytes(b"\xff garbage")
+    (erased / SECRET).write_bytes(note)
     (erased / ".x.1.partial").write_bytes(b"{")
     (erased / "README").write_bytes(b"of a person")
     command = ["erase", "--configfile", str(erasing.place.file), "b.tar", "1", "--yes"]

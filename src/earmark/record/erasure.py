@@ -105,7 +105,7 @@ class Erased(Container[str]):
         Raises:
             OSError: the volume can't be written.
         """
-        self._write(sha256, b"")
+        self._write(sha256, msgspec.json.encode(None))
 
     def _write(self, sha256: str, content: bytes) -> None:
         with whole(self._folder / sha256) as partial:
@@ -122,19 +122,19 @@ class Erased(Container[str]):
     def unfinished(self) -> Iterator[tuple[str, Found]]:
         """Erasures that were cut off: contents, and what was to be erased.
 
-        Of one whose file is damaged, nothing but the content is known.
+        Of one whose file is damaged, or empty, nothing but the content is known.
 
         Raises:
             OSError: the volume can't be read.
         """
         for sha256 in sorted(self.all()):
-            if not (text := (self._folder / sha256).read_bytes()):
-                continue
             try:
-                yield sha256, msgspec.json.decode(text, type=Found)
+                begun = msgspec.json.decode((self._folder / sha256).read_bytes(), type=Found | None)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 logger.warning("%s is damaged (%s)", self._folder / sha256, error)
-                yield sha256, Found([])
+                begun = Found([])
+            if begun is not None:
+                yield sha256, begun
 
 
 def clip_in_archive(
