@@ -8,7 +8,7 @@ from example_receipt import example
 from place import member
 
 from earmark import locks, receipts
-from earmark.driver.damage import set_damaged_aside
+from earmark.driver.damage import forget_damaged, set_damaged_aside
 from earmark.ingest.catalogue import Archive
 from earmark.tables import (
     CLASSES,
@@ -65,6 +65,21 @@ def test_a_damaged_file_is_set_aside_and_the_others_stay(
     assert files(volume) == [other for other in before if other != path]
     assert path.with_name(f".{path.name}.damaged").read_bytes() == content
     assert f"{path} is damaged" in caplog.text
+
+
+def test_what_was_set_aside_of_tables_goes_once_they_are_made_anew(volume: Volume) -> None:
+    paths = files(volume)
+    for path in paths:
+        content = path.read_bytes()
+        path.write_bytes(cut(content))
+        set_damaged_aside(volume, [ARCHIVE])
+        path.write_bytes(content)
+    other = volume.manifest(DATE, "b.tar").with_name(".b.tar.parquet.damaged")
+    other.touch()
+    forget_damaged(volume, ARCHIVE.name, DATE)
+    kept = set(volume.root.rglob(".*.damaged"))
+    assert kept == {other, volume.receipt(DATE, "a.tar").with_name(".a.tar.json.damaged")}
+    assert files(volume) == paths
 
 
 def test_nothing_of_an_archive_that_a_process_works_on_is_set_aside(volume: Volume) -> None:

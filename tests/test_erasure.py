@@ -16,6 +16,7 @@ from earmark import cli
 from earmark.checkpoints import Checkpoint
 from earmark.driver.retention import sweep
 from earmark.errors import EarmarkError
+from earmark.files import set_aside
 from earmark.ingest.catalogue import poll
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.source import FolderSource
@@ -416,6 +417,40 @@ def test_a_damaged_note_of_an_erasure_stops_no_other_and_its_content_is_looked_f
     assert f"{erased / SECRET} is damaged" in capsys.readouterr().err
     assert erasing.traces(WORDS) == []
     assert Erased(erasing.volume).all() == {SECRET, 64 * "b"}
+
+
+@pytest.mark.parametrize("table", [0, 1, 2])
+def test_a_damaged_table_stops_no_erasure_and_goes_if_it_may_hold_the_clip(
+    erasing: Erasing, table: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, other = of_archive(erasing, "a.tar")[table], of_archive(erasing, "b.tar")[table]
+    path.write_bytes(path.read_bytes()[:-10])
+    command = ["erase", "--configfile", str(erasing.place.file), "b.tar", "0", "--yes"]
+    assert cli.main(command) == 0
+    assert f"{path} is removed" in capsys.readouterr().err
+    assert not path.exists()
+    assert other.exists()
+    assert erasing.traces(WORDS) == []
+    assert list(Erased(erasing.volume).unfinished()) == []
+
+
+def test_a_damaged_table_of_an_archive_without_the_content_is_left_alone(erasing: Erasing) -> None:
+    erasing.load("c.tar", [64 * "c"])
+    paths = of_archive(erasing, "c.tar")
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-10])
+    erasing.erase()
+    assert all(path.exists() for path in paths)
+
+
+def test_copies_of_damaged_tables_go_as_nobody_knows_what_is_in_them(erasing: Erasing) -> None:
+    for path in of_archive(erasing, "a.tar")[1:]:
+        content = path.read_bytes()
+        set_aside(path, "not whole")
+        path.write_bytes(content)
+    assert len(list(erasing.volume.root.rglob(".*.damaged"))) == 2
+    erasing.erase()
+    assert list(erasing.volume.root.rglob(".*.damaged")) == []
 
 
 def test_of_an_upload_that_comes_later_the_fetched_archive_goes_too_even_if_they_are_kept(

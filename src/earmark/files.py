@@ -32,17 +32,22 @@ def partials_of(path: Path) -> list[Path]:
     return [other for other in beside if final_name(other.name) == path.name]
 
 
+def aside_path(path: Path) -> Path:
+    """Where :func:`set_aside` keeps a file."""
+    return path.with_name(f".{path.name}.damaged")
+
+
 def set_aside(path: Path, reason: object) -> None:
     """Put a file that can't be read out of the way, so that what needs it makes it anew.
 
     Args:
-        path: The file; it is kept as ``.{name}.damaged``, which nothing reads.
+        path: The file; it is kept as :func:`aside_path`, which nothing reads.
         reason: What is wrong with it, for the log.
 
     Raises:
         OSError: the system refused; nobody knows then whether something needs it.
     """
-    aside = path.with_name(f".{path.name}.damaged")
+    aside = aside_path(path)
     path.replace(aside)
     logger.warning("%s is damaged (%s); it is kept as %s and made anew", path, reason, aside.name)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from earmark import checkpoints
 from earmark.configuration import resolve
+from earmark.driver.damage import forget_damaged
 from earmark.driver.stages import stage
 from earmark.ingest.catalogue import modified_ns
 from earmark.names import policy_texts
@@ -18,6 +19,7 @@ volume = Volume.of(settings)
 
 with stage("load_pg", archive, volume, Path(snakemake.log[0])) as lock:
     withhold(volume, archive, date)
+    forget_damaged(volume, archive, date)
     load_archive(
         manifest=Path(snakemake.input.manifest),
         transcripts=Path(snakemake.input.transcripts),

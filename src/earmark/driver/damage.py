@@ -10,7 +10,7 @@ from pathlib import Path
 
 from earmark import locks, receipts
 from earmark.errors import EarmarkError
-from earmark.files import set_aside
+from earmark.files import aside_path, set_aside
 from earmark.ingest.catalogue import Archive
 from earmark.tables import TABLES, DamagedError, read_table
 from earmark.volume import Volume
@@ -37,6 +37,24 @@ def set_damaged_aside(volume: Volume, archives: Iterable[Archive]) -> None:
                     set_aside(path, reason)
         except (EarmarkError, OSError) as error:
             logger.warning("%s: what is damaged stays: %s", archive.name, error)
+
+
+def forget_damaged(volume: Volume, archive: str, date: str) -> None:
+    """Remove the damaged tables of an archive that were set aside, once all are made anew.
+
+    Nobody can erase a clip from a file that can't be read.
+
+    Args:
+        volume: The shared volume.
+        archive: The archive's name.
+        date: Its date, ``YYYY-MM-DD``.
+
+    Raises:
+        OSError: the volume can't be written.
+    """
+    for table in TABLES.values():
+        for folder in table.folders(volume, date):
+            aside_path(folder / f"{archive}.parquet").unlink(missing_ok=True)
 
 
 def _damaged(volume: Volume, archive: Archive) -> Iterator[tuple[Path, str]]:

@@ -27,13 +27,13 @@ import pyarrow.parquet as pq
 
 from earmark import checkpoints, locks
 from earmark.errors import EarmarkError
-from earmark.files import make_folder, partials_of, sync, whole
+from earmark.files import aside_path, make_folder, partials_of, sync, whole
 from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.speech.deduplication import DeduplicationIndex
-from earmark.tables import MANIFEST, TABLES, TRANSCRIPTS, read_table, store
+from earmark.tables import MANIFEST, TABLES, TRANSCRIPTS, DamagedError, read_table, store
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -197,7 +197,8 @@ def describe(volume: Volume, sha256: str | None, upload: Upload) -> dict[str, ob
         for row in read_table(manifest, MANIFEST).filter(here).to_pylist():
             known |= {key: row[key] for key in ("member", "duration_seconds")}
         for path in TABLES["transcripts"].files(volume, upload.date, upload.archive):
-            for row in read_table(path, TRANSCRIPTS).filter(here).to_pylist():
+            heard = _readable(path, TRANSCRIPTS)
+            for row in heard.filter(here).to_pylist() if heard else ():
                 known["transcript"] = (row["text"] or "")[:80]
     return asdict(upload) | {"sha256": sha256} | known
 
@@ -282,11 +283,22 @@ def _elsewhere(volume: Volume, sha256: str) -> Iterator[Upload]:
                 yield Upload(archive, date, ordinal)
 
 
+def _readable(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """A table; None if there is none, or one that nobody can read any more."""
+    if not path.exists():
+        return None
+    try:
+        return read_table(path, schema)
+    except DamagedError as error:
+        logger.warning("%s", error)
+        return None
+
+
 def _ordinals_of(manifest: Path, contents: Container[str | None]) -> set[int]:
-    """Clips of a manifest that have some content; none if there is no manifest."""
-    if not manifest.exists():
+    """Clips of a manifest that have some content; none if it tells nothing."""
+    if (table := _readable(manifest, MANIFEST)) is None:
         return set()
-    rows = read_table(manifest, MANIFEST).select(["ordinal", "source_sha256"]).to_pylist()
+    rows = table.select(["ordinal", "source_sha256"]).to_pylist()
     return {row["ordinal"] for row in rows if row["source_sha256"] in contents}
 
 
@@ -310,6 +322,10 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
     """
     if sha256 is not None:
         Erased(volume).begin(sha256, found)
+    for table in TABLES.values():  # copies of damaged tables may be of any archive, and hold it
+        for path in volume.root.glob(str(aside_path(Path(table.pattern())))):
+            path.unlink(missing_ok=True)
+            sync(path.parent)
     places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for place in (*found.uploads, *found.formerly):
         places[place.archive, place.date].add(place.ordinal)
@@ -319,7 +335,7 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
             now = _ordinals_of(manifest, {sha256})
             if sha256 is None:
                 now &= once
-            if not manifest.exists():  # nobody knows better, and what has none is made again
+            if _readable(manifest, MANIFEST) is None:  # nobody knows better
                 now = once
             ids = _erase_rows(conninfo, sha256, archive, date, once)
             _erase_from_reports(
@@ -344,9 +360,9 @@ def _audio(volume: Volume, archive: str, date: str, ordinals: Iterable[int]) -> 
 
 def _blank_in(manifest: Path) -> set[int]:
     """Clips that were erased before, perhaps by an erasure that was cut off."""
-    if not manifest.exists():
+    if (table := _readable(manifest, MANIFEST)) is None:
         return set()
-    rows = read_table(manifest, MANIFEST).select(["ordinal", "error"]).to_pylist()
+    rows = table.select(["ordinal", "error"]).to_pylist()
     return {row["ordinal"] for row in rows if row["error"] == ERASED}
 
 
@@ -549,8 +565,15 @@ def _rewrite(
     change: Callable[[pa.Table, Collection[int]], pa.Table],
     ordinals: Collection[int],
 ) -> None:
-    """Replace a table; it stays as old as it was, and nothing is made again for it."""
-    read_table(path, schema)  # says what is wrong with it
+    """Replace a table; it stays as old as it was, and nothing is made again for it.
+
+    One that nobody can read goes as a whole, since it may hold the clips.
+    """
+    if _readable(path, schema) is None:
+        path.unlink()
+        sync(path.parent)
+        logger.warning("%s is removed; `earmark doctor` says how to make it anew", path)
+        return
     table = pq.read_table(path, partitioning=None)
     changed = change(table, ordinals)
     if changed.equals(table):
