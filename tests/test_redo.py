@@ -1,6 +1,7 @@
 """Doing an archive again from a stage on, whoever is at work."""
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -18,7 +19,7 @@ from earmark.driver.feed import Feed
 from earmark.ingest import again, catalogue
 from earmark.ingest.again import Request, requests
 from earmark.ingest.source import source_of
-from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, write_table
 from earmark.volume import Volume
 
 
@@ -159,6 +160,22 @@ def test_one_that_the_source_has_lost_is_pending_all_the_same(place: Place) -> N
     assert json.loads(place.volume.entry("a.tar").read_text())["name"] == "a.tar"
 
 
+def test_one_that_was_lost_meanwhile_keeps_its_tables_and_no_other_is_taken_for_it(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    date = date_of(place)
+    assert call(place, "a.tar", "--stage", "encode") == 0
+    assert pending(place) == ["a.tar", "pending.tar"]
+    (place.source / "a.tar").unlink()
+    place.volume.incoming("a.tar").write_bytes(b"another archive of the name")
+    logging.getLogger("earmark").propagate = True  # the command has changed it
+    assert pending(place) == ["pending.tar"]
+    assert f"earmark redo 'a.tar' --date {date}" in caplog.text
+    assert read_table(place.volume.manifest(date, "a.tar"), MANIFEST).num_rows == 1
+    assert call(place, "a.tar") == 0
+    assert pending(place) == ["a.tar", "pending.tar"]
+
+
 def test_a_command_that_is_killed_between_two_steps_is_made_up_for(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +225,11 @@ def lose_at_source_after_the_last_poll(place: Place) -> None:
     place.volume.incoming("a.tar").unlink()
 
 
+def lose_at_source_and_fetch_another(place: Place) -> None:
+    (place.source / "a.tar").unlink()
+    place.volume.incoming("a.tar").write_bytes(b"another archive of the name")
+
+
 def lose_audio(place: Place) -> None:
     next(place.volume.root.glob("audio/*/a.tar/000000.opus")).unlink()
 
@@ -236,6 +258,11 @@ def nothing(place: Place) -> None:
         (lose_at_source, ["a.tar", "--stage", "encode"], "is not at the source any more"),
         (
             lose_at_source_after_the_last_poll,
+            ["a.tar", "--stage", "encode"],
+            "is not at the source any more",
+        ),
+        (
+            lose_at_source_and_fetch_another,
             ["a.tar", "--stage", "encode"],
             "is not at the source any more",
         ),

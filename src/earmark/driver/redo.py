@@ -93,9 +93,9 @@ def _request(
         )
     if volume.quarantine(name).exists():
         raise EarmarkError(f"{name} is in quarantine; `earmark retry {name}` releases it")
-    _check(volume, settings, name, date, stage, is_listed=at_source is not None)
     receipt = receipts.read(volume.receipt(date, name))
     told = (receipt.bytes, receipt.modified_ns) if receipt else (None, None)
+    _check(volume, settings, name, date, stage, at_source is not None, told[0])
     return Request(name, date, stage, *told)
 
 
@@ -119,10 +119,16 @@ def _only(name: str, dates: set[str]) -> tuple[str, str]:
 
 
 def _check(
-    volume: Volume, settings: Settings, archive: str, date: str, stage: Stage, is_listed: bool
+    volume: Volume,
+    settings: Settings,
+    archive: str,
+    date: str,
+    stage: Stage,
+    is_listed: bool,
+    size: int | None,
 ) -> None:
     """Refuse what no run could do, before anything is out of date."""
-    is_here = stage != "fetch" and volume.incoming(archive).exists()
+    is_here = stage != "fetch" and catalogue.is_fetched(volume, archive, size)
     if stage in ("fetch", "unpack", "encode"):
         if not is_listed and not is_here:
             raise EarmarkError(
@@ -197,7 +203,6 @@ def _make_out_of_date(volume: Volume, settings: Settings, request: Request) -> N
     attempts.forget(volume, archive)
     if first <= STAGES.index("encode_opus"):
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
-        volume.manifest(date, archive).unlink(missing_ok=True)
     if first == STAGES.index("fetch_archive"):
         volume.incoming(archive).unlink(missing_ok=True)
     for table in TABLES.values():

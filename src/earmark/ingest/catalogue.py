@@ -31,6 +31,8 @@ from earmark.volume import ARCHIVE_NAME, Volume
 
 logger = logging.getLogger(__name__)
 
+#: Stages that begin with the archive itself.
+_FROM_THE_ARCHIVE = ("fetch", "unpack", "encode")
 #: The last moment that has a date of four digits, in ns since 1970.
 _LAST_MOMENT = 253_402_300_799 * 10**9
 
@@ -229,7 +231,7 @@ def poll(
             datetime.now(UTC).isoformat(timespec="seconds"),
         )
     there = {archive.name for archive in catalogue.archives}
-    again = [each for each in _wanted_again(volume, history) if each.name not in there]
+    again = list(_wanted_again(volume, history, there))
     if again:
         archives = [*catalogue.archives, *again]
         archives.sort(key=lambda archive: (archive.modified_ns, archive.name))
@@ -238,14 +240,24 @@ def poll(
     return catalogue
 
 
-def _wanted_again(volume: Volume, history: "History") -> Iterator[Archive]:
-    """Archives to be done again, which the source need not have any more."""
+def _wanted_again(volume: Volume, history: "History", there: Collection[str]) -> Iterator[Archive]:
+    """Archives to be done again that the source doesn't have any more."""
     for request in requests(volume):
         day = datetime.fromisoformat(f"{request.date}T00:00:00+00:00")
         modified_ns = request.modified_ns or int(day.timestamp()) * 10**9
         archive = Archive(request.archive, request.bytes or 0, modified_ns, confirmed=True)
-        if request.begun and history.is_pending(archive):
-            yield archive
+        if not request.begun or request.archive in there or not history.is_pending(archive):
+            continue
+        if request.stage in _FROM_THE_ARCHIVE and not is_fetched(
+            volume, request.archive, request.bytes
+        ):
+            logger.warning(
+                "%s of %s can't be done again from %s on: it is neither here nor at the source any "
+                "more; `earmark redo '%s' --date %s` loads what there is of it",
+                request.archive, request.date, request.stage, request.archive, request.date,
+            )  # fmt: skip
+            continue
+        yield archive
 
 
 def _is_hidden(name: str) -> bool:
@@ -506,9 +518,18 @@ def is_pending(archive: Archive, volume: Volume) -> bool:
 
 
 def is_here(archive: Archive, volume: Volume) -> bool:
-    """Whether this archive, and not a former one of the same name, lies in ``incoming/``."""
+    """Whether this archive, and not another one of the same name, lies in ``incoming/``."""
     try:
-        return volume.incoming(archive.name).stat().st_mtime_ns >= archive.entry_ns
+        is_later = volume.incoming(archive.name).stat().st_mtime_ns >= archive.entry_ns
+    except FileNotFoundError:
+        return False
+    return is_later and is_fetched(volume, archive.name, archive.bytes)
+
+
+def is_fetched(volume: Volume, archive: str, size: int | None) -> bool:
+    """Whether an archive of a name and size lies in ``incoming/``; of any size if none is known."""
+    try:
+        return volume.incoming(archive).stat().st_size == size or not size
     except FileNotFoundError:
         return False
 
