@@ -48,6 +48,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="moments at which tests/test_power_cut.py cuts the power (200)",
     )
+    parser.addoption(
+        "--state-sequences",
+        type=int,
+        default=500,
+        metavar="N",
+        help="sequences of events that tests/test_nothing_lost.py tries (500)",
+    )
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
