@@ -79,14 +79,14 @@ def stages_of(settings: Settings, archive: Archive) -> list[Stage]:
     manifest = volume.manifest(date, name)
     transcripts = volume.transcripts(settings.asr.name, date, name)
     classes = volume.classes(settings.classify.policy, date, name)
-    tables = {"manifest": manifest, "transcripts": transcripts, "classes": classes}
+    heard = {"manifest": manifest, "transcripts": transcripts}
     files: list[tuple[str, dict[str, Path], dict[str, Path]]] = [
         ("fetch_archive", {"entry": volume.entry(name)}, {"archive": fetched}),
         ("unpack_archive", {"archive": fetched}, {"folder": unpacked}),
         ("encode_opus", {"folder": unpacked}, {"manifest": manifest}),
         ("transcribe_audio", {"manifest": manifest}, {"transcripts": transcripts}),
-        ("classify_transcripts", {"transcripts": transcripts}, {"classes": classes}),
-        ("load_pg", tables, {"receipt": volume.receipt(date, name)}),
+        ("classify_transcripts", heard, {"classes": classes}),
+        ("load_pg", heard | {"classes": classes}, {"receipt": volume.receipt(date, name)}),
     ]
     return [Stage(rule, reads, makes, volume.log(rule, name, date)) for rule, reads, makes in files]
 
