@@ -111,18 +111,18 @@ def _compute(kept_in: Path) -> None:
     heard = {}
     with Transcriber(QUICK) as transcriber:
         for batch in transcriber.transcribe(clips.values()):
-            for each in batch:
-                assert each.transcript is not None
-                heard[sha256(each.prepared.clip.path.read_bytes())] = each.transcript
+            for done in batch:
+                assert done.transcript is not None
+                heard[sha256(done.prepared.clip.path.read_bytes())] = done.transcript
     assert len({each.text for each in heard.values()}) == SPOKEN
     classifier = Classifier(CLASSIFIER)
     judged = {}
     for policy in POLICIES:
-        texts = [each.text for each in heard.values()]
+        asked = [each.text for each in heard.values()]
         if policy.examples:
-            texts += [policy.examples.flagged, policy.examples.not_flagged]
-        for index, answer in classifier.classify(policy, texts):
-            judged[policy.category, texts[index]] = answer
+            asked += [policy.examples.flagged, policy.examples.not_flagged]
+        for index, classification in classifier.classify(policy, asked):
+            judged[policy.category, asked[index]] = classification
     with whole(kept_in) as partial:
         partial.write_bytes(pickle.dumps(Known(contents, encoded, heard, judged)))
 

@@ -57,8 +57,10 @@ def in_child(
                 with said.open("ab") as file:
                     os.dup2(file.fileno(), 1)
                     os.dup2(file.fileno(), 2)
-                sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)  # noqa: SIM115
-                sys.stderr = sys.__stderr__ = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+                for name, number in (("stdout", 1), ("stderr", 2)):
+                    stream = open(number, "w", buffering=1, closefd=False)  # noqa: SIM115
+                    setattr(sys, name, stream)
+                    setattr(sys, f"__{name}__", stream)
             if changes is not None:
                 sys.addaudithook(Kill(changes))
             code = work() or 0

@@ -61,16 +61,14 @@ def jobs_of(volume: Volume, settings: Settings, archive: str, date: str) -> list
     transcripts = volume.transcripts(settings.asr.name, date, archive)
     classes = volume.classes(settings.classify.policy, date, archive)
     incoming, unpacked = volume.incoming(archive), volume.unpacked(archive)
+    heard = {"manifest": manifest, "transcripts": transcripts}
     files: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {
         "fetch_archive": ({"entry": volume.entry(archive)}, {"archive": incoming}),
         "unpack_archive": ({"archive": incoming}, {"folder": unpacked}),
         "encode_opus": ({"folder": unpacked}, {"manifest": manifest}),
         "transcribe_audio": ({"manifest": manifest}, {"transcripts": transcripts}),
-        "classify_transcripts": ({"transcripts": transcripts}, {"classes": classes}),
-        "load_pg": (
-            {"manifest": manifest, "transcripts": transcripts, "classes": classes},
-            {"receipt": volume.receipt(date, archive)},
-        ),
+        "classify_transcripts": (heard, {"classes": classes}),
+        "load_pg": (heard | {"classes": classes}, {"receipt": volume.receipt(date, archive)}),
     }
     return [
         Job(
@@ -242,7 +240,7 @@ def run(
         return 1
     config = msgspec.to_builtins(settings)
     for each in plans:
-        done = set()
+        done: set[Job] = set()
         for job in each.jobs:
             if job not in each.needed:
                 continue
@@ -274,7 +272,7 @@ def _try(job: Job, config: dict[str, Any], memory: Memory, dies: int | None) -> 
             print(f"{job.rule} of {job.archive}: an input is missing")
             return False
         memory.begin(job)
-        code = in_child(lambda: _execute(job, config), dies) if dies else _status(job, config)
+        code = in_child(lambda: execute(job, config), dies) if dies else _status(job, config)
         assert code != KILLED or dies
         if code == 0:
             folder = job.outputs.get("folder")
@@ -292,13 +290,15 @@ def _try(job: Job, config: dict[str, Any], memory: Memory, dies: int | None) -> 
 
 def _status(job: Job, config: dict[str, Any]) -> int:
     try:
-        _execute(job, config)
+        execute(job, config)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     return 0
 
 
-def _execute(job: Job, config: dict[str, Any]) -> None:
+def execute(job: Job, config: dict[str, Any]) -> None:
+    """Run a rule's script in this process, as Snakemake would in one of its own."""
+
     def named(paths: dict[str, Path]) -> SimpleNamespace:
         return SimpleNamespace(**{name: str(path) for name, path in paths.items()})
 

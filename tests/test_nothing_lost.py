@@ -232,7 +232,7 @@ class Machine(RuleBasedStateMachine):
         path.parent.mkdir(exist_ok=True)
         path.write_text("not now")
 
-    @precondition(lambda self: quarantine.in_quarantine(self.volume))
+    @precondition(lambda self: bool(quarantine.in_quarantine(self.volume)))
     @rule()
     def retry(self) -> None:
         self.earmark("retry", "--all")

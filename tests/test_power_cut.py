@@ -8,7 +8,6 @@ volume is made that holds what a power cut then would have left, and the work go
 import hashlib
 import logging
 import random
-import runpy
 import shutil
 import tarfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Self
 
 import msgspec
@@ -25,15 +23,15 @@ import pytest
 import sqlparse
 from conftest import open_volume
 from lossy_volume import Disk, Name, Step, Sync, find, mounted, steps_of, write_tree
+from scheduler import Job, execute, jobs_of
 from small_volume import small_volume
 from workflow_run import DEMO, EXPECTED, ROWS, Run
 
-from earmark import REPOSITORY, files, locks
+from earmark import files, locks
 from earmark.driver.work import Work
 from earmark.errors import EarmarkError
 from earmark.files import sync
 from earmark.ingest import encode
-from earmark.ingest.catalogue import Archive
 from earmark.policy import classify
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy
@@ -56,71 +54,28 @@ ARCHIVES = {"first.tar": (0, 1, 2), "second.tar": (2, 3, 4)}
 EARLY = 5
 
 
-@dataclass
-class Stage:
-    """A rule of the workflow: what it reads and writes, by the names that its script uses."""
-
-    name: str
-    input: dict[str, Path]
-    output: dict[str, Path]
-    log: Path
-
-    @property
-    def made(self) -> Path:
-        (path,) = self.output.values()
-        return path
-
-
-def stages_of(settings: Settings, archive: Archive) -> list[Stage]:
-    """The rules that end in an archive's receipt."""
-    volume = Volume.of(settings)
-    name, date = archive.name, archive.date
-    fetched, unpacked = volume.incoming(name), volume.unpacked(name)
-    manifest = volume.manifest(date, name)
-    transcripts = volume.transcripts(settings.asr.name, date, name)
-    classes = volume.classes(settings.classify.policy, date, name)
-    heard = {"manifest": manifest, "transcripts": transcripts}
-    files: list[tuple[str, dict[str, Path], dict[str, Path]]] = [
-        ("fetch_archive", {"entry": volume.entry(name)}, {"archive": fetched}),
-        ("unpack_archive", {"archive": fetched}, {"folder": unpacked}),
-        ("encode_opus", {"folder": unpacked}, {"manifest": manifest}),
-        ("transcribe_audio", {"manifest": manifest}, {"transcripts": transcripts}),
-        ("classify_transcripts", heard, {"classes": classes}),
-        ("load_pg", heard | {"classes": classes}, {"receipt": volume.receipt(date, name)}),
-    ]
-    return [Stage(rule, reads, makes, volume.log(rule, name, date)) for rule, reads, makes in files]
-
-
-def is_due(stage: Stage, makers: Mapping[Path, Stage]) -> bool:
-    """Whether a stage is to be run: as Snakemake decides, by names and times alone."""
-    if not stage.made.exists():
+def is_due(job: Job, makers: Mapping[Path, Job]) -> bool:
+    """Whether a job is to be run: as Snakemake decides, by names and times alone."""
+    if not job.output.exists():
         return True
-    then = stage.made.stat().st_mtime_ns
-    there = [path for path in stage.input.values() if path.exists()]
+    then = job.output.stat().st_mtime_ns
+    there = [path for path in job.inputs.values() if path.exists()]
     return any(
         path.stat().st_mtime_ns > then or (path in makers and is_due(makers[path], makers))
         for path in there
     )
 
 
-def make(stage: Stage, makers: Mapping[Path, Stage], settings: Settings, archive: Archive) -> None:
-    """Run a stage if it is due, and before it those that are due for what it reads."""
-    if not is_due(stage, makers):
+def make(job: Job, makers: Mapping[Path, Job], settings: Settings) -> None:
+    """Run a job if it is due, and before it those that are due for what it reads."""
+    if not is_due(job, makers):
         return
-    for path in stage.input.values():
+    for path in job.inputs.values():
         if path in makers:
-            make(makers[path], makers, settings, archive)
-    job = SimpleNamespace(
-        wildcards=SimpleNamespace(archive=archive.name, date=archive.date),
-        input=SimpleNamespace(**stage.input),
-        output=SimpleNamespace(**stage.output),
-        log=[stage.log],
-        threads=1,
-        config=msgspec.to_builtins(settings),
-    )
-    runpy.run_path(str(REPOSITORY / "workflow/scripts" / f"{stage.name}.py"), {"snakemake": job})
-    if stage.name == "encode_opus":  # it reads what is temporary
-        shutil.rmtree(stage.input["folder"])
+            make(makers[path], makers, settings)
+    execute(job, msgspec.to_builtins(settings))
+    if job.rule == "encode_opus":  # it reads what is temporary
+        shutil.rmtree(job.inputs["folder"])
 
 
 def work_through(settings: Settings) -> None:
@@ -132,8 +87,8 @@ def work_through(settings: Settings) -> None:
         patch.setattr(locks, "hold_until_exit", lambda path: held(locks.exclusive(path, "driver")))
         work.begin()
         for archive in pending:
-            stages = stages_of(settings, archive)
-            make(stages[-1], {stage.made: stage for stage in stages}, settings, archive)
+            jobs = jobs_of(Volume.of(settings), settings, archive.name, archive.date)
+            make(jobs[-1], {job.output: job for job in jobs}, settings)
         work.end()
     logging.basicConfig(handlers=[logging.NullHandler()], force=True)  # closes the stages' logs
 
