@@ -76,15 +76,17 @@ def fit(seconds: Mapping[int, float]) -> Line:
     return Line(max(0.0, seconds[small] - each * small), each)
 
 
-def furthest_off(parts: Parts) -> float:
-    """By what share of the measured time the lines miss a batch between, all parts together."""
-    lines = [fit(seconds) for seconds in parts.values()]
+def furthest_off(parts: Parts) -> float | None:
+    """By what share of the measured time the lines miss a batch between, all parts together.
+
+    Misses of parts add up, whatever their directions.  None if no batch between was timed.
+    """
     sizes = sorted(next(iter(parts.values())))[1:-1]
-    told = (
-        (sum(line.at(size) for line in lines), sum(seconds[size] for seconds in parts.values()))
-        for size in sizes
-    )
-    return max((abs(guess / measured - 1) for guess, measured in told), default=0.0)
+    shares = []
+    for size in sizes:
+        missed = sum(abs(fit(part).at(size) - part[size]) for part in parts.values())
+        shares.append(missed / sum(part[size] for part in parts.values()))
+    return max(shares, default=None)
 
 
 def elsewhere(part: str, line: Line, here: Device, there: Device) -> Line:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, store
 @pytest.fixture
 def archives(tmp_path: Path, volume: Path, migrated_database: str) -> Erasing:
     """Two archives that are done, and fit together."""
-    found = Erasing(Place(tmp_path, volume), migrated_database)
+    place = Place(tmp_path, volume)
+    place.configure(asr={"name": "large-v2"}, classify={"policy": "2026-11"})
+    found = Erasing(place, migrated_database)
     for name in ("a.tar", "b.tar"):
         path = found.volume.manifest(DATE, name)
         table = read_table(path, MANIFEST)
@@ -116,7 +119,6 @@ def lose_archive(archives: Erasing) -> None:
         (lose_row, "load", "the database has 4 of its 5 clips"),
         (lose_archive, "load", "the database doesn't have it"),
         (lose_receipt, "load", "the database has it, and there is no receipt"),
-        (lose_all_files, "fetch", "the database has it, and there is no receipt"),
     ],
 )
 def test_what_was_lost_since_is_told_with_what_mends_it(
@@ -132,8 +134,29 @@ def test_what_was_lost_since_is_told_with_what_mends_it(
     assert said in told["problem"]
     assert told["mend"] == f"earmark redo 'a.tar' --date {DATE} --stage {stage}"
     assert ask(archives, capsys, "--date", "2020-01-01") == []
+    if stage != "encode":  # which wants the archive at the source
+        command, *meant = shlex.split(told["mend"])[1:]
+        configured = ["--configfile", str(archives.place.file)]
+        assert cli.main([command, *configured, *meant, "--dry-run"]) == 0
+        capsys.readouterr()
     with locks.exclusive(archives.volume.archive_lock("a.tar")):  # it is being made anew
         assert ask(archives, capsys) == []
+
+
+def test_what_only_the_database_has_is_told(
+    archives: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lose_all_files(archives)
+    (told,) = ask(archives, capsys)
+    assert (told["problem"], told["mend"]) == ("the database alone has it", None)
+
+
+def test_before_the_first_run_all_is_well(
+    tmp_path: Path, volume: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = Place(tmp_path, volume)
+    assert cli.main(["doctor", "--configfile", str(place.file)]) == 0
+    assert "0 archives are done, 0 don't fit together" in capsys.readouterr().out
 
 
 def test_what_was_erased_or_is_past_its_age_is_not_missed(

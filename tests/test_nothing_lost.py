@@ -379,7 +379,7 @@ class Machine(RuleBasedStateMachine):
         rows = doctor.loaded(self.conninfo, None)
         for date, name in doctor.done(self.volume, None):
             for problem in doctor.examine(self.volume, date, name, self.settings.retention, rows):
-                if self.earmark(*problem.remedy.replace("'", "").split()[1:]) == 0:
+                if self.earmark(*str(problem.remedy).replace("'", "").split()[1:]) == 0:
                     stuck.append(problem.problem)
                 else:  # what is damaged and not at the source any more can't be made anew
                     assert (date, name) in self.damaged, (problem, self.tail())

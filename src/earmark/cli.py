@@ -335,10 +335,15 @@ def _connection(settings: Settings) -> str:
     return database.connection_string(settings.database.url, _mounted(settings).root)
 
 
+def _has_database(settings: Settings) -> bool:
+    url = settings.database.url
+    return not database.is_embedded(url) or database.embedded_exists(Volume.of(settings).root)
+
+
 def _existing(settings: Settings) -> str:
     """The connection, for commands that only read: they make no database."""
-    root = Volume.of(settings).root
-    if database.is_embedded(settings.database.url) and not database.embedded_exists(root):
+    if not _has_database(settings):
+        root = Volume.of(settings).root
         raise EarmarkError(
             f"no run has left results in {root} yet; run the workflow first, or give the "
             "--configfile that it ran with"
@@ -412,7 +417,8 @@ def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
 def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
     volume = _mounted(settings)
     archives = doctor.done(volume, arguments.date)
-    rows = doctor.loaded(_existing(settings), arguments.date)
+    is_there = archives or _has_database(settings)
+    rows = doctor.loaded(_existing(settings), arguments.date) if is_there else {}
     problems = [
         problem
         for date, archive in track(archives, "doctor", "archives", len(archives))
@@ -479,8 +485,9 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
         rows += [{"archive": "", "what": what, "items": count, "bytes": 0}] if count else []
     if settings.source.delete_after:
         done = {archive.name: archive for archive in safe_archives(volume, known.archives)}
-        deleted = delete_at_source(source, volume, known.archives)
-        names = iter(done) if arguments.dry_run else deleted
+        names = (
+            list(done) if arguments.dry_run else delete_at_source(source, volume, known.archives)
+        )
         reason = f"done, and still in {source}"
         rows += [
             {"archive": name, "what": reason, "items": 1, "bytes": done[name].bytes}

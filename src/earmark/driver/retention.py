@@ -169,32 +169,32 @@ def safe_archives(volume: Volume, archives: Sequence[Archive]) -> list[Archive]:
     return [a for a, receipt in zip(done, told, strict=True) if receipt and receipt.status == "ok"]
 
 
-def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> Iterator[str]:
+def delete_at_source(source: Source, volume: Volume, archives: Sequence[Archive]) -> list[str]:
     """Delete archives from the source that were read whole, and are there still what they were.
 
     One that is damaged stays: it is the only thing from which more could be had one day.  The log
-    names each that goes.  Cut off anywhere, the next call deletes the rest.
+    names each that goes.  If interrupted, the next call deletes the rest.
 
     Args:
         source: Where they came from.
         volume: The shared volume, with their receipts.
         archives: The catalogue.
 
-    Yields:
-        The name of each that is gone. A source that doesn't answer is a warning.
+    Returns:
+        The names of those that are gone. A source that doesn't answer is a warning.
 
     Raises:
         EarmarkError: the source's folder can't be changed.
     """
     done = safe_archives(volume, archives)
-    deleted = 0
+    deleted: list[str] = []
     try:
         for name in source.delete(Listed(a.name, a.bytes, a.modified_ns) for a in done):
-            deleted += 1
-            logger.info("%s: deleted from %s (%d of %d)", name, source, deleted, len(done))
-            yield name
+            deleted.append(name)
+            logger.info("%s: deleted from %s (%d of %d)", name, source, len(deleted), len(done))
     except SourceUnreachableError as error:
-        logger.warning("%s; %d archives that are done stay there", error, len(done) - deleted)
+        logger.warning("%s; %d archives that are done stay there", error, len(done) - len(deleted))
+    return deleted
 
 
 def _leftovers_of_runs(

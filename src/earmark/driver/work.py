@@ -122,9 +122,7 @@ class Work:
         self._tidy_up(archives)
         redo.carry_out(self._volume, self._settings)
         if self._settings.source.delete_after:
-            source = source_of(self._settings)
-            for _ in delete_at_source(source, self._volume, archives):
-                pass
+            delete_at_source(source_of(self._settings), self._volume, archives)
 
     def _tidy_up(self, archives: Sequence[Archive]) -> None:
         quarantine.give_up(self._volume, archives, self._settings.failure.max_attempts)

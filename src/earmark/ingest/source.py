@@ -32,7 +32,7 @@ from earmark.visible import visible
 _BILLION = 1_000_000_000
 #: How long a host may take to list its folder or to delete from it.
 _ANSWER_SECONDS = 120.0
-#: So many are deleted in a few seconds, each with a process of the host's stat(1).
+#: As many as take a few seconds, with a stat(1) and an rm(1) of the host for each.
 _DELETED_AT_ONCE = 500
 #: A listing of a million archives takes less; an endless one must not fill the memory.
 _LONGEST_ANSWER = 256 << 20
@@ -218,6 +218,7 @@ while read -r bytes modified name; do
     rm -f -- "./$name" && printf '%s\\n' "$name"
   fi
 done
+:
 """
 
 

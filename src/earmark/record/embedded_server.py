@@ -225,6 +225,8 @@ def _initialise(data: Path) -> None:
 
 def _stop(folder: Path) -> None:
     data = folder / "data"
+    if not data.exists():  # somebody deleted it under the server
+        return
     call = _call(data, "pg_ctl", "stop", "-D", data, "-m", "fast", "-w")
     result = subprocess.run(**call, capture_output=True, text=True, check=False)
     if result.returncode and (data / "postmaster.pid").exists():
@@ -297,7 +299,7 @@ def _call(data: Path, program: str, *arguments: str | Path) -> dict[str, Any]:
     private = sorted({folder for folder in closed if folder})
     if not private:
         return call | {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []}
-    if subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode:
+    if not _can_hide():
         folder = str(private[0])
         raise SetupError(
             f"PostgreSQL does not run as root, and {folder} is closed to the user who runs it "
@@ -307,6 +309,13 @@ def _call(data: Path, program: str, *arguments: str | Path) -> dict[str, Any]:
     enter = ["unshare", "--mount", "bash", "-c", _ENTER, "bash", data, PROGRAMS.parents[2]]
     user = ["setpriv", f"--reuid={owner.st_uid}", f"--regid={owner.st_gid}", "--clear-groups"]
     return call | {"args": [*enter, *private, "--", *user, "--", *command]}
+
+
+def _can_hide() -> bool:
+    """Whether this machine lets root have mounts that nobody else sees."""
+    if not all(map(shutil.which, ("unshare", "bash", "mount", "setpriv"))):
+        return False
+    return subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
 #: Runs a command where two folders are all that is left of some private ones, as root in a mount

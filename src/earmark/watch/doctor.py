@@ -36,17 +36,19 @@ class Problem:
         date: The archive's date, ``YYYY-MM-DD``.
         archive: Its name.
         problem: What doesn't fit, in a sentence.
-        stage: From which stage on it is to be done again.
+        stage: From which stage on it is to be done again; None if nothing could do that.
     """
 
     date: str
     archive: str
     problem: str
-    stage: Stage
+    stage: Stage | None
 
     @property
-    def remedy(self) -> str:
+    def remedy(self) -> str | None:
         """The command that has it done again."""
+        if self.stage is None:
+            return None
         return f"earmark redo '{self.archive}' --date {self.date} --stage {self.stage}"
 
 
@@ -81,7 +83,7 @@ def loaded(conninfo: str, date: str | None) -> dict[tuple[str, str], int]:
 def without_receipt(
     volume: Volume, rows: Mapping[tuple[str, str], int], archives: Collection[tuple[str, str]]
 ) -> Iterator[Problem]:
-    """The archives that the database has and no run has done, or will do.
+    """Archives in the database that have no receipt and aren't at the source.
 
     Args:
         volume: The shared volume.
@@ -95,9 +97,10 @@ def without_receipt(
     for date, archive in sorted(rows.keys() - set(archives) - coming):
         if locks.is_held(volume.archive_lock(archive)):
             continue
-        there = volume.manifest(date, archive).exists()
-        said = "the database has it, and there is no receipt"
-        yield Problem(date, archive, said, "load" if there else "fetch")
+        if volume.manifest(date, archive).exists():
+            yield Problem(date, archive, "the database has it, and there is no receipt", "load")
+        else:
+            yield Problem(date, archive, "the database alone has it", None)
 
 
 def examine(
