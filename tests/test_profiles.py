@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 from on_demand import OnDemand
+from scheduler import jobs_of
 
-from earmark import REPOSITORY
-from earmark.volume import STAGES
+from earmark import REPOSITORY, configuration
+from earmark.volume import STAGES, Volume
 
 if TYPE_CHECKING:
-    from snakemake import cli
+    from snakemake import api, cli, io
+    from snakemake.settings import types
 else:
-    cli = OnDemand("snakemake.cli")
+    api, cli = OnDemand("snakemake.api"), OnDemand("snakemake.cli")
+    io, types = OnDemand("snakemake.io"), OnDemand("snakemake.settings.types")
 
 WORKFLOW = REPOSITORY / "workflow"
 PROFILES = sorted(path.parent.name for path in (REPOSITORY / "profiles").glob("*/config.yaml"))
@@ -117,3 +121,28 @@ def test_every_stage_has_memory_and_time_on_slurm() -> None:
         assert {"slurm_partition", "mem_mb", "runtime"} <= asked.keys()
         assert "attempt" in asked["mem_mb"]
         assert "attempt" in asked["runtime"]
+
+
+def test_rules_read_and_write_what_the_tests_own_scheduler_takes_them_to(tmp_path: Path) -> None:
+    config = yaml.safe_load((REPOSITORY / "demo/config.yaml").read_text(encoding="utf-8"))
+    config["volume"]["root"] = str(tmp_path / "volume")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with api.SnakemakeApi() as snakemake:
+        workflow = snakemake.workflow(
+            types.ResourceSettings(),
+            types.ConfigSettings(configfiles=[file]),
+            snakefile=WORKFLOW / "Snakefile",
+            workdir=tmp_path,
+        )
+        files = {
+            rule.name: (dict(rule.input.items()), dict(rule.output.items()))
+            for rule in workflow._workflow.rules
+            if rule.name in STAGES
+        }
+    settings, strip = configuration.read(file), io.strip_wildcard_constraints
+    jobs = jobs_of(Volume.of(settings), settings, "{archive}", "{date}")
+    assert {
+        rule: tuple({name: Path(strip(path)) for name, path in each.items()} for each in of)
+        for rule, of in files.items()
+    } == {job.rule: (job.inputs, job.outputs) for job in jobs}
