@@ -121,16 +121,20 @@ def test_thresholds_decide_what_is_flagged_but_not_the_scores(classify: Any) -> 
     assert [row["score"] for row in before] == pytest.approx([row["score"] for row in after])
 
 
-def test_a_clip_without_a_finite_answer_fails_alone(tmp_path: Path, classify: Any) -> None:
-    """One word's embedding is damaged; only the clip that says it suffers."""
+def deaf_to_a_word(folder: Path) -> ClassifySettings:
+    """A model with one word's embedding damaged: "é"."""
     damaged: Any = transformers.AutoModelForCausalLM.from_pretrained(BASE)
     tokenizer: Any = transformers.AutoTokenizer.from_pretrained(BASE)
     (token,) = tokenizer("é").input_ids
     damaged.get_input_embeddings().weight.data[token] = float("nan")
     # The output head shares the weights, so the damaged word's own logit is NaN too.
-    damaged.save_pretrained(tmp_path / "damaged")
-    tokenizer.save_pretrained(tmp_path / "damaged")
-    broken = replace(SETTINGS, model=str(tmp_path / "damaged"), adapter_fits=True)
+    damaged.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return replace(SETTINGS, model=str(folder), adapter_fits=True)
+
+
+def test_a_clip_without_a_finite_answer_fails_alone(tmp_path: Path, classify: Any) -> None:
+    broken = deaf_to_a_word(tmp_path / "damaged")
     rows, _ = classify([transcript(0, BENIGN), transcript(1, "é"), transcript(2, SCAM)], broken)
     failed = [row for row in rows if row["status"] == "failed"]
     assert {row["ordinal"] for row in failed} == {1}
@@ -171,6 +175,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
         "policy": "2026-11",
         "policy_set_sha256": set_sha256(POLICIES),
         "screen": "",
+        "unscreened": "",
         "archive_status": "partial",
         "archive_error": "cut off",
     }
@@ -281,6 +286,7 @@ def test_only_what_passes_the_screen_and_a_drawn_part_of_the_rest_meets_the_poli
     told = json.loads(provenance["screen"])
     assert told["sha256"] == screening_policy(UNCHECKED).sha256
     assert (told["threshold"], told["audit_fraction"]) == (settings.screen.threshold, 0.3)
+    assert provenance["unscreened"] == "0"
 
 
 def test_without_a_screen_nothing_is_unasked(classify: Any) -> None:
@@ -289,6 +295,24 @@ def test_without_a_screen_nothing_is_unasked(classify: Any) -> None:
         ("ok", None, 1.0)
     }
     assert provenance["screen"] == ""
+
+
+@pytest.mark.parametrize(("texts", "warned"), [(["é", "é é"], True), ([SCAM, "é"], False)])
+def test_a_screen_without_answers_is_told_of(
+    tmp_path: Path, classify: Any, caplog: pytest.LogCaptureFixture, texts: list[str], warned: bool
+) -> None:
+    settings = replace(deaf_to_a_word(tmp_path / "damaged"), screen=ScreenSettings(threshold=0.0))
+    clips = [transcript(n, text) for n, text in enumerate([*texts, ""])]
+    rows, provenance = classify(clips, settings, policies=UNCHECKED)
+    unscreened = sum("é" in text for text in texts)
+    assert provenance["unscreened"] == str(unscreened)
+    assert "unasked" not in {row["status"] for row in rows}
+    warning = (
+        "the screen has no answer for 2 of 2 clips of classes, which went through all policies: "
+        "the model's answer is not a number"
+    )
+    assert (warning in caplog.messages) == warned
+    assert ("the screen has no answer" in caplog.text) == warned
 
 
 def test_a_clip_without_speech_is_not_screened(classify: Any) -> None:

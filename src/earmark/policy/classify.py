@@ -46,7 +46,8 @@ def classify_archive(
     without asking the model; a clip that the model has no answer for gets rows with status
     ``failed``, or ``unparsed`` if it wrote something that can't be read; one that a screen
     (:mod:`earmark.policy.screen`) keeps from the policies gets rows with status ``unasked``.
-    With nothing to ask, the model isn't even loaded.  What was done is kept: a job that was
+    How many clips the screen had no answer for stands in the provenance (``unscreened``).  With
+    nothing to ask, the model isn't even loaded.  What was done is kept: a job that was
     killed goes on from there.
 
     Args:
@@ -107,7 +108,9 @@ def classify_archive(
         contents = _contents(manifest) if screen else {}
         used = _classify(output.stem, spoken, policies, contents, asked, kept, settings)
     rows = kept.table().sort_by([("ordinal", "ascending"), ("category", "ascending")])
-    rows = rows.filter(pc.not_equal(rows["category"], SCREEN))
+    is_screening = pc.equal(rows["category"], SCREEN)
+    screening, rows = rows.filter(is_screening), rows.filter(pc.invert(is_screening))
+    unscreened = screening["score"].null_count
     seconds = time.monotonic() - started
     write_table(
         output,
@@ -116,6 +119,7 @@ def classify_archive(
         {
             **facts,
             "policy": policy_name,
+            "unscreened": unscreened if screen else None,
             **{package: version(package) for package in ("transformers", "peft")},
             **used,
             "seconds": round(seconds, 3),
@@ -123,6 +127,12 @@ def classify_archive(
             "archive_error": source.get("archive_error"),
         },
     )
+    if 2 * unscreened > screening.num_rows:
+        logger.warning(
+            "the screen has no answer for %d of %d clips of %s, which went through all policies: "
+            "%s",
+            unscreened, screening.num_rows, output.stem, pc.max(screening["error"]),
+        )  # fmt: skip
     unread = pc.sum(pc.equal(rows["status"], "unparsed")).as_py() or 0
     answers = pc.sum(pc.not_equal(rows["status"], "unasked")).as_py() or 0
     if 2 * unread > answers:
