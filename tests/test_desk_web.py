@@ -341,6 +341,26 @@ def test_every_answer_carries_the_security_headers(desk: Desk) -> None:
         assert browser.get("/").headers["cache-control"] == "no-store"
 
 
+def test_a_policy_that_was_not_asked_is_shown_without_a_yes_or_a_no(desk: Desk) -> None:
+    ask(
+        desk.record,
+        "INSERT INTO classifications "
+        "(audio_file_id, policy, flagged, flag_category, flag_score, status) "
+        "VALUES (1, '2026-11', FALSE, 'harassment', NULL, 'unasked'), "
+        "(1, '2026-11', FALSE, 'violent-threats', 0.1, 'ok')",
+    )
+    with browser_of(desk, "ada") as ada, browser_of(desk, "lea") as lea:
+        ada.submit("/claim", mode="score")
+        page = lea.get("/items/1").text
+    rows = re.findall(r'<tr><th scope="row">(.*?) <span.*?</th>(.*)</tr>', page)
+    told = {title: re.findall(r">([^<>]+)</td>", cells) for title, cells in rows}
+    assert told == {
+        "Scams": ["0.938", "yes"],
+        "Harassment": ["not asked", "–"],
+        "Violent threats": ["0.100", "no"],
+    }
+
+
 @pytest.mark.parametrize("file", ["desk.css", "item.js", "claim.js"])
 def test_scripts_and_styles_are_asked_for_again_and_sent_only_if_they_changed(
     desk: Desk, file: str
