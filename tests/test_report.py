@@ -215,6 +215,19 @@ def test_duplicates_take_no_room_and_answers_that_failed_are_no_answers(
     assert [(each.flagged, each.judged) for each in report.flag_rates] == [(2, 10), (2, 4)]
 
 
+def test_a_flag_rate_is_of_answers_and_not_of_clips_that_the_screen_kept_out(
+    place: Place, conninfo: str
+) -> None:
+    place.use(conninfo)
+    receipt = place.finish(conninfo, "a.tar", flagged=2, clean=8)
+    told = json.loads(receipt.read_text())
+    kept_out = {"judged": {"scams": 4, "threats": 4}, "unasked": 6}
+    receipt.write_text(json.dumps(told | kept_out))
+    report = gather(configuration.read(place.file))
+    assert [each.rate for each in report.flag_rates] == [0.5, 0.5]
+    assert "scams (2026-11)50.00%4" in Text(render(report, None)).read
+
+
 def test_an_archive_that_another_policy_set_was_applied_to_was_not_heard_again(
     busy: Place,
 ) -> None:

@@ -61,8 +61,8 @@ class FlagRate:
     Attributes:
         policy: Name of the policy set.
         category: The policy's category.
-        judged: Clips that got an answer in the last 24 hours, or that the screen kept from the
-            policy, which flags none of them.
+        judged: Clips that got an answer in the last 24 hours; one that the screen kept from the
+            policy got none.
         flagged: Those of them that it flagged.
         judged_before: Clips that did in the seven days before.
         flagged_before: Likewise.
@@ -77,12 +77,12 @@ class FlagRate:
 
     @property
     def rate(self) -> float | None:
-        """Share of the last day's clips, 0..1."""
+        """Share of the last day's answers, 0..1."""
         return self.flagged / self.judged if self.judged else None
 
     @property
     def rate_before(self) -> float | None:
-        """Share of the clips of the days before."""
+        """Share of the answers of the days before."""
         return self.flagged_before / self.judged_before if self.judged_before else None
 
 
@@ -467,7 +467,7 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
         when = "" if each.written_at >= since else "_before"
         for category, judged in each.told.judged.items():
             count = counts[each.told.policy, category]
-            count[f"judged{when}"] += judged + each.told.unasked
+            count[f"judged{when}"] += judged
             count[f"flagged{when}"] += each.told.flagged.get(category, 0)
     keys = ("judged", "flagged", "judged_before", "flagged_before")
     return tuple(
