@@ -115,7 +115,7 @@ COMMENT ON COLUMN public.audio_files.archive_source IS 'Whole file name of the a
 COMMENT ON COLUMN public.audio_files.file_size_bytes IS 'Size of the Opus file';
 COMMENT ON COLUMN public.audio_files.created_at IS 'When the clip was first loaded';
 COMMENT ON COLUMN public.audio_files.processed_at IS 'When its transcript and scores were loaded, or its failure; null while pending';
-COMMENT ON COLUMN public.audio_files.status IS 'pending: kept, not transcribed (not selected); transcribed: no category flagged, though some may be undecided (classifications.status); flagged; reviewed: by a person, no load changes it; failed: see error. A duplicate has the status of its original';
+COMMENT ON COLUMN public.audio_files.status IS 'pending: kept, not transcribed (not selected); transcribed: no category flagged, though some may be undecided or unasked (classifications.status); flagged; reviewed: by a person, no load changes it; failed: see error. A duplicate has the status of its original';
 COMMENT ON COLUMN public.audio_files.archive_id IS 'Null for rows not loaded from an archive, and for reviewed clips that a later load of the archive no longer holds';
 COMMENT ON COLUMN public.audio_files.ordinal IS 'Position in the archive, from 0';
 COMMENT ON COLUMN public.audio_files.source_sha256 IS 'Of the member''s bytes as they came';

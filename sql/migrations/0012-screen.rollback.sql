@@ -10,3 +10,5 @@ ALTER TABLE classifications
 COMMENT ON COLUMN classifications.flagged IS 'True only if a score was read and reached the threshold. False says "not flagged" only where status is ok; elsewhere there was no answer and flag_score is null';
 
 COMMENT ON COLUMN classifications.status IS 'ok; unparsed: an answer that could not be read; failed: no answer';
+
+COMMENT ON COLUMN audio_files.status IS 'pending: kept, not transcribed (not selected); transcribed: no category flagged, though some may be undecided (classifications.status); flagged; reviewed: by a person, no load changes it; failed: see error. A duplicate has the status of its original';

@@ -16,3 +16,5 @@ COMMENT ON COLUMN classifications.status IS 'ok; unparsed: an answer that could 
 COMMENT ON COLUMN classifications.screen_score IS 'Score of the screening policy about the clip, 0 to 1; null without a screen, without speech, and if it had no answer';
 
 COMMENT ON COLUMN classifications.asked_probability IS 'Probability with which the policy was to be asked, given screen_score: 1 from the screen''s threshold on and without a screen, classify.screen.audit_fraction below; weight answers by its inverse';
+
+COMMENT ON COLUMN audio_files.status IS 'pending: kept, not transcribed (not selected); transcribed: no category flagged, though some may be undecided or unasked (classifications.status); flagged; reviewed: by a person, no load changes it; failed: see error. A duplicate has the status of its original';
