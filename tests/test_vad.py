@@ -1,9 +1,11 @@
 """Where speech is found: as WhisperX finds it, without its download."""
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from earmark.speech.segmentation import (
     FRAME_SECONDS,
     FRAME_STEP_SECONDS,
     SegmentationModel,
+    _weights,
     frame_middle,
 )
 from earmark.speech.vad import (
@@ -111,6 +114,29 @@ def test_every_frame_s_score_is_whisperx_s(
     audio = np.resize(np.concatenate(words), samples)
     ours, theirs = SegmentationModel("cpu").speech(audio), whisperx_scores(audio)
     np.testing.assert_array_equal(ours, theirs)
+
+
+class Intruder:
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_names_a_function_of_its_own_is_refused_and_runs_nothing(
+    tmp_path: Path,
+) -> None:
+    import torch
+
+    checkpoint, mark = tmp_path / "checkpoint", tmp_path / "mark"
+    torch.save({"state_dict": {}, "options": Intruder(mark)}, checkpoint)
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported global"):
+        _weights(checkpoint)
+    assert not mark.exists()
+    torch.load(checkpoint, weights_only=False)
+    assert mark.exists()  # it would have
 
 
 @pytest.mark.slow

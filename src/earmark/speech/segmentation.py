@@ -10,10 +10,9 @@ resegmentation" (https://arxiv.org/abs/2104.04045); ``pyannote.audio.models.segm
 and ``pyannote.audio.core.inference.Inference``.
 """
 
-import pickle
+from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ class SegmentationModel(nn.Module):
         self.lstm = nn.LSTM(60, 128, num_layers=4, bidirectional=True, batch_first=True)
         self.linear = nn.ModuleList([nn.Linear(256, 128), nn.Linear(128, 128)])
         self.classifier = nn.Linear(128, 3)
-        self.load_state_dict(_weights())
+        self.load_state_dict(_weights(_checkpoint()))
         self.eval().to(device)
         self._device = device
 
@@ -137,18 +136,15 @@ def _overlap_add(chunks: npt.NDArray[np.float32]) -> Scores:
 
 def _frame_at(start: float) -> int:
     """The frame whose audio begins nearest to a moment, in seconds."""
+    # Half a frame is added and taken away so that rounding errors are pyannote's.
     return round((start + 0.5 * FRAME_SECONDS - 0.5 * FRAME_SECONDS) / FRAME_STEP_SECONDS)
 
 
-def _weights() -> dict[str, Tensor]:
+def _checkpoint() -> Path:
     package = find_spec("whisperx")
     if package is None or package.origin is None:
         raise ModuleNotFoundError("whisperx isn't installed")
-    file = Path(package.origin).parent / "assets" / "pytorch_model.bin"
-    weights: dict[str, Tensor] = torch.load(
-        file, map_location="cpu", weights_only=False, pickle_module=_TENSORS_ALONE
-    )["state_dict"]
-    return weights
+    return Path(package.origin).parent / "assets" / "pytorch_model.bin"
 
 
 class _Unread:
@@ -161,11 +157,21 @@ class _Unread:
         pass
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if module.partition(".")[0] in ("omegaconf", "pyannote"):
-            return _Unread
-        return super().find_class(module, name)
+#: The classes of the checkpoint that hold no weights.
+_UNREAD = (
+    *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata"),
+    *("omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode"),
+    *("pyannote.audio.core.model.Introspection", "pyannote.audio.core.task.Problem"),
+    *("pyannote.audio.core.task.Resolution", "pyannote.audio.core.task.Specifications"),
+    *("torch.torch_version.TorchVersion", "typing.Any"),
+)
 
 
-_TENSORS_ALONE = SimpleNamespace(**(vars(pickle) | {"Unpickler": _Unpickler}))
+def _weights(checkpoint: Path) -> dict[str, Tensor]:
+    """Read a checkpoint; one that names anything else than tensors and the above is refused."""
+    unread = [(_Unread, name) for name in _UNREAD]
+    with torch.serialization.safe_globals([dict, list, int, defaultdict, *unread]):
+        weights: dict[str, Tensor] = torch.load(checkpoint, map_location="cpu", weights_only=True)[
+            "state_dict"
+        ]
+    return weights
