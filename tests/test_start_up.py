@@ -63,8 +63,8 @@ assert list(Classifier(SETTINGS).classify(POLICIES[0], [SCAM]))
 def test_what_was_left_out_is_there_for_whoever_needs_it() -> None:
     packages, _, _ = after("""
 import scipy, sys
-from earmark.policy.start_up import leave_out_what_is_unused
-leave_out_what_is_unused()
+from earmark.policy.start_up import hide_unused_packages
+hide_unused_packages()
 from scipy.stats import norm
 import sklearn.metrics, torchvision, PIL.Image
 assert sys.modules["scipy"] is scipy

@@ -1,9 +1,9 @@
-"""One question that stands for those of all policies, so that most clips need no other.
+"""One question asked in place of all policies' own; most clips need no other.
 
 CoPE's prompt asks whether a content meets ANY of a policy's labels.  So a *screening policy* that
-holds the labels of all policies asks once, and only what it gives at least a threshold goes
-through each policy.  Of the rest a random share does too, drawn by content like all draws: what
-the screen misses is measured, and estimates of prevalence stay unbiased.
+holds the labels of all policies asks once, and only clips that score at least a threshold go on to
+each policy.  Of the rest a random share does too, drawn by content like all draws: what the screen
+misses is measured, and estimates of prevalence stay unbiased.
 """
 
 import hashlib

@@ -9,13 +9,13 @@ import sys
 UNUSED = ("PIL", "scipy", "sklearn", "torchvision")
 
 
-def leave_out_what_is_unused() -> None:
+def hide_unused_packages() -> None:
     """Let Transformers be as it is where nobody installed :data:`UNUSED`; call it before importing.
 
-    Transformers finds out once what is installed, when one module of its is imported, and looks no
-    more. What it does then without a package is what it does on any machine that lacks it. For
-    everybody else the packages are there, at once and later; where Transformers has been imported
-    already, nothing changes.
+    Transformers checks once, on importing import_utils, which packages are installed. What it does
+    then without a package is what it does on any machine that lacks it. For everybody else the
+    packages are there, at once and later; where Transformers has been imported already, nothing
+    changes.
     """
     # bitsandbytes, which PEFT imports in any case, hands functions to torch.compile that no
     # GPU runs. That alone imports the compiler and starts its processes.
