@@ -18,12 +18,15 @@
 -- few clips are flagged, or none.  It is about the clips that came in these days; it knows
 -- nothing of other days, nor of what a classifier gets wrong.
 --
--- With a screen the share is the sum of two, by sampling in two phases (Särndal and others,
--- section 9.4): what is flagged of what the screen let through, known for every clip; and what
--- is flagged of the rest, estimated from the share of it that was asked all the same, weights
--- 1 / (inclusion_probability * asked_probability), times the rest's part of the population.
--- Their intervals are added by squares (Zou and Donner, Statistics in Medicine 27, 2008), and so
--- are those of "missed", a function of both.
+-- With a screen, sampling has two phases (Särndal and others, section 9.4).  Of what the screen
+-- let through every answer is known; each clip of the rest counts with the rest's rate of flags,
+-- estimated from what was asked of it all the same, weights 1 / (inclusion_probability *
+-- asked_probability).  So the first phase adds the variance of the mean of these, and the second
+-- that of the rate, times the rest's part of the population.  Intervals are added by squares (Zou
+-- and Donner, Statistics in Medicine 27, 2008).  "missed" depends on that rate and on "caught":
+-- among what the screen let through and is flagged, and all of the rest, the share of the former.
+-- While nothing of the rest was asked, "prevalence" and "missed" are null and the intervals take
+-- in any rate.
 WITH judged AS (
     SELECT policy, asr, category, HASH(content) AS content, status, flagged, is_out,
         inclusion_probability, asked_probability,
@@ -32,16 +35,46 @@ WITH judged AS (
     WHERE status = 'ok' OR is_out
 ),
 
--- What the screen let through, among all; and of what it did not, what was asked.
+rates AS (
+    SELECT
+        policy,
+        asr,
+        category,
+        language,
+        SUM(flagged::INT / asked_probability / inclusion_probability) FILTER (is_out AND status = 'ok')
+            / SUM(1 / asked_probability / inclusion_probability) FILTER (is_out AND status = 'ok')
+            AS rate
+    FROM judged
+    GROUP BY ALL
+),
+
+rated AS (
+    SELECT judged.*, rate
+    FROM judged
+    JOIN rates USING (policy, asr, category, language)
+),
+
 parts AS (
-    SELECT policy, asr, category, language, content, status, is_out,
-        'passed' AS part, inclusion_probability AS p, (NOT is_out AND flagged)::INT AS y
-    FROM judged
+    SELECT policy, asr, category, language, content, status, flagged, is_out,
+        'all' AS part, inclusion_probability AS p,
+        CASE WHEN is_out THEN COALESCE(rate, 0) ELSE flagged::INT END AS y
+    FROM rated
     UNION ALL
-    SELECT policy, asr, category, language, content, status, is_out,
-        'out', inclusion_probability * asked_probability, flagged::INT
-    FROM judged
+    -- Nothing is known of the rest: it may all be flagged.
+    SELECT policy, asr, category, language, content, status, flagged, is_out,
+        'at most', inclusion_probability, (is_out OR flagged)::INT
+    FROM rated
+    WHERE rate IS NULL
+    UNION ALL
+    SELECT policy, asr, category, language, content, status, flagged, is_out,
+        'rest', inclusion_probability * asked_probability, flagged::INT
+    FROM rated
     WHERE is_out AND status = 'ok'
+    UNION ALL
+    SELECT policy, asr, category, language, content, status, flagged, is_out,
+        'caught', inclusion_probability, (NOT is_out)::INT
+    FROM rated
+    WHERE is_out OR flagged
 ),
 
 estimated AS (
@@ -53,10 +86,11 @@ estimated AS (
         part,
         COUNT(*) FILTER (status = 'ok') AS clips,
         COUNT(*) FILTER (status = 'unasked') AS unasked,
-        SUM(y) AS flagged,
+        COUNT(*) FILTER (flagged) AS flagged,
         SUM(1 / p) AS population,
-        COALESCE(SUM(1 / p) FILTER (is_out), 0) AS population_out,
-        SUM(y / p) / SUM(1 / p) AS prevalence
+        COALESCE(SUM(1 / p) FILTER (is_out), 0) / SUM(1 / p) AS part_out,
+        SUM(y / p) / SUM(1 / p) AS prevalence,
+        SUM(y ^ 2 / p) / SUM(1 / p) - prevalence ^ 2 AS spread
     FROM parts
     GROUP BY ALL
 ),
@@ -91,8 +125,12 @@ sized AS (
         -- contents alone make it (as by Korn and Graubard, Survey Methodology 24, 1998).
         CASE
             WHEN size_by_weights IS NULL THEN 'infinity'::DOUBLE
-            WHEN variance > 0
-            THEN LEAST(prevalence * (1 - prevalence) / variance, size_by_weights)
+            WHEN prevalence * (1 - prevalence) > 0
+            THEN COALESCE(
+                prevalence * (1 - prevalence)
+                / NULLIF(GREATEST(variance, spread / size_by_weights), 0),
+                'infinity'::DOUBLE
+            )
             ELSE size_by_weights
         END AS n
     FROM (
@@ -122,24 +160,32 @@ bounded AS (
     )
 ),
 
--- a of what the screen let through and b of the rest, as shares of the population.
 summed AS (
     SELECT
-        passed.* EXCLUDE (part, flagged),
-        passed.flagged + COALESCE(rest.flagged, 0) AS flagged,
-        part_out: passed.population_out / passed.population,
-        a: passed.prevalence, a_low: passed.low, a_high: passed.high,
-        b: part_out * COALESCE(rest.prevalence, 0),
-        -- Nobody knows of a rest of which nothing was asked.
-        b_low: part_out * COALESCE(rest.low, 0),
-        b_high: part_out * COALESCE(rest.high, 1),
-        b_variance: CASE WHEN part_out > 0 THEN part_out ^ 2 * rest.variance ELSE 0 END,
-        missed: CASE WHEN part_out > 0 THEN b / NULLIF(a + b, 0) END
-    FROM bounded passed
+        every.* EXCLUDE (part, prevalence, variance),
+        estimate: every.prevalence,
+        prevalence: CASE WHEN every.part_out = 0 OR rest.prevalence IS NOT NULL THEN estimate END,
+        variance: every.variance
+            + CASE WHEN every.part_out > 0 THEN every.part_out ^ 2 * rest.variance ELSE 0 END,
+        rate: rest.prevalence,
+        rate_low: COALESCE(rest.low, 0),
+        rate_high: COALESCE(rest.high, 1),
+        high_at_most: at_most.high,
+        caught: kept.prevalence,
+        caught_low: kept.low,
+        caught_high: kept.high,
+        missed: rate * (1 - caught) / NULLIF(caught + rate * (1 - caught), 0)
+    FROM bounded every
     LEFT JOIN bounded rest
         ON (rest.policy, rest.asr, rest.category, rest.language, rest.part)
-        = (passed.policy, passed.asr, passed.category, passed.language, 'out')
-    WHERE passed.part = 'passed'
+        = (every.policy, every.asr, every.category, every.language, 'rest')
+    LEFT JOIN bounded kept
+        ON (kept.policy, kept.asr, kept.category, kept.language, kept.part)
+        = (every.policy, every.asr, every.category, every.language, 'caught')
+    LEFT JOIN bounded at_most
+        ON (at_most.policy, at_most.asr, at_most.category, at_most.language, at_most.part)
+        = (every.policy, every.asr, every.category, every.language, 'at most')
+    WHERE every.part = 'all'
 )
 
 SELECT
@@ -151,16 +197,37 @@ SELECT
     unasked,
     flagged,
     ROUND(population, 1) AS population,
-    a + b AS prevalence,
-    SQRT(ABS(variance + b_variance)) AS standard_error,
-    a + b - SQRT((a - a_low) ^ 2 + (b - b_low) ^ 2) AS low,
-    LEAST(1, a + b + SQRT((a_high - a) ^ 2 + (b_high - b) ^ 2)) AS high,
-    missed,
-    GREATEST(0, missed - SQRT(
-        (missed - COALESCE(b_low / NULLIF(a + b_low, 0), 0)) ^ 2 + (missed - b / (a_high + b)) ^ 2
-    )) AS missed_low,
-    LEAST(1, missed + SQRT(
-        (b_high / (a + b_high) - missed) ^ 2 + (b / (a_low + b) - missed) ^ 2
-    )) AS missed_high
+    prevalence,
+    SQRT(ABS(variance)) AS standard_error,
+    CASE
+        WHEN rate IS NULL THEN low
+        ELSE GREATEST(
+            0, estimate - SQRT((estimate - low) ^ 2 + (part_out * (rate - rate_low)) ^ 2)
+        )
+    END AS low,
+    CASE
+        WHEN rate IS NULL THEN high_at_most
+        ELSE LEAST(
+            1, estimate + SQRT((high - estimate) ^ 2 + (part_out * (rate_high - rate)) ^ 2)
+        )
+    END AS high,
+    CASE WHEN part_out > 0 THEN missed END AS missed,
+    CASE
+        WHEN part_out > 0
+        THEN GREATEST(0, missed - SQRT(
+            (missed - rate * (1 - caught_high) / (caught_high + rate * (1 - caught_high))) ^ 2
+            + (missed - COALESCE(
+                rate_low * (1 - caught) / NULLIF(caught + rate_low * (1 - caught), 0), 0
+            )) ^ 2
+        ))
+    END AS missed_low,
+    CASE
+        WHEN part_out > 0 AND rate IS NULL THEN 1 - caught_low
+        WHEN part_out > 0
+        THEN LEAST(1, missed + SQRT(
+            (rate * (1 - caught_low) / (caught_low + rate * (1 - caught_low)) - missed) ^ 2
+            + (rate_high * (1 - caught) / (caught + rate_high * (1 - caught)) - missed) ^ 2
+        ))
+    END AS missed_high
 FROM summed
 ORDER BY policy, asr, category, language <> 'all languages', clips DESC, language;
