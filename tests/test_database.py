@@ -324,6 +324,19 @@ def test_every_table_and_view_says_what_it_is(migrated_database):
     assert silent == []
 
 
+def test_the_check_of_statuses_is_added_first_and_validated_in_a_transaction_of_its_own(
+    empty_database, tmp_path
+):
+    is_valid = (
+        "SELECT convalidated FROM pg_constraint WHERE conname = 'classifications_status_check'"
+    )
+    count = ALL_MIGRATIONS.index("0012-screen") + 1
+    migrate(empty_database, earlier_version(tmp_path / "migrations", count))
+    assert query(empty_database, is_valid) == [(False,)]
+    migrate(empty_database)
+    assert query(empty_database, is_valid) == [(True,)]
+
+
 def test_rollbacks_undo_every_migration(empty_database):
     migrate(empty_database)
     folder = REPOSITORY / "sql" / "migrations"

@@ -7,7 +7,7 @@ ALTER TABLE classifications
     ADD COLUMN screen_score DOUBLE PRECISION,
     ADD COLUMN asked_probability DOUBLE PRECISION NOT NULL DEFAULT 1,
     DROP CONSTRAINT classifications_status_check,
-    ADD CONSTRAINT classifications_status_check CHECK (status IN ('ok', 'unparsed', 'failed', 'unasked'));
+    ADD CONSTRAINT classifications_status_check CHECK (status IN ('ok', 'unparsed', 'failed', 'unasked')) NOT VALID;
 
 COMMENT ON COLUMN classifications.flagged IS 'True only if a score was read and reached the threshold. False says "not flagged" only where status is ok; elsewhere there was no answer, or the policy was not asked, and flag_score is null';
 
