@@ -382,3 +382,16 @@ def test_a_volume_of_an_earlier_version_is_asked_the_same(volume_root):
         rows(name, volume_root)
     assert {row["language"] for row in rows("flag_rate", volume_root)} == {"en"}
     assert rows("doubt", volume_root) == []
+
+
+def test_a_query_with_a_memory_limit_keeps_the_rest_on_the_volume(volume_root, tmp_path):
+    """Sorting this takes about 200 MB."""
+    path = tmp_path / "sort.sql"
+    path.write_text(
+        "SELECT SUM(n), current_setting('temp_directory') FROM (SELECT ROW_NUMBER() OVER "
+        "(ORDER BY HASH(range)) AS n, HASH(range) FROM range(4_000_000))"
+    )
+    ((total, folder),) = run(path, volume_root, memory_limit="64MB").fetchall()
+    assert total == 4_000_000 * 4_000_001 // 2
+    assert folder.startswith(str(volume_root / "state"))
+    assert list((volume_root / "state").glob("analysis-*")) == []

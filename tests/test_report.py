@@ -159,6 +159,22 @@ def test_what_the_screen_misses_is_told_by_category_and_language(
     page = Text(render(report, None)).read
     assert "What the screen misses" in page
     assert f"scamsall languages{every.share:.2%}{every.low:.2%} to {every.high:.2%}71129" in page
+    # If none of the rest was audited, the screen may miss nothing or nearly all.
+    for row in rows:
+        if row["ordinal"] >= 28:
+            row |= {"status": "unasked", "flagged": None, "score": None}
+    write_table(path, CLASSES, rows, {})
+    report = gather(configuration.read(place.file))
+    assert report.missed is not None
+    assert {each.share for each in report.missed} == {None}
+    page = Text(render(report, None)).read
+    assert f"scamsall languages–0.00% to {report.missed[0].high:.2%}28172" in page
+    # Nor is there anything to tell of a language with nothing below the screen.
+    for row in rows:
+        row |= {"screen_score": 0.9, "asked_probability": 1.0, "status": "ok", "flagged": False}
+    write_table(path, CLASSES, rows, {})
+    report = gather(configuration.read(place.file))
+    assert report.missed == ()
     path.write_bytes(b"damaged")
     report = gather(configuration.read(place.file))
     assert report.missed is None

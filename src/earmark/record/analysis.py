@@ -36,6 +36,8 @@ def run(
     volume_root: Path,
     since: datetime.date | None = None,
     until: datetime.date | None = None,
+    *,
+    memory_limit: str | None = None,
 ) -> duckdb.DuckDBPyRelation:
     """Answer a query over the results in a volume.
 
@@ -45,6 +47,8 @@ def run(
         volume_root: ``volume.root``.  A view without files is empty.
         since: Only archives of this date and later; None for all.
         until: Only archives of this date and earlier; None for all.
+        memory_limit: Of DuckDB, as in ``2GB``; what is more lies in a temporary folder of the
+            volume meanwhile.  None for four fifths of the machine's memory.
 
     Returns:
         The answer, computed; ``.show()``, ``.fetchall()`` and ``.df()`` give it out.
@@ -63,12 +67,23 @@ def run(
     try:
         for name, date in (("since", since), ("until", until)):
             connection.execute(f"SET VARIABLE {name} = ?", [date])
-        answer = connection.sql(path.read_text(encoding="utf-8"))
-        if answer is None:
-            raise EarmarkError(f"{path} gives no answer; it must hold one SELECT")
-        return answer.materialize()
-    except duckdb.Error as error:
+        if memory_limit is None:
+            return _answer(connection, path)
+        connection.execute(f"SET memory_limit = '{memory_limit}'")
+        state = Volume(volume_root).state
+        state.mkdir(exist_ok=True)
+        with TemporaryDirectory(dir=state, prefix="analysis-") as folder:
+            connection.execute("SET temp_directory = ?", [folder])
+            return _answer(connection, path)
+    except (duckdb.Error, OSError) as error:
         raise EarmarkError(f"{path}: {error}") from error
+
+
+def _answer(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyRelation:
+    answer = connection.sql(path.read_text(encoding="utf-8"))
+    if answer is None:
+        raise EarmarkError(f"{path} gives no answer; it must hold one SELECT")
+    return answer.materialize()
 
 
 def view_of(table: Table) -> str:

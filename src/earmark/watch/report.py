@@ -95,7 +95,8 @@ class Missed:
         language: ISO 639-1, or ``all languages``.
         answered: Clips that the policy was asked about.
         unasked: Clips that it was not.
-        share: Estimated share of what it would flag; None if nothing was.
+        share: Estimated share of what it would flag; None if nothing was, or if none of what the
+            screen kept out was audited.
         low: Lower end of the 95 % interval.
         high: Upper end.
     """
@@ -478,13 +479,16 @@ def _flag_rates(receipts: Iterable[_Receipt], since: float) -> tuple[FlagRate, .
 def _missed(settings: Settings, moment: datetime) -> tuple[Missed, ...] | None:
     if settings.classify.screen is None:
         return ()
-    since = (moment - timedelta(days=1)).date()  # a week would take gigabytes
+    since = (moment - timedelta(days=1)).date()
     try:
-        found = analysis.run("prevalence", Path(settings.volume.root), since=since)
+        found = analysis.run(
+            "prevalence", Path(settings.volume.root), since=since, memory_limit="2GB"
+        )
         rows = found.filter(duckdb.ColumnExpression("policy") == settings.classify.policy).select(
             "category", "language", "clips", "unasked", "missed", "missed_low", "missed_high"
         )
-        return tuple(Missed(*row) for row in rows.fetchall())
+        missed = (Missed(*row) for row in rows.fetchall())
+        return tuple(each for each in missed if each.high is not None)  # null: nothing is out
     except EarmarkError as error:
         logger.warning("what the screen misses can't be told: %s", error)
         return None
