@@ -55,6 +55,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="sequences of events that tests/test_nothing_lost.py tries (500)",
     )
+    parser.addoption(
+        "--state-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="another number tries other sequences (0)",
+    )
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

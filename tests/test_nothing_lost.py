@@ -33,7 +33,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -569,6 +569,7 @@ def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_erased_is_lef
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what a power cut takes, others test
     sequences = pytestconfig.getoption("--state-sequences")
 
+    @seed(10 * pytestconfig.getoption("--state-seed") + shard)
     class Shard(Machine):
         pass
 
