@@ -87,6 +87,24 @@ def test_each_clip_becomes_an_opus_file_and_a_selected_row(volume, clips):
     assert rows[0]["opus_path"] == f"audio/date=2026-11-01/{ARCHIVE}/000000.opus"
 
 
+def test_what_was_told_of_a_replaced_archive_goes_and_of_the_same_one_stays(volume, clips):
+    volume.unpack(clips[:2])
+    volume.encode()
+    told = [
+        volume.root / f"transcripts/asr=other/date=2026-11-01/{ARCHIVE}.parquet",
+        volume.root / f"classes/policy=other/date=2026-11-01/{ARCHIVE}.parquet",
+    ]
+    for path in told:
+        path.parent.mkdir(parents=True)
+        path.touch()
+    volume.encode(bitrate="32k")
+    assert all(path.exists() for path in told)
+    shutil.rmtree(volume.unpacked)
+    volume.unpack([clips[2], clips[1]])
+    volume.encode()
+    assert not any(path.exists() for path in told)
+
+
 def test_the_manifest_says_how_it_was_made(volume, clips):
     volume.unpack(clips, cut=40_000)
     volume.encode(bitrate="32k")

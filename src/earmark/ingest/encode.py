@@ -9,7 +9,7 @@ import logging
 import shutil
 import time
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,21 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from earmark.errors import EarmarkError
 from earmark.files import final_name, make_folder, sync
 from earmark.ingest.selection import Drawn, Selection
 from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.progress import track
 from earmark.settings import EncodeSettings
-from earmark.tables import MANIFEST, MEMBERS, read_provenance, read_table, write_table
+from earmark.tables import (
+    MANIFEST,
+    MEMBERS,
+    TABLES,
+    read_provenance,
+    read_table,
+    write_table,
+)
+from earmark.volume import Volume
 from earmark.worker import DiedError, OutOfTimeError, Worker, Workers
 
 logger = logging.getLogger(__name__)
@@ -148,6 +157,7 @@ def encode_archive(
                 path.unlink()
         sync(audio_folder)  # before the manifest that names what is in it
         provenance["seconds"] = f"{time.monotonic() - started:.3f}"
+        _forget_former(Volume(volume_root), manifest, rows)
         write_table(manifest, MANIFEST, rows, provenance)
     except BaseException:
         # On a full disk it would take the room that is waited for.
@@ -156,6 +166,30 @@ def encode_archive(
     counts = Counter(row["status"] for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     logger.info("%s: %d members: %s", archive, len(rows), said or "none")
+
+
+def _forget_former(volume: Volume, manifest: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Remove what is told of the clips that a replaced archive had in the places of new ones.
+
+    The stages make their tables anew for the present names of models and policy sets alone; those
+    of other names would go on to be read as if they were about the new clips.
+    """
+    try:
+        former = read_table(manifest, MANIFEST).select(["ordinal", "source_sha256"]).to_pylist()
+    except EarmarkError:  # there was none, or nobody knows what it told of
+        return
+    contents = {row["ordinal"]: row["source_sha256"] for row in rows}
+    if len(former) == len(rows) and all(
+        None in (row["source_sha256"], known := contents.get(row["ordinal"]))
+        or known == row["source_sha256"]
+        for row in former
+    ):
+        return
+    date = manifest.parent.name.removeprefix("date=")
+    for table in TABLES.values():
+        for path in table.files(volume, date, manifest.stem) if table.partitions else ():
+            path.unlink(missing_ok=True)
+            logger.info("removed %s, of the archive that had this name before", path)
 
 
 def _withheld(member: dict[str, Any], erased: Container[str]) -> dict[str, Any]:
