@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from erasing import SECRET, WORDS, Erasing
 from place import Place
 from psycopg2.extensions import make_dsn
 
@@ -100,6 +102,33 @@ def test_the_oldest_go_and_what_a_killed_run_left_is_no_backup(
     assert backups(folder) == [folder / "20250102T000000Z", made]
     left = {path.name for path in folder.iterdir()} - {".lock"}
     assert left == {"20250102T000000Z", made.name, "mine"}
+
+
+def test_a_backup_that_breaks_off_leaves_the_database_empty_for_a_whole_one(
+    place: Place, migrated_database: str, empty: str, tmp_path: Path
+) -> None:
+    made = backup(migrated_database, tmp_path / "backups", keep=7)
+    broken = shutil.copytree(made, tmp_path / "broken")
+    largest = max(broken.glob("*.dat.gz"), key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises(EarmarkError, match=r"(?s)may be damaged .* is empty again"):
+        restore(empty, broken)
+    restore(empty, made)
+    assert rows(empty) == rows(migrated_database)
+
+
+def test_what_was_erased_since_a_backup_is_erased_once_more_from_what_is_restored(
+    volume: Path, migrated_database: str, empty: str, tmp_path: Path
+) -> None:
+    erasing = Erasing(Place(tmp_path, volume), migrated_database)
+    made = backup(migrated_database, tmp_path / "backups", keep=7)
+    erasing.erase()
+    erasing.place.use(empty)
+    configured = ["--configfile", str(erasing.place.file)]
+    assert cli.main(["restore", *configured, str(made)]) == 0
+    erasing.conninfo = empty
+    assert erasing.traces(WORDS) == []
+    assert erasing.rows(f"SELECT FROM audio_files WHERE source_sha256 = '{SECRET}'") == []
 
 
 @pytest.mark.parametrize("other", ["a restore", "a migration"])

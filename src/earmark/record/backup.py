@@ -78,8 +78,9 @@ def restore(conninfo: str, backup_folder: Path, jobs: int = 2) -> None:
         jobs: Tables restored at once.
 
     Raises:
-        EarmarkError: the database holds tables already, the backup can't be read, or the schema
-            is another version's (`earmark migrate` brings an older one up to date).
+        EarmarkError: the database holds tables already, the backup can't be read (the database is
+            empty again then), or the schema is another version's (`earmark migrate` brings an
+            older one up to date).
     """
     programs = _Programs(conninfo)
     if not programs.has_tables(backup_folder):
@@ -95,10 +96,21 @@ def restore(conninfo: str, backup_folder: Path, jobs: int = 2) -> None:
                 "(createdb), and rename it once it is whole"
             )
         into = f"--dbname={parse_dsn(conninfo).get('dbname', '')}"
-        programs.run(
-            "pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--jobs={jobs}",
-            into, backup_folder,
-        )  # fmt: skip
+        try:
+            programs.run(
+                "pg_restore", "--exit-on-error", "--no-owner", "--no-privileges", f"--jobs={jobs}",
+                into, backup_folder,
+            )  # fmt: skip
+        except EarmarkError as error:
+            # Half a database would be taken for a whole one; it was empty before.
+            cursor.execute("DROP SCHEMA public CASCADE")
+            cursor.execute("CREATE SCHEMA public AUTHORIZATION pg_database_owner")
+            cursor.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+            connection.commit()
+            raise EarmarkError(
+                f"{backup_folder} can't be restored, it may be damaged ({error}); "
+                f"{display(conninfo)} is empty again"
+            ) from error
         cursor.execute("ANALYZE")
         require_schema(connection)
     # Not from the backup, whose server may have had other roles.

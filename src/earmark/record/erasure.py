@@ -354,6 +354,32 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
         Erased(volume).finish(sha256)
 
 
+def came_back(volume: Volume, conninfo: str) -> Iterator[str]:
+    """Erase what the database holds of contents that were erased, as a restored backup may.
+
+    Args:
+        volume: The shared volume.
+        conninfo: As :func:`earmark.record.database.connection_string` returns it.
+
+    Yields:
+        The SHA-256 of each content, once it is gone.
+
+    Raises:
+        EarmarkError: as :func:`erase`.
+        OSError: the volume can't be written.
+    """
+    with connect(conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT DISTINCT source_sha256 FROM audio_files WHERE source_sha256 = ANY(%s)",
+            [sorted(Erased(volume).all())],
+        )
+        held = sorted(sha256 for (sha256,) in cursor.fetchall())
+    for sha256 in held:
+        for _ in erase(volume, conninfo, sha256, find(volume, conninfo, sha256, Found([]))):
+            pass
+        yield sha256
+
+
 def _audio(volume: Volume, archive: str, date: str, ordinals: Iterable[int]) -> set[Path]:
     return {volume.audio(date, archive) / f"{ordinal:06d}.opus" for ordinal in ordinals}
 
