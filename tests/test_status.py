@@ -485,9 +485,9 @@ def test_archives_that_are_classified_again_are_not_counted_in_the_rates(
     place.finish(migrated_database, "new.tar", clean=2)
     place.finish(migrated_database, "old.tar", clean=5)
     before = place.status().rate
-    again = place.volume.classes("2026-12", "2026-11-02", "old.tar")
-    again.parent.mkdir(parents=True)
-    shutil.copy(place.volume.classes("2026-11", "2026-11-02", "old.tar"), again)
+    heard = place.volume.transcripts("large-v2", "2026-11-02", "old.tar")
+    then = time.time() - 2 * 86_400
+    os.utime(heard, (then, then))  # its receipt is new: it was classified again
     after = place.status().rate
     assert (before.archives_per_hour, after.archives_per_hour) == pytest.approx(
         (2 / 6, 1 / 6), 0.01

@@ -18,7 +18,7 @@ WITH failures AS (
 )
 SELECT
     stage,
-    REGEXP_REPLACE(COALESCE(reason, '(no reason given)'), '[0-9]+', 'N', 'g') AS reason,
+    REGEXP_REPLACE(COALESCE(reason, '(no reason given)'), '\b[0-9]+\b', 'N', 'g') AS reason,
     COUNT(*) AS failures,
     COUNT(DISTINCT (date, archive)) AS archives,
     MIN(date) AS first_day,

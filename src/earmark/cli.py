@@ -344,6 +344,11 @@ def _existing(settings: Settings) -> str:
     """The connection, for commands that only read: they make no database."""
     if not _has_database(settings):
         root = Volume.of(settings).root
+        if any(root.glob("processed/date=*/[!.]*.json")):
+            raise EarmarkError(
+                f"the database of {root} is gone, though archives are done; `earmark restore` "
+                "brings a backup in, and `earmark redo --all` and a run load what the volume has"
+            )
         raise EarmarkError(
             f"no run has left results in {root} yet; run the workflow first, or give the "
             "--configfile that it ran with"
@@ -699,8 +704,11 @@ def _backup(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _restore(settings: Settings, arguments: argparse.Namespace) -> None:
-    backup.restore(_connection(settings), arguments.backup)
-    print(f"{arguments.backup} is in {database.display(_connection(settings))}")
+    conninfo = _connection(settings)
+    backup.restore(conninfo, arguments.backup)
+    print(f"{arguments.backup} is in {database.display(conninfo)}")
+    for sha256 in erasure.came_back(Volume.of(settings), conninfo):
+        print(f"Erased once more, as the backup is older than its erasure: {sha256}")
 
 
 def _health(settings: Settings, arguments: argparse.Namespace) -> None:

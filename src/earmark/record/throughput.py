@@ -19,7 +19,6 @@ from earmark import receipts
 from earmark.ingest.encode import ERASED
 from earmark.ingest.formats import NOT_TAKEN
 from earmark.receipts import Receipt
-from earmark.tables import TABLES
 from earmark.volume import Volume
 
 #: How an archive can end that was done.
@@ -32,6 +31,7 @@ RATE_HOURS = 6.0
 _MOST_RECEIPTS = 2000
 #: A folder may look older than what was written into it last, by the clocks of two machines.
 _SLACK_SECONDS = 3600.0
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def recent(volume: Volume, now: float) -> tuple[Finished, Rate]:
                 skipped[reason.startswith(NOT_TAKEN)] += count
         if written_at < now - hours * 3600:
             continue
-        if not is_new(volume, receipt):
+        if not is_new(volume, receipt, written_at):
             continue
         archives, clips = archives + 1, clips + receipt.answered
         try:
@@ -154,9 +154,19 @@ def gpu_seconds_per_byte(volume: Volume, now: float) -> float:
     return worked / size if size else 0.0
 
 
-def is_new(volume: Volume, receipt: Receipt) -> bool:
-    """Whether an archive was not done before, with another policy set."""
-    return len(TABLES["classes"].files(volume, receipt.date, receipt.archive)) < 2
+def is_new(volume: Volume, receipt: Receipt, written_at: float) -> bool:
+    """Whether an archive was transcribed in the day before its receipt, not just classified again.
+
+    Args:
+        volume: The shared volume.
+        receipt: The archive's receipt.
+        written_at: When that was written, in s since 1970.
+    """
+    made = volume.transcripts(receipt.asr, receipt.date, receipt.archive)
+    try:
+        return written_at - made.stat().st_mtime < _DAY
+    except FileNotFoundError:
+        return False
 
 
 def receipts_since(volume: Volume, since: float) -> list[tuple[float, Path]]:

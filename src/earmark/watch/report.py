@@ -432,7 +432,7 @@ def _last_noon(conninfo: str, next_noon: str) -> int:
 class _Receipt:
     written_at: float  # s since 1970
     told: Receipt
-    is_new: bool  # it was not done before, with another policy set
+    is_new: bool  # it was transcribed then, not just classified again
 
 
 def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
@@ -440,7 +440,7 @@ def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     found = receipts_since(volume, since)
     receipts = []
     for written_at, _, told in readable(found):
-        receipts.append(_Receipt(written_at, told, is_new(volume, told)))
+        receipts.append(_Receipt(written_at, told, is_new(volume, told, written_at)))
     return receipts, len(found) - len(receipts)
 
 
@@ -579,4 +579,4 @@ def _errors(table: pa.Table, *statuses: str) -> list[str | None]:
 
 def _alike(reason: str | None) -> str:
     """A reason with its numbers taken as equal, as in sql/analysis/failures.sql."""
-    return re.sub(r"[0-9]+", "N", reason or "(no reason given)")
+    return re.sub(r"\b[0-9]+\b", "N", reason or "(no reason given)")
