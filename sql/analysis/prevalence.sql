@@ -41,15 +41,21 @@ rates AS (
         asr,
         category,
         language,
-        SUM(flagged::INT / asked_probability / inclusion_probability) FILTER (is_out AND status = 'ok')
-            / SUM(1 / asked_probability / inclusion_probability) FILTER (is_out AND status = 'ok')
-            AS rate
-    FROM judged
+        SUM(flagged::INT * weight) / SUM(weight) AS rate,
+        BOOL_OR(is_out) AND rate IS NULL AS is_unknown
+    FROM (
+        SELECT
+            *,
+            weight: CASE
+                WHEN is_out AND status = 'ok' THEN 1 / inclusion_probability / asked_probability
+            END
+        FROM judged
+    )
     GROUP BY ALL
 ),
 
 rated AS (
-    SELECT judged.*, rate
+    SELECT judged.*, rate, is_unknown
     FROM judged
     JOIN rates USING (policy, asr, category, language)
 ),
@@ -64,7 +70,7 @@ parts AS (
     SELECT policy, asr, category, language, content, status, flagged, is_out,
         'at most', inclusion_probability, (is_out OR flagged)::INT
     FROM rated
-    WHERE rate IS NULL
+    WHERE is_unknown
     UNION ALL
     SELECT policy, asr, category, language, content, status, flagged, is_out,
         'rest', inclusion_probability * asked_probability, flagged::INT
@@ -206,7 +212,7 @@ SELECT
         )
     END AS low,
     CASE
-        WHEN rate IS NULL THEN high_at_most
+        WHEN rate IS NULL THEN COALESCE(high_at_most, high)
         ELSE LEAST(
             1, estimate + SQRT((high - estimate) ^ 2 + (part_out * (rate_high - rate)) ^ 2)
         )
