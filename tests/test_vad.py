@@ -5,23 +5,17 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from demo_clips import extract_clips, spoken
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from on_demand import OnDemand
 
 from earmark.ingest.media import decode_audio
 from earmark.speech.decoding import VAD_OFFSET, VAD_ONSET
-from earmark.speech.segmentation import (
-    FRAME_SECONDS,
-    FRAME_STEP_SECONDS,
-    SegmentationModel,
-    _weights,
-    frame_middle,
-)
 from earmark.speech.vad import (
     SAMPLE_RATE,
     WINDOW_SECONDS,
@@ -30,6 +24,11 @@ from earmark.speech.vad import (
     merge,
     regions_of,
 )
+
+if TYPE_CHECKING:
+    from earmark.speech import segmentation
+else:
+    segmentation = OnDemand("earmark.speech.segmentation")
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +98,7 @@ def whisperx_scores() -> Callable[[np.ndarray], np.ndarray]:
         waveform = vad.preprocess_audio(audio)
         found = vad({"waveform": waveform, "sample_rate": SAMPLE_RATE})
         middles = [found.sliding_window[frame].middle for frame in range(len(found))]
-        assert [frame_middle(frame) for frame in range(len(found))] == middles
+        assert [segmentation.frame_middle(frame) for frame in range(len(found))] == middles
         return found.data[:, 0]
 
     return scores
@@ -112,7 +111,7 @@ def test_every_frame_s_score_is_whisperx_s(
 ) -> None:
     words = [decode_audio(clips[spoken(language)["ordinal"]]) for language in ("en", "es")]
     audio = np.resize(np.concatenate(words), samples)
-    ours, theirs = SegmentationModel("cpu").speech(audio), whisperx_scores(audio)
+    ours, theirs = segmentation.SegmentationModel("cpu").speech(audio), whisperx_scores(audio)
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -133,7 +132,7 @@ def test_a_checkpoint_that_names_a_function_of_its_own_is_refused_and_runs_nothi
     checkpoint, mark = tmp_path / "checkpoint", tmp_path / "mark"
     torch.save({"state_dict": {}, "options": Intruder(mark)}, checkpoint)
     with pytest.raises(pickle.UnpicklingError, match="Unsupported global"):
-        _weights(checkpoint)
+        segmentation._weights(checkpoint)
     assert not mark.exists()
     torch.load(checkpoint, weights_only=False)
     assert mark.exists()  # it would have
@@ -151,10 +150,12 @@ def test_scores_become_the_regions_that_whisperx_makes_of_them(
     lengths, levels = zip(*runs, strict=True)
     waves = 0.02 * np.sin(np.arange(sum(lengths)))
     scores = (np.repeat(levels, lengths) + waves).astype(np.float32)
-    frames = SlidingWindow(start=0.0, duration=FRAME_SECONDS, step=FRAME_STEP_SECONDS)
+    frames = SlidingWindow(
+        start=0.0, duration=segmentation.FRAME_SECONDS, step=segmentation.FRAME_STEP_SECONDS
+    )
     binarize = Binarize(max_duration=WINDOW_SECONDS, onset=VAD_ONSET, offset=VAD_OFFSET)
     theirs = binarize(SlidingWindowFeature(scores[:, None], frames)).get_timeline()
-    middles = [frame_middle(frame) for frame in range(len(scores))]
+    middles = [segmentation.frame_middle(frame) for frame in range(len(scores))]
     assert regions_of(scores.tolist(), middles) == [(turn.start, turn.end) for turn in theirs]
 
 
