@@ -335,7 +335,9 @@ def test_a_small_run_goes_through_full_batches_and_eight_bits(small_run):
     assert "batches of 4 windows, 1.0 windows of 105 tokens a clip" in small_run.stdout
     assert "8bit, batches of 4, " in small_run.stdout
     assert "of the arithmetic" in small_run.stdout
-    assert re.search(r" 16 windows encoder \d+ ms, languages \d+ ms, decoder", small_run.stdout)
+    assert re.search(
+        r" 16 windows encoder [\d,]+ ms, languages [\d,]+ ms, decoder", small_run.stdout
+    )
     assert "6 behind a screen that passes 10%: " in small_run.stdout
 
 
