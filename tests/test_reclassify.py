@@ -1,6 +1,7 @@
 """Another policy set, applied to what was transcribed long ago."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -117,11 +118,14 @@ def test_a_load_that_fails_is_made_up_for_when_it_is_called_again(done: Run) -> 
     assert done.query("SELECT policy FROM archives") == [("second",)]
 
 
-def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run) -> None:
+@pytest.mark.parametrize("days", [0, 1])
+def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run, days: int) -> None:
     (receipt,) = done.volume.root.glob("processed/*/*")
     then = receipt.stat().st_mtime_ns
-    source = Path(done.settings().source.directory)
-    (source / "small.tar").write_bytes(b"another one")
+    archive = Path(done.settings().source.directory) / "small.tar"
+    later = then / 1e9 + days * 86_400
+    archive.write_bytes(b"another one")
+    os.utime(archive, (later, later))
     code, said = done.finish("--dry-run")
     assert code == 0, said
     assert "Pending in" in said

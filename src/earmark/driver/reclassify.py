@@ -7,7 +7,6 @@ from typing import Literal
 from earmark import receipts
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
-from earmark.ingest import catalogue
 from earmark.settings import Settings
 from earmark.tables import TABLES
 from earmark.volume import Volume
@@ -25,8 +24,8 @@ def to_reclassify(settings: Settings) -> tuple[list[str], list[str]]:
         Classes and receipts of the archives that are done, of the dates of ``reclassify``;
         one without transcripts under ``asr.name`` is left out, with a warning. And those of
         the receipts that are to be made again although the classes are older: the archive
-        goes back to a former set. An archive that is another one at the source since is left
-        to the next run.
+        goes back to a former set. One that would be made from another archive of its name is
+        left out, with a warning.
 
     Raises:
         EarmarkError: a date, a model or a policy is missing or wrong.
@@ -67,20 +66,30 @@ def _classified(volume: Volume) -> list[tuple[str, str]]:
     Its receipt may be gone: Snakemake removes it before the job that makes it again, which may
     fail.
     """
-    known = {archive.name: archive for archive in catalogue.read(volume).archives}
     found = {
         (path.parent.name.removeprefix("date="), path.stem)
         for path in (*volume.root.glob("processed/date=*/*.json"), *TABLES["classes"].files(volume))
     }
+    kept = [each for each in sorted(found) if not _would_be_made_anew(volume, *each)]
+    if left_out := sorted(found.difference(kept)):
+        logger.warning(
+            "%d archives are left out, as another one of the name came since or the manifest is "
+            "gone, such as %s of %s", len(left_out), left_out[0][1], left_out[0][0],
+        )  # fmt: skip
+    return kept
 
-    def is_replaced(date: str, name: str) -> bool:
-        archive = known.get(name)
-        if archive is None or archive.date != date:
-            return False
-        manifest = volume.manifest(date, name)
-        return not manifest.exists() or manifest.stat().st_mtime_ns < archive.entry_ns
 
-    return [each for each in sorted(found) if not is_replaced(*each)]
+def _would_be_made_anew(volume: Volume, date: str, name: str) -> bool:
+    """Whether Snakemake would make the manifest again, from whatever has the name by now.
+
+    That may be an archive of another day: entries and fetched archives have no date in their path.
+    """
+    try:
+        made = volume.manifest(date, name).stat().st_mtime_ns
+    except FileNotFoundError:
+        return True
+    above = (volume.entry(name), volume.incoming(name))
+    return any(path.exists() and path.stat().st_mtime_ns > made for path in above)
 
 
 def _day(key: Literal["since", "until"], settings: Settings) -> str:
