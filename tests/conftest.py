@@ -51,9 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--state-sequences",
         type=int,
-        default=500,
+        default=60,
         metavar="N",
-        help="sequences of events that tests/test_nothing_lost.py tries (500)",
+        help="sequences of events that tests/test_nothing_lost.py tries (60)",
     )
     parser.addoption(
         "--state-seed",
