@@ -221,7 +221,7 @@ def covered(found: list[dict], category: str, language: str, true: float) -> flo
     return share
 
 
-@pytest.mark.parametrize(
+of_each_population = pytest.mark.parametrize(
     ("category", "language"),
     [
         ("common", "all languages"),
@@ -231,6 +231,9 @@ def covered(found: list[dict], category: str, language: str, true: float) -> flo
         ("rare", "en"),
     ],
 )
+
+
+@of_each_population
 def test_the_interval_covers_the_truth_in_about_95_of_100_samples(
     found: list[dict], uploads: list[Upload], category: str, language: str
 ) -> None:
@@ -360,16 +363,7 @@ def found_behind_screen(screened_root: Path) -> list[dict]:
     return estimates(run("prevalence", screened_root))
 
 
-@pytest.mark.parametrize(
-    ("category", "language"),
-    [
-        ("common", "all languages"),
-        ("common", "en"),
-        ("common", "de"),
-        ("rare", "all languages"),
-        ("rare", "en"),
-    ],
-)
+@of_each_population
 def test_intervals_cover_the_truth_behind_a_screen_too(
     found_behind_screen: list[dict], behind_screen: list[Upload], category: str, language: str
 ) -> None:

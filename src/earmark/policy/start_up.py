@@ -3,6 +3,7 @@
 import importlib
 import os
 import sys
+from typing import Any
 
 #: Packages that Transformers imports where they are installed, for what Earmark doesn't do: speech
 #: models' and detectors' losses, assisted generation, images. Other packages bring them along.
@@ -20,13 +21,12 @@ def hide_unused_packages() -> None:
     # bitsandbytes, which PEFT imports in any case, hands functions to torch.compile that no
     # GPU runs. That alone imports the compiler and starts its processes.
     os.environ["TORCHDYNAMO_DISABLE"] = "1"
-    here = {name: sys.modules.get(name) for name in UNUSED}
-    sys.modules.update(dict.fromkeys(UNUSED))  # type: ignore[arg-type]  # None: "not installed"
+    modules: dict[str, Any] = sys.modules
+    here = {name: modules[name] for name in UNUSED if name in modules}
+    modules.update(dict.fromkeys(UNUSED))  # None stands for "not installed"
     try:
         importlib.import_module("transformers.utils.import_utils")
     finally:
-        for name, module in here.items():
-            if module is None:
-                del sys.modules[name]
-            else:
-                sys.modules[name] = module
+        for name in UNUSED:
+            del modules[name]
+        modules.update(here)
