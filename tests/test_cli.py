@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import psycopg2
@@ -125,7 +126,7 @@ def test_analyse_lists_its_queries_and_refuses_others(
 def test_analyse_refuses_what_is_no_date(configfile: str) -> None:
     done = earmark("analyse", "--configfile", configfile, "flag_rate", "--since", "yesterday")
     assert done.returncode == 2
-    assert "'yesterday' is no date such as 2026-11-30" in done.stderr
+    assert "'yesterday' is no date; write 2026-11-30" in done.stderr
 
 
 def test_a_category_that_no_policy_has_is_refused(
@@ -226,3 +227,13 @@ def test_clean_shows_what_it_would_remove_and_then_removes_just_that(
     assert not left.exists()
     assert cli.main(["clean", *options[:2]]) == 0
     assert "Removed 0 things" in capsys.readouterr().out
+
+
+def test_a_command_waits_for_no_library_of_another() -> None:
+    called = "try: cli.main(['database', '--help'])\nexcept SystemExit: print(*sys.modules)"
+    said = subprocess.run(
+        [sys.executable, "-c", f"import sys\nfrom earmark import cli\n{called}"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert "psycopg2" in said
+    assert not {"duckdb", "matplotlib", "starlette", "prometheus_client"} & {*said}

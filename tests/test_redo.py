@@ -299,7 +299,7 @@ def test_no_date_is_refused_by_what_a_date_looks_like(
 ) -> None:
     with pytest.raises(SystemExit):
         call(place, "--date", "yesterday")
-    assert "'yesterday' is no date; write 2026-11-01" in capsys.readouterr().err
+    assert "'yesterday' is no date; write 2026-11-30" in capsys.readouterr().err
 
 
 def take(feed: Queue[Any]) -> Any:
