@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -254,10 +255,14 @@ def bare(conninfo: str, archives: Sequence[Archive]) -> tuple[float, float]:
         execute(conninfo, f"CREATE TABLE {table} ({columns})")
     execute(conninfo, "CHECKPOINT")
     for each in archives:
-        with connection_to(conninfo) as connection, connection.cursor() as cursor:
+        with (
+            connection_to(conninfo) as connection,
+            connection.cursor() as cursor,
+            duckdb.connect() as duck,
+        ):
             begun = time.perf_counter()
             texts = [
-                staging.csv(read_table(path, schema))
+                staging.csv(read_table(path, schema), duck)
                 for path, schema in (
                     (each.manifest, MANIFEST),
                     (each.transcripts, TRANSCRIPTS),

@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
@@ -202,6 +203,14 @@ def give_answers(known: Known, patch: pytest.MonkeyPatch) -> None:
         read_members(archive, None, destination, limits, tell)
         return list(rows.values()), end
 
+    def version(package: str) -> str:
+        """In place of what each process looks up anew."""
+        return versions[package]
+
+    packages = ("faster-whisper", "whisperx", "transformers", "peft")
+    versions = {package: metadata.version(package) for package in packages}
+    for stage in (transcribe, classify):
+        patch.setattr(stage, "version", version)
     patch.setattr(encode, "Workers", Encoders)
     patch.setattr(transcribe, "Transcriber", Hearer)
     patch.setattr(classify, "Classifier", Judge)

@@ -150,7 +150,7 @@ class Machine(RuleBasedStateMachine):
             self.snakemake()
 
     def write_config(self) -> None:
-        self.file.write_text(yaml.safe_dump(self.config), encoding="utf-8")
+        self.file.write_text(json.dumps(self.config), encoding="utf-8")
         self.settings = configuration.read(self.file)
 
     def teardown(self) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from duckdb import DuckDBPyConnection
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
@@ -27,7 +28,7 @@ from earmark.ingest.selection import uniform
 from earmark.receipts import Receipt
 from earmark.record.database import connect, require_schema
 from earmark.record.staging import copy, merge, stage
-from earmark.tables import TABLES, read_provenance, read_table
+from earmark.tables import CLASSES, MANIFEST, TABLES, TRANSCRIPTS, read_provenance, read_table
 
 _Row = dict[str, Any]
 
@@ -82,19 +83,21 @@ def load_archive(
         EarmarkError: the files don't belong together, or the database lacks the schema.
     """
     started = time.monotonic()
-    files = _read(manifest, transcripts, classes, archive)
+    listed, files = _read(manifest, transcripts, classes, archive)
     provenance = {
         "manifest": read_provenance(manifest),
         "transcripts": read_provenance(transcripts),
         "classes": read_provenance(classes),
     }
-    members = _row(files, _MEMBERS)
-    skipped = _counts(files, _SKIPPED)
+    members = _members(listed)
+    skipped = _skipped(listed)
     facts = _archive_row(members, provenance, archive, date, asr, policy, manifest, skipped)
     with connect(conninfo, patience_seconds, waiting) as connection:
         require_schema(connection)
-        loaded_at, clips, rows = _store(connection, facts, files, control_fraction)
+        loaded_at, clips, rows = _store(connection, facts, listed, files, control_fraction)
         _tell_origin(connection, facts, provenance, policy_texts)
+    answers = files.sql(_ANSWERS_BY_CATEGORY).fetchall()
+    ((unasked,),) = files.sql(_UNASKED).fetchall()
     result = Receipt(
         archive=archive,
         date=date,
@@ -109,15 +112,10 @@ def load_archive(
         members={"total": members.pop("members"), **members},
         clips=clips,
         skipped=skipped,
-        flagged=_counts(
-            files, "SELECT flag_category, count(*) FROM answers WHERE flagged GROUP BY 1 ORDER BY 1"
-        ),
-        judged=_counts(
-            files,
-            "SELECT flag_category, count(*) FILTER (status = 'ok') FROM answers GROUP BY 1 "
-            "ORDER BY 1",
-        ),
-        **_row(files, _UNANSWERED),
+        flagged={category: flagged for category, flagged, *_ in answers if flagged},
+        judged={category: judged for category, _, judged, *_ in answers},
+        undecided=sum(undecided for *_, undecided in answers),
+        unasked=unasked,
         rows=rows,
         seconds={
             **{
@@ -133,37 +131,35 @@ def load_archive(
     return result
 
 
-def _read(manifest: Path, transcripts: Path, classes: Path, archive: str) -> DuckDBPyConnection:
-    """The three files, checked, as the tables ``members``, ``heard`` and ``judged``."""
+def _read(
+    manifest: Path, transcripts: Path, classes: Path, archive: str
+) -> tuple[pa.Table, DuckDBPyConnection]:
+    """The manifest, and the three files as the tables ``members``, ``heard`` and ``judged``."""
     files = duckdb.connect()
+    members = read_table(manifest, MANIFEST)
     made = (
-        ("members", manifest, TABLES["manifests"]),
-        ("heard", transcripts, TABLES["transcripts"]),
-        ("judged", classes, TABLES["classes"]),
+        ("members", manifest, TABLES["manifests"], members),
+        ("heard", transcripts, TABLES["transcripts"], read_table(transcripts, TRANSCRIPTS)),
+        ("judged", classes, TABLES["classes"], read_table(classes, CLASSES)),
     )
-    for name, path, table in made:
-        files.register(name, read_table(path, table.schema))
-    for name, path, table in made:
-        strangers, unknown, count, different = files.sql(
-            "SELECT list_sort(list(DISTINCT archive) FILTER (archive <> $archive)), "
-            "min(ordinal) FILTER (ordinal NOT IN "
-            "(SELECT ordinal FROM members WHERE status <> 'skipped')), "
-            f"count(*), count(DISTINCT ({', '.join(table.key)})) FROM {name}",
-            params={"archive": archive},
-        ).fetchall()[0]
+    clips = members.filter(pc.not_equal(members["status"], "skipped"))["ordinal"]
+    for name, path, table, rows in made:
+        strangers = sorted({*pc.unique(rows["archive"]).to_pylist()} - {archive})
         if strangers:
             raise EarmarkError(
                 f"{path} speaks of {strangers} instead of {archive}; `earmark redo` makes it anew"
             )
-        if unknown is not None and name != "members":
+        unknown = rows.filter(pc.invert(pc.is_in(rows["ordinal"], clips)))["ordinal"]
+        if len(unknown) and name != "members":
             raise EarmarkError(
-                f"{path} speaks of clips that {manifest} lacks (first ordinal {unknown}); it was "
-                "made from another manifest: `earmark redo` makes it anew"
+                f"{path} speaks of clips that {manifest} lacks (first ordinal {pc.min(unknown)}); "
+                "it was made from another manifest: `earmark redo` makes it anew"
             )
-        if different < count:
+        if rows.group_by([*table.key]).aggregate([]).num_rows < len(rows):
             raise EarmarkError(f"{path} speaks of a clip twice; `earmark redo` makes it anew")
+        files.register(name, rows)
     files.execute(_ANSWERS)
-    return files
+    return members, files
 
 
 def _archive_row(
@@ -202,43 +198,40 @@ def _seconds(text: str | None) -> float | None:
     return float(text) if text else None
 
 
-def _row(files: DuckDBPyConnection, sql: str) -> _Row:
-    """The one row of an answer, by column."""
-    answer = files.sql(sql)
-    return dict(zip(answer.columns, answer.fetchall()[0], strict=True))
+def _members(members: pa.Table) -> dict[str, int]:
+    """How many members there are in all, by status, and that are duplicates."""
+    statuses = Counter(members["status"].to_pylist())
+    return {
+        "members": len(members),
+        **{status: statuses[status] for status in ("ok", "failed", "skipped")},
+        "duplicates": len(members) - members["duplicate_of"].null_count,
+    }
 
 
-def _counts(files: DuckDBPyConnection, sql: str) -> dict[str, int]:
-    return dict(files.sql(sql).fetchall())
+def _skipped(members: pa.Table) -> dict[str, int]:
+    """Members without a clip, by reason."""
+    reasons = members.filter(pc.equal(members["status"], "skipped"))["error"].to_pylist()
+    return dict(sorted(Counter(reason or "unknown" for reason in reasons).items()))
 
 
 # --- from the files' columns to those of the database, in DuckDB's SQL -------------------
 
-_MEMBERS = """
+_ANSWERS_BY_CATEGORY = """
 SELECT
-    count(*) AS members,
-    count(*) FILTER (status = 'ok') AS ok,
-    count(*) FILTER (status = 'failed') AS failed,
-    count(*) FILTER (status = 'skipped') AS skipped,
-    count(duplicate_of) AS duplicates
-FROM members
-"""
-
-_SKIPPED = """
-SELECT COALESCE(error, 'unknown'), count(*) FROM members WHERE status = 'skipped'
-GROUP BY 1 ORDER BY 1
-"""
-
-_UNANSWERED = """
-SELECT
-    count(*) FILTER (status NOT IN ('ok', 'unasked')) AS undecided,
-    count(DISTINCT ordinal) FILTER (status = 'unasked') AS unasked
+    flag_category,
+    count(*) FILTER (flagged),
+    count(*) FILTER (status = 'ok'),
+    count(*) FILTER (status NOT IN ('ok', 'unasked'))
 FROM answers
+GROUP BY 1
+ORDER BY 1
 """
+
+_UNASKED = "SELECT count(DISTINCT ordinal) FROM answers WHERE status = 'unasked'"
 
 # Without an answer a clip is neither flagged nor has it a score.
 _ANSWERS = """
-CREATE VIEW answers AS
+CREATE TEMP VIEW answers AS
 SELECT
     ordinal,
     category AS flag_category,
@@ -337,10 +330,10 @@ SELECT ordinal, $version AS policy, * EXCLUDE (ordinal), $now AS created_at FROM
 """
 
 
-def _drawn(files: DuckDBPyConnection, fraction: float) -> pa.Table:
+def _drawn(members: pa.Table, fraction: float) -> pa.Table:
     """Contents of an archive that are controls if nothing flags them, in a column ``content``."""
-    hashes = files.sql("SELECT DISTINCT source_sha256 FROM members WHERE selected").fetchall()
-    drawn = [sha for (sha,) in hashes if fraction and uniform(sha, "control") < fraction]
+    hashes = pc.unique(members.filter(members["selected"])["source_sha256"]).to_pylist()
+    drawn = [sha for sha in hashes if fraction and uniform(sha, "control") < fraction]
     return pa.table({"content": pa.array(drawn, pa.string())})
 
 
@@ -390,10 +383,13 @@ def _wait_again(cursor: Cursor, archive_id: int, files: DuckDBPyConnection) -> p
     in the first archive that is known with them since; null if that is this one.
     """
     copies = files.sql(_COPIES_TO_REVIEW).fetchall()
-    contents, paths, flagged = ([copy[column] for copy in copies] for column in range(3))
-    cursor.execute(_CLEARED, {"contents": contents, "paths": paths, "flagged": flagged})
-    cleared = dict(cursor.fetchall())
+    cleared: dict[str, bool] = {}
     elsewhere: dict[str, str] = {}
+    if copies:
+        contents, paths, flagged = zip(*copies, strict=True)
+        heard_there = {"contents": [*contents], "paths": [*paths], "flagged": [*flagged]}
+        cursor.execute(_CLEARED, heard_there)
+        cleared = dict(cursor.fetchall())
     if cleared:
         controls = [content for content, is_flagged in cleared.items() if not is_flagged]
         wanted = {"contents": list(cleared), "controls": controls, "archive_id": archive_id}
@@ -412,7 +408,11 @@ _FIND = "SELECT id, loaded_at FROM archives WHERE name = %(name)s AND date = %(d
 
 
 def _store(
-    connection: Connection, archive: _Row, files: DuckDBPyConnection, control_fraction: float
+    connection: Connection,
+    archive: _Row,
+    members: pa.Table,
+    files: DuckDBPyConnection,
+    control_fraction: float,
 ) -> tuple[datetime.datetime, dict[str, int], dict[str, int]]:
     """Write everything.
 
@@ -430,20 +430,20 @@ def _store(
         cursor.execute(_FIND, archive)
         is_new = not cursor.fetchall()
         row = pa.Table.from_pylist([{**archive, "loaded_at": now}])
-        stage(cursor, "archives", _ARCHIVE, row)
+        stage(cursor, "archives", _ARCHIVE, row, files)
         merge(cursor, "archives", _ARCHIVE, row.column_names, "loaded_at")
         cursor.execute(_FIND, archive)
         archive_id, loaded_at = cursor.fetchall()[0]
 
         def put(table: str, keys: Sequence[str], stamp: str, tidy: str, rows: pa.Table) -> None:
             if is_new:  # there is nothing that it could replace
-                copy(cursor, table, rows)
+                copy(cursor, table, rows, files)
                 return
-            stage(cursor, table, keys, rows)
+            stage(cursor, table, keys, rows, files)
             cursor.execute(tidy, {"archive_id": archive_id, **archive})
             merge(cursor, table, keys, rows.column_names, stamp)
 
-        files.register("controls", _drawn(files, control_fraction))
+        files.register("controls", _drawn(members, control_fraction))
         files.register("wait_again", _wait_again(cursor, archive_id, files))
         parameters = {"archive_id": archive_id, "now": now, "control_fraction": control_fraction}
         clips = files.sql(_AUDIO_FILES, params=parameters)

@@ -7,10 +7,10 @@ mean.
 import io
 from collections.abc import Sequence
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+from duckdb import DuckDBPyConnection
 from psycopg2.extensions import cursor as Cursor
 
 # A value in quotes is text, however empty; nothing between two commas is null.
@@ -18,27 +18,30 @@ from psycopg2.extensions import cursor as Cursor
 _CSV = pyarrow.csv.WriteOptions(include_header=False, quoting_style="all_valid")
 
 
-def copy(cursor: Cursor, table: str, rows: pa.Table) -> None:
+def copy(cursor: Cursor, table: str, rows: pa.Table, duck: DuckDBPyConnection) -> None:
     """COPY rows into a table.
 
     Args:
         cursor: In a transaction.
         table: Where to.
         rows: Has columns of that table.  Lists become JSON.
+        duck: Writes the JSON; to connect takes DuckDB longer than most archives.
     """
-    names, text = ", ".join(rows.column_names), csv(rows)
+    names, text = ", ".join(rows.column_names), csv(rows, duck)
     cursor.copy_expert(f"COPY {table} ({names}) FROM STDIN (FORMAT csv)", text, size=1 << 18)
 
 
-def csv(rows: pa.Table) -> io.BytesIO:
+def csv(rows: pa.Table, duck: DuckDBPyConnection) -> io.BytesIO:
     """Rows as the text that :func:`copy` sends, without a header."""
     text = io.BytesIO()
-    pyarrow.csv.write_csv(_storable_table(rows), text, _CSV)
+    pyarrow.csv.write_csv(_storable_table(rows, duck), text, _CSV)
     text.seek(0)
     return text
 
 
-def stage(cursor: Cursor, table: str, keys: Sequence[str], rows: pa.Table) -> None:
+def stage(
+    cursor: Cursor, table: str, keys: Sequence[str], rows: pa.Table, duck: DuckDBPyConnection
+) -> None:
     """COPY rows into a temporary table ``staged_{table}``, dropped at the end of the transaction.
 
     Args:
@@ -46,12 +49,13 @@ def stage(cursor: Cursor, table: str, keys: Sequence[str], rows: pa.Table) -> No
         table: The table they are meant for.
         keys: Columns that tell the rows apart; none may be null.
         rows: As :func:`copy` takes them, the keys among the columns.
+        duck: As :func:`copy` takes it.
     """
     staged, names = f"staged_{table}", ", ".join(rows.column_names)
     cursor.execute(
         f"CREATE TEMP TABLE {staged} ON COMMIT DROP AS SELECT {names} FROM {table} WITH NO DATA"
     )
-    copy(cursor, staged, rows)
+    copy(cursor, staged, rows, duck)
     # Without key and statistics the planner compares every new row with every old one.
     cursor.execute(f"ALTER TABLE {staged} ADD PRIMARY KEY ({', '.join(keys)}); ANALYZE {staged}")
 
@@ -79,20 +83,17 @@ def merge(
     )
 
 
-def _storable_table(rows: pa.Table) -> pa.Table:
-    columns = {}
-    for name, chunks in zip(rows.column_names, rows.columns, strict=True):
-        column = _storable(chunks.combine_chunks())
-        if pa.types.is_list(column.type):
-            column = _json(column)
-        columns[name] = column
+def _storable_table(rows: pa.Table, duck: DuckDBPyConnection) -> pa.Table:
+    columns = {
+        name: _storable(chunks.combine_chunks())
+        for name, chunks in zip(rows.column_names, rows.columns, strict=True)
+    }
+    lists = {name: column for name, column in columns.items() if pa.types.is_list(column.type)}
+    if lists:
+        texts = ", ".join(f"to_json({name})::VARCHAR AS {name}" for name in lists)
+        written = duck.from_arrow(pa.table(lists)).project(texts).to_arrow_table()
+        columns |= zip(written.column_names, written.columns, strict=True)
     return pa.table(columns)
-
-
-def _json(lists: pa.Array) -> pa.ChunkedArray:
-    with duckdb.connect() as connection:
-        texts = connection.from_arrow(pa.table({"lists": lists})).project("to_json(lists)::VARCHAR")
-        return texts.to_arrow_table().column(0)
 
 
 def _storable(values: pa.Array) -> pa.Array:
