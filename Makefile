@@ -88,10 +88,10 @@ machine:
 	@tests/setup-machine
 
 test: machine $(READY)
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
 
 test-fast: $(READY)
-	$(BIN)/pytest --quiet --numprocesses 2 --dist loadfile -m "not slow"
+	$(BIN)/pytest --quiet --numprocesses 2 --dist loadgroup -m "not slow"
 
 bench-encode: $(READY)
 	$(BIN)/python -m benchmarks.encode

@@ -51,9 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--state-sequences",
         type=int,
-        default=60,
+        default=144,
         metavar="N",
-        help="sequences of events that tests/test_nothing_lost.py tries (60)",
+        help="sequences of events that tests/test_nothing_lost.py tries (144)",
     )
     parser.addoption(
         "--state-seed",
@@ -62,6 +62,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="another number tries other sequences (0)",
     )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Have `--dist loadgroup` keep each file's tests in one process, but those with own groups."""
+    if item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

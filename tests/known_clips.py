@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
+import duckdb
 import pytest
 from demo_clips import DEMO, EXPECTED, QUICK
 from demo_record import CLASSIFIER, POLICIES
@@ -27,6 +28,7 @@ from earmark.ingest.tarstream import read_members
 from earmark.policy import classify
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy
+from earmark.record import load
 from earmark.settings import EncodeSettings
 from earmark.speech import transcribe
 from earmark.speech.batches import Transcribed
@@ -207,6 +209,9 @@ def give_answers(known: Known, patch: pytest.MonkeyPatch) -> None:
         """In place of what each process looks up anew."""
         return versions[package]
 
+    # To connect takes 20 ms.  With one thread the engine has none that a fork would lack.
+    engine = duckdb.connect(config={"threads": 1})
+    patch.setattr(load, "duckdb", SimpleNamespace(connect=engine.cursor))
     packages = ("faster-whisper", "whisperx", "transformers", "peft")
     versions = {package: metadata.version(package) for package in packages}
     for stage in (transcribe, classify):

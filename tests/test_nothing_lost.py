@@ -27,6 +27,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
 from earmark.ingest.encode import ERASED
 from earmark.ingest.source import source_of
+from earmark.policy.policies import EXAMPLES_FILE
 from earmark.record.database import display
 from earmark.record.erasure import Erased
 from earmark.record.queue_files import write_queue
@@ -64,6 +66,9 @@ from earmark.tables import CLASSES, MANIFEST, TABLES, TRANSCRIPTS, read_table
 from earmark.volume import STAGES, Volume
 from earmark.watch import doctor
 
+CONFIG = json.dumps(yaml.safe_load((REPOSITORY / "demo/config.yaml").read_text(encoding="utf-8")))
+#: For thousands of small files; None for where temporary files go by default.
+IN_MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 #: Names that look like something else on the volume.
 NAMES = ("a.tar", "a.tar.7", "a.tar.parquet", "b.json")
 #: Midnights, in s since 1970.
@@ -84,6 +89,13 @@ archives = st.fixed_dictionaries(
 damages = st.sampled_from(["empty", "half", "garbage"])
 
 
+#: Parts of the sequences, so that several processes can try them.
+SHARDS = [
+    pytest.param(shard, marks=pytest.mark.xdist_group(f"nothing-lost-{shard % 3}"))
+    for shard in range(9)
+]
+
+
 @dataclass(frozen=True)
 class Upload:
     """An archive as somebody put it at the source."""
@@ -100,10 +112,11 @@ class Machine(RuleBasedStateMachine):
 
     known: Known
     conninfo: str
+    policies: Path
 
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp(prefix="earmark-machine-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="earmark-machine-", dir=IN_MEMORY))
         self.volume = Volume(self.folder / "volume")
         self.volume.root.mkdir()
         self.source = self.folder / "source"
@@ -128,17 +141,17 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         keep=st.booleans(),
         delete_after=st.booleans(),
-        first=st.lists(archives, min_size=1, max_size=3),
+        first=st.lists(archives, min_size=1, max_size=2),
         are_done=st.booleans(),
     )
     def begin(
         self, keep: bool, delete_after: bool, first: list[dict[str, Any]], are_done: bool
     ) -> None:
-        config = yaml.safe_load((REPOSITORY / "demo/config.yaml").read_text(encoding="utf-8"))
+        config = json.loads(CONFIG)
         config["volume"]["root"] = str(self.volume.root)
         config["source"] |= {"directory": str(self.source), "delete_after": delete_after}
         config["asr"]["vad"] = "silero"
-        config["classify"]["policy"] = POLICY_SETS[0]
+        config["classify"] |= {"policy": POLICY_SETS[0], "policies": str(self.policies)}
         config["database"] = {"url": display(self.conninfo)}
         config["retention"] = {"archives": "keep" if keep else "delete"}
         self.config = config
@@ -537,6 +550,16 @@ _DUMP = (
 )
 
 
+def quick_policies(folder: Path) -> Path:
+    """Those of the demo, whose examples each process reads several times, as JSON."""
+    copy = folder / f"policies-{os.getpid()}"
+    if not copy.exists():
+        shutil.copytree(REPOSITORY / "config/policies", copy)
+        examples = copy / EXAMPLES_FILE
+        examples.write_text(json.dumps(yaml.safe_load(examples.read_text())))
+    return copy
+
+
 def import_what_commands_import(machine: type[Machine], names: Path) -> None:
     """Import once what each forked process would import by itself."""
 
@@ -559,7 +582,7 @@ def import_what_commands_import(machine: type[Machine], names: Path) -> None:
     gc.freeze()  # or each child copies the pages that its collector touches
 
 
-@pytest.mark.parametrize("shard", range(10))
+@pytest.mark.parametrize("shard", SHARDS)
 def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_erased_is_left(
     shard: int,
     migrated_database: str,
@@ -569,19 +592,22 @@ def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_erased_is_lef
 ) -> None:
     known = known_clips(shared_folder)
     give_answers(known, monkeypatch)
+    monkeypatch.setattr(cli, "_parser", cache(cli._parser))
+    cli._parser()
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what a power cut takes, others test
     sequences = pytestconfig.getoption("--state-sequences")
 
-    @seed(10 * pytestconfig.getoption("--state-seed") + shard)
+    @seed(len(SHARDS) * pytestconfig.getoption("--state-seed") + shard)
     class Shard(Machine):
         pass
 
     Shard.known, Shard.conninfo = known, migrated_database
+    Shard.policies = quick_policies(shared_folder)
     import_what_commands_import(Shard, shared_folder / f"modules-{os.getpid()}")
     run_state_machine_as_test(
         Shard,
         settings=settings(
-            max_examples=max(1, sequences // 10),
+            max_examples=max(1, sequences // len(SHARDS)),
             stateful_step_count=8,
             deadline=None,
             database=None,
