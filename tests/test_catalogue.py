@@ -515,13 +515,29 @@ def test_an_archive_whose_receipt_was_deleted_is_pending_again(
     receive(volume, archive)
     (archive,) = discover(source, volume)  # the catalogue remembers that it was done
     receipt = volume.receipt(archive.date, archive.name)
-    assert archive.received_ns == receipt.stat().st_mtime_ns
+    assert archive.received_ns == receipt.stat().st_ctime_ns
     at_once = SourceSettings(latency_minutes=0, poll_seconds=0)
     assert plan_run([archive], volume, at_once).now == []
     receipt.unlink()
     assert plan_run([archive], volume, SourceSettings(latency_minutes=0, poll_seconds=0)).now == [
         archive
     ]
+
+
+def test_a_receipt_that_was_damaged_and_is_as_old_as_before_makes_its_archive_pending(
+    source: Path, volume: Volume
+) -> None:
+    (source / "a.tar").write_bytes(b"a")
+    (archive,) = discover(source, volume)
+    receive(volume, archive)
+    (archive,) = discover(source, volume)
+    assert not catalogue.History(volume).is_pending(archive)
+    receipt = volume.receipt(archive.date, archive.name)
+    then = receipt.stat()
+    receipt.write_bytes(b"\0" * then.st_size)
+    os.utime(receipt, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert catalogue.History(volume).is_pending(archive)
+    assert catalogue.is_pending(archive, volume)
 
 
 @pytest.mark.parametrize("change", ["none", "receipt", "quarantine", "refused", "replaced"])

@@ -51,8 +51,8 @@ class Archive:
             that there was of a former archive of the name. What is older is of that one.
         confirmed: Whether a later poll saw it with this size and time too.
         refused: Why it is never fetched; None for a good one.
-        received_ns: When the receipt was written that a poll found whole, in ns since 1970; 0 if
-            none did. It may have been deleted or damaged since.
+        received_ns: When the receipt that a poll found whole was last changed in any way, in ns
+            since 1970; 0 if none did. It may have been deleted or damaged since.
     """
 
     name: str
@@ -217,9 +217,9 @@ def poll(
             if _is_hidden(file.name):
                 continue
             if (old := _unchanged(file, former)) is not None:
-                written_ns = history.received_ns(old)
-                if written_ns != old.received_ns:
-                    old = replace(old, received_ns=written_ns)
+                received_ns = history.received_ns(old)
+                if received_ns != old.received_ns:
+                    old = replace(old, received_ns=received_ns)
                 found[file.name] = old
                 continue
             archive = _assess(file)
@@ -477,20 +477,23 @@ class History:
         return self.received_ns(archive) > 0
 
     def received_ns(self, archive: Archive) -> int:
-        """When this archive's receipt was written, in ns since 1970; 0 if there is no whole one.
+        """When this archive's receipt last changed, in ns since 1970; 0 if there is no whole one.
 
-        A receipt that an earlier poll found whole is not read again unless it was written since.
+        A receipt that an earlier poll found whole is not read again unless it changed since: by
+        st_ctime, which nobody can set, as a file may be damaged and be as old as before.
         """
         receipt = self._receipts.get(f"date={archive.date}", {}).get(f"{archive.name}.json")
         if receipt is None:
             return 0
         try:
-            written_ns = receipt.stat().st_mtime_ns  # asked of the system once
+            status = receipt.stat()  # asked of the system once
         except FileNotFoundError:
             return 0
-        if written_ns == archive.received_ns:
-            return written_ns
-        return written_ns if _is_of(receipts.read(Path(receipt)), archive, written_ns) else 0
+        changed_ns = status.st_ctime_ns
+        if changed_ns == archive.received_ns:
+            return changed_ns
+        found = receipts.read(Path(receipt))
+        return changed_ns if _is_of(found, archive, status.st_mtime_ns) else 0
 
 
 def _is_of(receipt: Receipt | None, archive: Archive, written_ns: int) -> bool:
