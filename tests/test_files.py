@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sounds import chirp, write_audio
 
+from earmark import files
 from earmark.files import final_name, make_folder, partial_path, partials_of, whole
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.unpack import MEMBERS_FILE
@@ -30,6 +31,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
         told.append(("named", str(target)))
         return replace(path, target)
 
+    monkeypatch.setattr(files, "_named", set())
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(Path, "replace", renamed)
     return told
@@ -42,11 +44,24 @@ def test_a_file_has_its_bytes_on_disk_before_its_name_and_its_name_before_it_is_
     with whole(path) as partial:
         partial.write_text("{}")
     assert steps == [
+        ("synced", str(tmp_path.parent)),  # whoever made tmp_path may have been killed before
         ("synced", str(tmp_path)),  # which has got a new folder
         ("synced", str(partial)),
         ("named", str(path)),
         ("synced", str(path.parent)),
     ]
+
+
+def test_the_name_of_a_folder_is_on_disk_before_anything_in_it_whoever_made_it(
+    tmp_path: Path, steps: list[tuple[str, str]]
+) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()  # by a process that was killed then
+    for name in ("a", "b"):
+        with whole(folder / name) as partial:
+            partial.touch()
+    assert steps[0] == ("synced", str(tmp_path))
+    assert steps.count(("synced", str(tmp_path))) == 1
 
 
 def test_all_opus_files_are_on_disk_before_the_manifest_that_names_them(
@@ -67,7 +82,10 @@ def test_all_opus_files_are_on_disk_before_the_manifest_that_names_them(
 
 def test_a_folder_is_made_with_those_above_it(tmp_path: Path, steps: list[tuple[str, str]]) -> None:
     make_folder(tmp_path / "a" / "b" / "c")
-    assert steps == [("synced", str(tmp_path / each)) for each in ("", "a", "a/b")]
+    assert steps == [
+        ("synced", str(folder))
+        for folder in (tmp_path.parent, tmp_path, tmp_path / "a", tmp_path / "a" / "b")
+    ]
 
 
 NAMES = st.text(

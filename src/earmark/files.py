@@ -68,13 +68,28 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
+#: Folders, by device and inode, whose name this process knows to be on disk.
+_named: set[tuple[int, int]] = set()
+
+
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it, so that a power cut leaves them there."""
-    if folder.is_dir():
+    """Make a folder, and those above it, so that a power cut leaves them there.
+
+    One that is there may have been made by a process that was killed before its name was on disk.
+    """
+    was_there = folder.is_dir()
+    if not was_there:
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in _named:
         return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync(folder.parent)
+    try:
+        sync(folder.parent)
+    except PermissionError:  # nobody who may not read a folder has made another one in it
+        if not was_there:
+            raise
+    _named.add((status.st_dev, status.st_ino))
 
 
 @contextmanager
