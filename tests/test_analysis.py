@@ -333,7 +333,11 @@ def test_a_query_that_is_not_there_or_is_wrong_is_reported(volume_root, tmp_path
 def test_a_damaged_file_is_named(volume_root):
     manifest = Volume(volume_root).manifest(str(DAY), "b.tar")
     manifest.write_bytes(b"PAR1 no parquet")
-    with pytest.raises(EarmarkError, match=r"b\.tar\.parquet"):
+    with pytest.raises(EarmarkError, match=r"b\.tar\.parquet.*`earmark doctor` finds"):
+        run("failures", volume_root)
+    whole = Volume(volume_root).manifest(str(DAY), "a.tar").read_bytes()
+    manifest.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(EarmarkError, match=r"(?s)b\.tar\.parquet.*`earmark doctor` finds"):
         run("failures", volume_root)
 
 
@@ -387,6 +391,9 @@ def test_a_volume_of_an_earlier_version_is_asked_the_same(volume_root):
 def test_a_query_with_a_memory_limit_keeps_the_rest_on_the_volume(volume_root, tmp_path):
     """Sorting this takes about 200 MB."""
     path = tmp_path / "sort.sql"
+    killed = volume_root / "state" / "analysis" / "of-a-killed-process"
+    killed.mkdir(parents=True)
+    (killed / "duckdb_temp_storage.tmp").write_bytes(b"x")
     path.write_text(
         "SELECT SUM(n), current_setting('temp_directory') FROM (SELECT ROW_NUMBER() OVER "
         "(ORDER BY HASH(range)) AS n, HASH(range) FROM range(4_000_000))"
@@ -394,4 +401,5 @@ def test_a_query_with_a_memory_limit_keeps_the_rest_on_the_volume(volume_root, t
     ((total, folder),) = run(path, volume_root, memory_limit="64MB").fetchall()
     assert total == 4_000_000 * 4_000_001 // 2
     assert folder.startswith(str(volume_root / "state"))
-    assert list((volume_root / "state").glob("analysis-*")) == []
+    assert not killed.exists()
+    assert [path.name for path in killed.parent.iterdir()] == [".lock"]

@@ -6,6 +6,9 @@ Needs no database server and changes nothing.
 
 import datetime
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,7 +16,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from earmark import SQL
+from earmark import SQL, locks
 from earmark.errors import EarmarkError
 from earmark.tables import LATER_COLUMNS, TABLES, Table
 from earmark.volume import Volume
@@ -70,13 +73,31 @@ def run(
         if memory_limit is None:
             return _answer(connection, path)
         connection.execute(f"SET memory_limit = '{memory_limit}'")
-        state = Volume(volume_root).state
-        state.mkdir(exist_ok=True)
-        with TemporaryDirectory(dir=state, prefix="analysis-") as folder:
+        with _room(Volume(volume_root)) as folder:
             connection.execute("SET temp_directory = ?", [folder])
             return _answer(connection, path)
     except (duckdb.Error, OSError) as error:
-        raise EarmarkError(f"{path}: {error}") from error
+        raise EarmarkError(f"{path}: {_explained(error)}") from error
+
+
+def _explained(error: duckdb.Error | OSError) -> str:
+    # These two are of a file that is cut off, or no Parquet file at all.
+    is_of_a_file = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
+    return f"{error}; `earmark doctor` finds what is damaged" if is_of_a_file else str(error)
+
+
+@contextmanager
+def _room(volume: Volume) -> Iterator[str]:
+    """A temporary folder; those of processes that were killed are removed."""
+    folder = volume.state / "analysis"
+    with ExitStack() as stack:
+        with locks.exclusive(folder / ".lock", "analysis"):  # no other one has its lock yet
+            for other in folder.glob("[!.]*"):
+                if not locks.is_held(other / ".lock"):
+                    shutil.rmtree(other)
+            own = stack.enter_context(TemporaryDirectory(dir=folder))
+            stack.enter_context(locks.exclusive(Path(own) / ".lock", "analysis"))
+        yield own
 
 
 def _answer(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyRelation:
@@ -140,7 +161,7 @@ def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
                 found += "getvariable('volume')" in statement.query
             except duckdb.Error as error:
                 if "No files found" not in str(error):
-                    raise EarmarkError(f"{volume_root}: {error}") from error
+                    raise EarmarkError(f"{volume_root}: {_explained(error)}") from error
                 # A view looks for its files whenever it is read; a table is done with them.
                 connection.execute("SET VARIABLE volume = ?", [empty])
                 connection.execute(statement.query.replace("VIEW", "TABLE", 1))
