@@ -193,7 +193,9 @@ def test_the_commands_back_up_list_and_restore(
     assert Path(listed["backup"]).parent == place.volume.root / "backups"
     assert listed["bytes"] > 1000
     place.configure(database={"url": display(empty)})
-    assert cli.main(["restore", "--configfile", str(place.file), listed["backup"]]) == 0
+    kept = shutil.copytree(listed["backup"], place.file.parent / "kept")
+    shutil.rmtree(place.volume.root)  # a new volume, whose folder nobody has made yet
+    assert cli.main(["restore", "--configfile", str(place.file), str(kept)]) == 0
     assert rows(empty) == before
-    assert cli.main(["restore", "--configfile", str(place.file), listed["backup"]]) == 2
+    assert cli.main(["restore", "--configfile", str(place.file), str(kept)]) == 2
     assert "already" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -132,12 +133,11 @@ def test_what_was_lost_since_is_told_with_what_mends_it(
     (told,) = ask(archives, capsys)
     assert told["archive"] == "a.tar"
     assert said in told["problem"]
-    assert told["mend"] == f"earmark redo 'a.tar' --date {DATE} --stage {stage}"
+    meant = f"'a.tar' --date {DATE} --stage {stage}"
+    assert told["mend"] == f"earmark redo --configfile {archives.place.file} {meant}"
     assert ask(archives, capsys, "--date", "2020-01-01") == []
     if stage != "encode":  # which wants the archive at the source
-        command, *meant = shlex.split(told["mend"])[1:]
-        configured = ["--configfile", str(archives.place.file)]
-        assert cli.main([command, *configured, *meant, "--dry-run"]) == 0
+        assert cli.main([*shlex.split(told["mend"])[1:], "--dry-run"]) == 0
         capsys.readouterr()
     with locks.exclusive(archives.volume.archive_lock("a.tar")):  # it is being made anew
         assert ask(archives, capsys) == []
@@ -149,6 +149,44 @@ def test_what_only_the_database_has_is_told(
     lose_all_files(archives)
     (told,) = ask(archives, capsys)
     assert (told["problem"], told["mend"]) == ("the database alone has it", None)
+
+
+def test_what_was_to_be_done_again_and_was_replaced_is_told(
+    archives: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lose_receipt(archives)
+    archives.place.put("a.tar", age_seconds=86_400)  # of another day
+    (archive,) = archives.place.poll().archives
+    (told,) = ask(archives, capsys)
+    assert told["problem"].endswith(
+        f"the source has another archive of its name, of {archive.date}"
+    )
+    assert told["mend"] is None
+
+
+def test_one_of_the_same_day_that_no_run_takes_is_told(
+    archives: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lose_receipt(archives)
+    archives.place.put("a.tar")
+    day = datetime.fromisoformat(f"{DATE}T12:00:00+00:00").timestamp()
+    os.utime(archives.place.source / "a.tar", (day, day))
+    archives.place.poll()
+    assert ask(archives, capsys) == []  # the next run does it
+    archives.volume.quarantine("a.tar").parent.mkdir(exist_ok=True)
+    archives.volume.quarantine("a.tar").write_text("{}")
+    (told,) = ask(archives, capsys)
+    assert told["problem"] == "the database has it, and there is no receipt"
+
+
+def test_people_get_each_problem_and_each_command_in_one_line(
+    archives: Erasing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lose_audio(archives)
+    assert cli.main(["doctor", "--configfile", str(archives.place.file)]) == 1
+    _, problem, command = capsys.readouterr().out.splitlines()
+    assert problem == f"{DATE} a.tar: 1 Opus files are missing"
+    assert shlex.split(command)[:4] == ["earmark", "redo", "--configfile", str(archives.place.file)]
 
 
 def test_before_the_first_run_all_is_well(

@@ -20,6 +20,7 @@ import gc
 import importlib
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -55,6 +56,7 @@ from earmark.driver import quarantine
 from earmark.driver.redo import VERBS
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
+from earmark.ingest.catalogue import is_pending
 from earmark.ingest.encode import ERASED
 from earmark.ingest.source import source_of
 from earmark.policy.policies import EXAMPLES_FILE
@@ -369,9 +371,9 @@ class Machine(RuleBasedStateMachine):
                 self.earmark("retry", "--all")
             code = self.snakemake()
             known = catalogue.poll(source_of(self.settings), self.volume, 0)
-            # As runs see it: a receipt that is damaged and as old as ever is the doctor's to find.
             history = catalogue.History(self.volume)
             left = [each for each in known.archives if history.is_pending(each)]
+            assert left == [each for each in known.archives if is_pending(each, self.volume)]
             if code == 0 and not left:
                 self.see_what_is_done()
                 return
@@ -392,14 +394,20 @@ class Machine(RuleBasedStateMachine):
     def mend(self) -> list[str]:
         """Follow what the doctor says."""
         stuck = []
-        rows = doctor.loaded(self.conninfo, None)
-        for date, name in doctor.done(self.volume, None):
-            for problem in doctor.examine(self.volume, date, name, self.settings.retention, rows):
-                if self.earmark(*str(problem.remedy).replace("'", "").split()[1:]) == 0:
+        rows, retention = doctor.loaded(self.conninfo, None), self.settings.retention
+        done = doctor.done(self.volume, None)
+        for date, name in done:
+            for problem in doctor.examine(self.volume, date, name, retention, rows):
+                if self.earmark(*shlex.split(str(problem.remedy()))[1:]) == 0:
                     stuck.append(problem.problem)
                 else:  # what is damaged and not at the source any more can't be made anew
                     assert (date, name) in self.damaged, (problem, self.tail())
                     assert (date, name) not in self.at_source(), (problem, self.tail())
+        told = {
+            (each.date, each.archive) for each in doctor.without_receipt(self.volume, rows, done)
+        }
+        assert told == rows.keys() - set(done), (told, self.tail())
+        assert not told & self.at_source().keys(), (told, self.tail())
         return stuck
 
     def check(self) -> None:

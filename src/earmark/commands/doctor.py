@@ -3,11 +3,11 @@
 import argparse
 
 from earmark.commands import place
-from earmark.commands.parser import Commands, add, day_of_path
+from earmark.commands.parser import Commands, add, configfile, day_of_path
 from earmark.progress import track
 from earmark.settings import Settings
 from earmark.watch import doctor
-from earmark.watch.display import show
+from earmark.watch.display import printable, show
 
 #: Exit status when something doesn't fit together.
 NOT_FITTING = 1
@@ -36,9 +36,20 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
         for problem in doctor.examine(volume, date, archive, settings.retention, rows)
     ]
     problems += doctor.without_receipt(volume, rows, archives)
+    given = arguments.configfile if arguments.configfile != configfile() else None
     told = [
-        {"date": each.date, "archive": each.archive, "problem": each.problem, "mend": each.remedy}
+        {
+            "date": each.date,
+            "archive": each.archive,
+            "problem": each.problem,
+            "mend": each.remedy(given),
+        }
         for each in problems
     ]
-    show(told, arguments.json, f"{len(archives)} archives are done, {len(told)} don't fit together")
+    title = f"{len(archives)} archives are done, {len(told)} don't fit together"
+    show(told if arguments.json else [], arguments.json, title)
+    for each in () if arguments.json else told:
+        print(printable(f"{each['date']} {each['archive']}: {each['problem']}"))
+        if each["mend"] is not None:  # whole in a line of its own, to be copied
+            print(printable(f"    {each['mend']}"))
     return NOT_FITTING if problems else 0

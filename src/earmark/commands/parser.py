@@ -20,6 +20,11 @@ Commands = Any
 ERROR = 2
 
 
+def configfile() -> Path:
+    """The configuration of a command that is given none."""
+    return Path(os.environ.get("EARMARK_CONFIG", configuration.DEFAULT_FILE))
+
+
 def add(
     commands: Commands, name: str, run: Run, summary: str, *, as_json: bool = False
 ) -> argparse.ArgumentParser:
@@ -36,7 +41,7 @@ def add(
     parser.add_argument(
         "--configfile",
         type=Path,
-        default=Path(os.environ.get("EARMARK_CONFIG", configuration.DEFAULT_FILE)),
+        default=configfile(),
         metavar="FILE",
         help="the same file that snakemake is given (default: EARMARK_CONFIG from the "
         "environment, else config/config.yaml)",

@@ -1,6 +1,7 @@
 """`earmark restore`: a backup into an empty database."""
 
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from earmark.commands import place
@@ -19,6 +20,8 @@ def add_to(commands: Commands) -> None:
 
 
 def _restore(settings: Settings, arguments: argparse.Namespace) -> None:
+    with suppress(FileNotFoundError):  # what the folder would lie in is not mounted
+        Volume.of(settings).root.mkdir(exist_ok=True)  # the whole volume may have been lost
     conninfo = place.connection(settings)
     backup.restore(conninfo, arguments.backup)
     print(f"{arguments.backup} is in {database.display(conninfo)}")

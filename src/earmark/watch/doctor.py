@@ -6,6 +6,7 @@ backup or a person has changed since.  It changes nothing; what is wrong names t
 """
 
 import os
+import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -44,12 +45,16 @@ class Problem:
     problem: str
     stage: Stage | None
 
-    @property
-    def remedy(self) -> str | None:
-        """The command that has it done again."""
+    def remedy(self, configfile: Path | None = None) -> str | None:
+        """The command that has it done again.
+
+        Args:
+            configfile: The configuration, if it is not the one that commands take by themselves.
+        """
         if self.stage is None:
             return None
-        return f"earmark redo '{self.archive}' --date {self.date} --stage {self.stage}"
+        given = f"--configfile {shlex.quote(str(configfile))} " if configfile else ""
+        return f"earmark redo {given}'{self.archive}' --date {self.date} --stage {self.stage}"
 
 
 def done(volume: Volume, date: str | None) -> list[tuple[str, str]]:
@@ -83,7 +88,7 @@ def loaded(conninfo: str, date: str | None) -> dict[tuple[str, str], int]:
 def without_receipt(
     volume: Volume, rows: Mapping[tuple[str, str], int], archives: Collection[tuple[str, str]]
 ) -> Iterator[Problem]:
-    """Archives in the database that have no receipt and aren't at the source.
+    """Archives in the database that have no receipt and that no run is going to do.
 
     Args:
         volume: The shared volume.
@@ -93,11 +98,16 @@ def without_receipt(
     Raises:
         OSError: the volume can't be read.
     """
-    coming = {(each.date, each.name) for each in catalogue.read(volume).archives}
+    known, history = catalogue.read(volume).archives, catalogue.History(volume)
+    coming = {(each.date, each.name) for each in known if history.is_pending(each)}
+    others = {each.name: each.date for each in known}
     for date, archive in sorted(rows.keys() - set(archives) - coming):
         if locks.is_held(volume.archive_lock(archive)):
             continue
-        if volume.manifest(date, archive).exists():
+        if others.get(archive, date) != date:
+            said = "the database has it, there is no receipt, and the source has another archive "
+            yield Problem(date, archive, f"{said}of its name, of {others[archive]}", None)
+        elif volume.manifest(date, archive).exists():
             yield Problem(date, archive, "the database has it, and there is no receipt", "load")
         else:
             yield Problem(date, archive, "the database alone has it", None)
