@@ -72,7 +72,7 @@ from earmark.speech.languages import best
 from earmark.speech.preparation import FRAMES, Clip
 from earmark.speech.recognition import Recogniser
 from earmark.speech.transcribe import Transcriber
-from earmark.speech.vad import SAMPLE_RATE, load_detector
+from earmark.speech.vad import SAMPLE_RATE, WINDOW_SECONDS, load_detector
 
 LEAST_RATIOS = {"transcription": 5.0, "classification": 50.0, "together": 8.0}
 LEAST_SHARE = 0.3  # of the limit, by transcription
@@ -323,7 +323,8 @@ def _check_length(settings: AsrSettings) -> None:
     noise = np.random.default_rng(7).standard_normal((2, recogniser.mels, FRAMES))
     encoded = recogniser.encode(list(noise.astype(np.float32)))
     codes = [best(found).code for found in recogniser.detect_languages(encoded)]
-    written = [heard.tokens - 1 for heard in recogniser.decode(encoded, codes)]
+    heard = recogniser.decode(encoded, codes, [WINDOW_SECONDS] * 2)
+    written = [each.tokens - 1 for each in heard]
     if written != [WORDS, WORDS]:
         raise EarmarkError(
             f"the Whisper model with random weights wrote {written} tokens instead of {WORDS}; "

@@ -20,6 +20,7 @@ from earmark.settings import AsrSettings
 from earmark.speech.languages import best
 from earmark.speech.preparation import FRAMES
 from earmark.speech.recognition import Recogniser
+from earmark.speech.vad import WINDOW_SECONDS
 
 #: Seconds of each part of the model's work, by the windows of a batch.
 Parts = Mapping[str, Mapping[int, float]]
@@ -60,7 +61,8 @@ def measure(settings: AsrSettings, sizes: Sequence[int], rounds: int = 3) -> Par
             encoded, encoding = timed(partial(recogniser.encode, windows))
             found, telling = timed(partial(recogniser.detect_languages, encoded))
             codes = [best(each).code for each in found]
-            _, decoding = timed(partial(recogniser.decode, encoded, codes))
+            spoken = [float(WINDOW_SECONDS)] * size
+            _, decoding = timed(partial(recogniser.decode, encoded, codes, spoken))
             taken.append((encoding, telling, decoding))
         for part, seconds in zip(parts.values(), zip(*taken[1:], strict=True), strict=True):
             part[size] = min(seconds)

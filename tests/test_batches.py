@@ -46,7 +46,9 @@ class Echo:
     def detect_languages(self, encoded: np.ndarray) -> list[Probabilities]:
         return [{LANGUAGES[int(each[1])]: self.sure, "it": 1 - self.sure} for each in encoded]
 
-    def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Hypothesis]:
+    def decode(
+        self, encoded: np.ndarray, languages: Sequence[str], speech: Sequence[float]
+    ) -> list[Hypothesis]:
         numbers = [int(each[0]) for each in encoded]
         self.batches.append(list(zip(numbers, languages, strict=True)))
         self.speech.append([int(each[2]) for each in encoded])
@@ -214,14 +216,17 @@ def test_however_many_clips_there_are_only_some_are_in_memory() -> None:
         (Hypothesis("thank you", -1.0, 3, 0.61), "perhaps no speech"),
         (Hypothesis(("you " * 60).strip(), -99.0, 61, 0.9),
          "repeated text, unlikely words, perhaps no speech"),
+        (Hypothesis("a dog a cat", -1.0, 16, 0.1, is_cut=True), "cut off"),
         (Hypothesis("", 0.0, 0, 0.9), None),  # nothing was made up
     ],
 )  # fmt: skip
-def test_what_whisper_itself_would_doubt_is_told_of_the_segment_and_of_the_clip(
+def test_what_is_doubtful_is_told_of_the_segment_and_of_the_clip(
     second: Hypothesis, doubt: str | None
 ) -> None:
     class Doubtful(Echo):
-        def decode(self, encoded: np.ndarray, languages: Sequence[str]) -> list[Hypothesis]:
+        def decode(
+            self, encoded: np.ndarray, languages: Sequence[str], speech: Sequence[float]
+        ) -> list[Hypothesis]:
             fine = Hypothesis("a dog", -0.5, 3, 0.1)
             return [second if int(each[0]) == 1 else fine for each in encoded]
 

@@ -294,7 +294,7 @@ def test_every_window_has_as_many_words_as_real_speech(folder, small_run, beams)
     windows = [rng.uniform(-1, 1, (80, FRAMES)).astype(np.float32) * loud for loud in (0, 0.3, 1)]
     encoded = recogniser.encode(windows)
     languages = [best(found).code for found in recogniser.detect_languages(encoded)]
-    heard = recogniser.decode(encoded, languages)
+    heard = recogniser.decode(encoded, languages, [30.0] * 3)
     assert [each.tokens - 1 for each in heard] == [random_models.WORDS] * 3
     assert all(each.text for each in heard)
 

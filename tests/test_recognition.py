@@ -8,6 +8,7 @@ from demo_clips import MEMBERS, QUICK, extract_clips, spoken
 from msgspec.structs import replace
 
 from earmark.errors import EarmarkError
+from earmark.speech.decoding import DECODING
 from earmark.speech.languages import best
 from earmark.speech.preparation import Clip, Preparation, Window
 from earmark.speech.recognition import Recogniser
@@ -39,10 +40,13 @@ def test_each_window_of_a_batch_is_heard_in_its_own_language_as_if_it_was_alone(
     assert {"en", "es"} == {language.code for language in languages}
     assert all(0.5 < language.probability <= 1 for language in languages)
     codes = [language.code for language in languages]
+    speech = [window.speech_seconds for window in windows.values()]
     for window, code, heard in zip(
-        windows.values(), codes, recogniser.decode(together, codes), strict=True
+        windows.values(), codes, recogniser.decode(together, codes, speech), strict=True
     ):
-        (alone,) = recogniser.decode(recogniser.encode([window.features]), [code])
+        (alone,) = recogniser.decode(
+            recogniser.encode([window.features]), [code], [window.speech_seconds]
+        )
         assert heard.text == alone.text
         assert heard.tokens == alone.tokens
         assert heard.logprob == pytest.approx(alone.logprob, abs=1e-3)
@@ -53,7 +57,7 @@ def test_another_languages_prompt_gives_another_answer(
     recogniser: Recogniser, windows: dict[int, Window]
 ) -> None:
     features = [windows[spoken("es")["ordinal"]].features] * 2
-    right, wrong = recogniser.decode(recogniser.encode(features), ["es", "en"])
+    right, wrong = recogniser.decode(recogniser.encode(features), ["es", "en"], [30.0, 30.0])
     assert right.logprob > wrong.logprob
 
 
@@ -68,10 +72,29 @@ def test_the_words_are_spoken(recogniser: Recogniser, windows: dict[int, Window]
     for language in ("en", "es"):
         member = spoken(language)
         encoded = recogniser.encode([windows[member["ordinal"]].features])
-        (heard,) = recogniser.decode(encoded, [language])
+        (heard,) = recogniser.decode(encoded, [language], [30.0])
         words = set(member["text"].split())
         assert len(words & set(heard.text.split())) >= 0.8 * len(words)
         assert np.exp(heard.logprob / heard.tokens) > 0.5
+        assert not heard.is_cut
+
+
+def test_words_without_end_are_cut_where_more_than_the_speech_can_have(
+    windows: dict[int, Window], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greedy = Recogniser(replace(QUICK, beam_size=1))
+    end = greedy._model.hf_tokenizer.token_to_id("<|endoftext|>")
+    monkeypatch.setitem(DECODING, "suppress_tokens", [-1, end])
+    features = [windows[spoken("en")["ordinal"]].features] * 3
+    encoded, seconds = greedy.encode(features), [0.2, 1.0, 30.0]
+    most = [26, 66, 224]
+    endless = greedy.decode(encoded, ["en"] * 3, seconds)
+    assert [each.tokens for each in endless] == most
+    assert all(each.is_cut for each in endless)
+    assert endless[2].text.startswith(endless[1].text)
+    assert endless[1].text.startswith(endless[0].text)
+    (alone,) = greedy.decode(greedy.encode(features[:1]), ["en"], seconds[:1])
+    assert (alone.text, alone.tokens) == (endless[0].text, endless[0].tokens)
 
 
 @pytest.mark.parametrize(

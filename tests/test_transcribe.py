@@ -234,11 +234,13 @@ def test_full_gpu_memory_makes_batches_smaller_and_changes_no_answer(
     decode = Recogniser.decode
     sizes = []
 
-    def cramped(self: Recogniser, encoded: object, languages: Sequence[str]) -> list:
+    def cramped(
+        self: Recogniser, encoded: object, languages: Sequence[str], speech: object
+    ) -> list:
         sizes.append(len(languages))
         if len(languages) > 2:
             raise RuntimeError("CUDA failed with error out of memory")
-        return decode(self, encoded, languages)
+        return decode(self, encoded, languages, speech)
 
     monkeypatch.setattr(Recogniser, "decode", cramped)
     assert_same(transcribe(tmp_path, audible, batch_size=7), undisturbed)
@@ -257,12 +259,12 @@ def test_a_job_that_failed_goes_on_from_its_last_part(
     decode = Recogniser.decode
     heard = 0
 
-    def broken(self: Recogniser, encoded: object, languages: Sequence[str]) -> list:
+    def broken(self: Recogniser, encoded: object, languages: Sequence[str], speech: object) -> list:
         nonlocal heard
         if heard >= 4:
             raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
         heard += len(languages)
-        return decode(self, encoded, languages)
+        return decode(self, encoded, languages, speech)
 
     with monkeypatch.context() as patch:
         patch.setattr(Recogniser, "decode", broken)
@@ -270,9 +272,11 @@ def test_a_job_that_failed_goes_on_from_its_last_part(
             transcribe(tmp_path, audible, batch_size=1, checkpoint_seconds=0)
     passes = []
 
-    def counted(self: Recogniser, encoded: object, languages: Sequence[str]) -> list:
+    def counted(
+        self: Recogniser, encoded: object, languages: Sequence[str], speech: object
+    ) -> list:
         passes.append(len(languages))
-        return decode(self, encoded, languages)
+        return decode(self, encoded, languages, speech)
 
     monkeypatch.setattr(Recogniser, "decode", counted)
     assert_same(transcribe(tmp_path, audible, batch_size=1, checkpoint_seconds=0), undisturbed)

@@ -3,8 +3,9 @@
 -- One line per asr set, language and reason.  "clips" are those with text whose most seconds of
 -- speech are in the language; "doubtful" are those of them in which Whisper's own thresholds call
 -- some of it a loop ("repeated text": compression ratio above 2.4), guesses ("unlikely words":
--- mean log-probability below -1) or nobody's ("perhaps no speech": probability above 0.6).  A
--- clip may be doubtful for several reasons.  "example" is the clip that repeats itself most.
+-- mean log-probability below -1) or nobody's ("perhaps no speech": probability above 0.6), and
+-- those whose words ran on to the most that the speech can have ("cut off").  A clip may be
+-- doubtful for several reasons.  "example" is the clip that repeats itself most.
 -- Transcripts of Earmark 0.2 say nothing of doubts and count as not doubtful.
 WITH heard AS (
     SELECT *, COUNT(*) OVER (PARTITION BY asr, language) AS clips

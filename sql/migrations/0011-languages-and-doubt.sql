@@ -12,7 +12,7 @@ COMMENT ON COLUMN transcripts.languages IS 'Array of {language, share}: all lang
 
 COMMENT ON COLUMN transcripts.segments IS 'Array of {start, end, text, language, avg_logprob, doubt}; times in seconds; Earmark 0.2 wrote neither language nor doubt';
 
-COMMENT ON COLUMN transcripts.doubt IS 'Why words may not have been spoken, by Whisper''s own thresholds, of any segment: "repeated text" (compression ratio above 2.4), "unlikely words" (mean log-probability below -1), "perhaps no speech" (probability above 0.6), joined by commas; null if nothing is doubtful';
+COMMENT ON COLUMN transcripts.doubt IS 'Why words may not have been spoken, by Whisper''s own thresholds, of any segment: "repeated text" (compression ratio above 2.4), "unlikely words" (mean log-probability below -1), "perhaps no speech" (probability above 0.6), and "cut off" where words ran on to the most that the speech can have, joined by commas; null if nothing is doubtful';
 
 CREATE OR REPLACE VIEW ra_queue AS
 SELECT

@@ -13,7 +13,7 @@ from typing import Any
 from earmark.gpu import HalvingBatch
 from earmark.speech.languages import are_two, best, cut_at_changes, language_of
 from earmark.speech.preparation import Prepared, Window
-from earmark.speech.recognition import Recogniser
+from earmark.speech.recognition import Hypothesis, Language, Recogniser
 from earmark.speech.transcript import Heard, Transcript, put_together
 
 #: Windows of so many batches are sorted together.
@@ -150,11 +150,17 @@ class Batcher:
             language_of(probabilities, each.clip.language, each.window.speech_seconds)
             for each, probabilities in zip(batch, found, strict=True)
         ]
-        words = self._recogniser.decode(encoded, [language.code for language in languages])
+        words = self._decode(encoded, languages, windows)
         return [
             in_two.get(row) or [Heard(*each)]
             for row, each in enumerate(zip(windows, languages, words, strict=True))
         ]
+
+    def _decode(
+        self, encoded: Any, languages: Sequence[Language], windows: Sequence[Window]
+    ) -> list[Hypothesis]:
+        codes = [language.code for language in languages]
+        return self._recogniser.decode(encoded, codes, [each.speech_seconds for each in windows])
 
     def _hear_changes(self, windows: Sequence[Window], encoded: Any) -> dict[int, list[Heard]]:
         """What is heard in windows that are in two languages, by their places in the batch."""
@@ -164,6 +170,6 @@ class Batcher:
             found = self._recogniser.detect_languages(again)
             if are_two(found):
                 languages = [best(each) for each in found]
-                words = self._recogniser.decode(again, [each.code for each in languages])
+                words = self._decode(again, languages, parts)
                 heard[row] = list(map(Heard, parts, languages, words))
         return heard

@@ -6,6 +6,7 @@ WhisperX's (a test compares them).  Where windows come from and which belong tog
 :mod:`earmark.speech.preparation` and :mod:`earmark.speech.transcribe` know.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from earmark.errors import SetupError
 from earmark.models.inventory import find_whisper
 from earmark.models.whisper_files import check_mels
 from earmark.settings import AsrSettings
-from earmark.speech.decoding import DECODING
+from earmark.speech.decoding import DECODING, LIMITS
 from earmark.speech.preparation import Features
 
 
@@ -29,12 +30,14 @@ class Hypothesis(NamedTuple):
         logprob: Sum of the tokens' log-probabilities, the end token included.
         tokens: Their number, the end token included; 0, with a logprob of 0, if there is none.
         no_speech_probability: Whisper's own doubt that there is speech, 0 to 1.
+        is_cut: Whether they ran on to the most that a window may have.
     """
 
     text: str
     logprob: float
     tokens: int
     no_speech_probability: float
+    is_cut: bool = False
 
 
 #: How probable each language is, by ISO 639-1 code.
@@ -174,18 +177,25 @@ class Recogniser:
         found = np.stack([states[piece.row, piece.first : piece.last] for piece in pieces])
         return self.detect_languages(ctranslate2.StorageView.from_array(found))
 
-    def decode(self, encoded: Any, languages: Sequence[str]) -> list[Hypothesis]:
+    def decode(
+        self, encoded: Any, languages: Sequence[str], speech_seconds: Sequence[float]
+    ) -> list[Hypothesis]:
         """The words of each window of a batch.
+
+        Words that run on (the decoder repeats itself, which holds the whole batch) are cut where
+        more than so much speech can have.
 
         Args:
             encoded: What :meth:`encode` returned.
             languages: ISO 639-1 code for each window.
+            speech_seconds: How much of each window is speech.
         """
+        limits = [self._most_tokens(seconds) for seconds in speech_seconds]
         results = self._model.model.generate(
             encoded,
             [self._prompt(language) for language in languages],
             beam_size=self._beam_size,
-            max_length=self._model.max_length,
+            max_length=2 * max(limits),  # CTranslate2 leaves half of it to the prompt
             return_scores=True,
             return_no_speech_prob=True,
             **DECODING,
@@ -193,19 +203,27 @@ class Recogniser:
         end = self._model.hf_tokenizer.token_to_id("<|endoftext|>")
         penalty = DECODING["length_penalty"]
         heard = []
-        for result in results:
+        for result, limit in zip(results, limits, strict=True):
             ids = result.sequences_ids[0]
-            words = [token for token in ids if token < end]
+            is_cut = len(ids) >= limit
+            kept = ids[:limit]
+            words = [token for token in kept if token < end]
+            # CTranslate2 divides the sum by length ** length_penalty.
+            logprob = result.scores[0] * len(ids) ** penalty if ids else 0.0
             heard.append(
                 Hypothesis(
                     text=self._model.hf_tokenizer.decode(words).strip(),
-                    # CTranslate2 divides the sum by length ** length_penalty.
-                    logprob=result.scores[0] * len(ids) ** penalty if ids else 0.0,
-                    tokens=len(ids) + 1 if ids else 0,
+                    logprob=logprob * len(kept) / len(ids) if is_cut else logprob,
+                    tokens=len(kept) + (not is_cut) if ids else 0,
                     no_speech_probability=result.no_speech_prob,
+                    is_cut=is_cut,
                 )
             )
         return heard
+
+    def _most_tokens(self, speech_seconds: float) -> int:
+        spoken = LIMITS["tokens_besides"] + LIMITS["tokens_a_second"] * speech_seconds
+        return min(int(self._model.max_length) // 2, math.ceil(spoken))
 
     def _prompt(self, language: str) -> list[int]:
         from faster_whisper.tokenizer import Tokenizer

@@ -77,8 +77,9 @@ class Transcript:
         compression_ratio: Of the segment that zlib makes smallest. None without text.
         doubt: Why words may not have been spoken, of any segment, joined by commas:
             ``repeated text`` (a compression ratio above 2.4), ``unlikely words`` (a mean
-            log-probability below -1) and ``perhaps no speech`` (a probability above 0.6).  Source:
-            Whisper's own thresholds.  None if nothing is doubtful.
+            log-probability below -1) and ``perhaps no speech`` (a probability above 0.6), by
+            Whisper's own thresholds; ``cut off`` (more tokens than may be:
+            :data:`earmark.speech.decoding.LIMITS`).  None if nothing is doubtful.
         speech_seconds: Seconds that the voice activity detection calls speech.
         segments: In order.
     """
@@ -155,6 +156,7 @@ def _doubt(hypotheses: Sequence[Hypothesis]) -> str | None:
     signs = {
         "repeated text": (compression_ratio(each.text) > LOOP_RATIO for each in written),
         "unlikely words": ((_mean_logprob(each) or 0) < GUESS_LOGPROB for each in written),
+        "cut off": (each.is_cut for each in written),
         "perhaps no speech": (each.no_speech_probability > SILENCE_PROBABILITY for each in written),
     }
     return ", ".join(reason for reason, holds in signs.items() if any(holds)) or None
