@@ -3,9 +3,9 @@
     python -m benchmarks.gpu
 
 For a machine with a GPU and without a network.  It builds models with the dimensions of
-Whisper large-v2 and Gemma 2 9B and random weights (:mod:`benchmarks.random_models`) and
-clips of 60 s of speech out of the demo's, and lets both sides work on them, one after the
-other, with the workflow's own settings:
+Whisper large-v2 (or of a faster one, ``--whisper``) and Gemma 2 9B and random weights
+(:mod:`benchmarks.random_models`) and clips of 60 s of speech out of the demo's, and lets both
+sides work on them, one after the other, with the workflow's own settings:
 
 - transcription: ours in batches of many clips' windows; the baseline once per file, with
   WhisperX's batches within one file;
@@ -49,9 +49,10 @@ import torch
 
 from benchmarks import classify, roofline, steps, transcribe
 from benchmarks.random_models import (
+    LARGE,
     WORDS,
     gemma_2_9b,
-    large_v2,
+    large_whisper,
     tiny_gemma,
     tiny_whisper,
     whole_folder,
@@ -93,7 +94,8 @@ class Plan:
 
     Attributes:
         folder: Where everything lies.
-        whisper: Dimensions of the speech model.
+        whisper_name: What the speech model is like.
+        whisper: Its dimensions.
         gemma: Dimensions of the language model.
         asr: How clips are transcribed; its model is written first.
         classify: The same for classification.
@@ -108,6 +110,7 @@ class Plan:
     """
 
     folder: Path
+    whisper_name: str
     whisper: Any
     gemma: Any
     asr: AsrSettings
@@ -205,7 +208,7 @@ def build(plan: Plan) -> Plan:
             f"the models take {_DISK_BYTES / 1e9:.0f} GB, and {plan.folder} has "
             f"{free / 1e9:.0f} GB free; choose another --folder"
         )
-    whisper = write_whisper(plan.whisper, plan.folder / "whisper", device)
+    whisper = write_whisper(plan.whisper, plan.folder / plan.whisper_name, device)
     gemma = write_gemma(plan.gemma, plan.folder / "gemma", device)
     adapter = write_adapter(plan.gemma, plan.folder / "adapter", device)
     spoken_clips(plan)
@@ -279,7 +282,8 @@ def measure_transcription(plan: Plan) -> Figures:
         weight_bytes=weight_bytes,
     )
     how = (
-        f"{settings.compute_type}, batches of {settings.batch_size} windows, "
+        f"{plan.whisper_name}, {settings.compute_type}, beam {settings.beam_size}, "
+        f"batches of {settings.batch_size} windows, "
         f"{windows / len(clips):.1f} windows of {WORDS} tokens a clip"
     )
     return _figures(
@@ -621,11 +625,12 @@ def _full_plan(options: argparse.Namespace) -> Plan:
     quantization = None if options.quantization == "none" else options.quantization
     return Plan(
         folder=options.folder / "full",
-        whisper=large_v2(),
+        whisper_name=options.whisper,
+        whisper=large_whisper(options.whisper),
         gemma=gemma_2_9b(),
         asr=AsrSettings(
             "gpu", "", compute_type=options.compute_type, batch_size=options.batch_size,
-            threads=threads,
+            beam_size=options.beam_size, threads=threads,
         ),
         classify=ClassifySettings(
             quantization=quantization, batch_size=options.classify_batch_size, threads=threads
@@ -644,6 +649,7 @@ def _full_plan(options: argparse.Namespace) -> Plan:
 def _small_plan(options: argparse.Namespace) -> Plan:
     return Plan(
         folder=options.folder / "small",
+        whisper_name="whisper",
         whisper=tiny_whisper(),
         gemma=tiny_gemma(),
         asr=AsrSettings(
@@ -678,6 +684,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--compute-type", default=asr.compute_type, help="(%(default)s)")
     parser.add_argument(
+        "--whisper", choices=LARGE, default="large-v2",
+        help="what the speech model has the dimensions of (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--beam-size", type=int, default=asr.beam_size, help="(%(default)s)")
+    parser.add_argument(
         "--quantization", choices=["8bit", "4bit", "none"], default=judge.quantization,
         help="of ours; the baseline has 8 bits (%(default)s)",
     )  # fmt: skip
@@ -686,6 +697,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(arguments)
     numbers = [options.clips, options.transcripts, options.batch_size, options.classify_batch_size]
+    numbers.append(options.beam_size)
     if min(numbers) < 1 or (options.threads or 1) < 1:
         parser.error("at least one of each is needed")
     return options

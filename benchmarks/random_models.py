@@ -56,24 +56,36 @@ _SHARD_BYTES = 2e9
 RANK = 16
 
 
-def large_v2() -> WhisperConfig:
-    """Dimensions of Whisper large-v2 (https://huggingface.co/openai/whisper-large-v2)."""
-    return _whisper(width=1280, layers=32, heads=20, text_tokens=50257)
+#: Layers of the decoder and mel bands of models with large-v2's encoder.
+#: Source: their configurations (https://huggingface.co/openai/whisper-large-v2,
+#: https://huggingface.co/openai/whisper-large-v3-turbo,
+#: https://huggingface.co/distil-whisper/distil-large-v3.5).
+LARGE = {"large-v2": (32, 80), "large-v3-turbo": (4, 128), "distil-large-v3.5": (2, 128)}
+
+
+def large_whisper(name: str) -> WhisperConfig:
+    """Dimensions of one of :data:`LARGE`."""
+    decoder_layers, mels = LARGE[name]
+    return _whisper(
+        width=1280, layers=32, decoder_layers=decoder_layers, heads=20, text_tokens=50257, mels=mels
+    )
 
 
 def tiny_whisper() -> WhisperConfig:
     """The same of a model for trying things out on a CPU."""
-    return _whisper(width=64, layers=2, heads=4, text_tokens=1000)
+    return _whisper(width=64, layers=2, decoder_layers=2, heads=4, text_tokens=1000, mels=80)
 
 
-def _whisper(width: int, layers: int, heads: int, text_tokens: int) -> WhisperConfig:
+def _whisper(
+    width: int, layers: int, decoder_layers: int, heads: int, text_tokens: int, mels: int
+) -> WhisperConfig:
     end = text_tokens  # special tokens come after text
     return WhisperConfig(
         vocab_size=text_tokens + len(_SPECIAL) + _TIMESTAMPS,
-        num_mel_bins=80,
+        num_mel_bins=mels,
         d_model=width,
         encoder_layers=layers,
-        decoder_layers=layers,
+        decoder_layers=decoder_layers,
         encoder_attention_heads=heads,
         decoder_attention_heads=heads,
         encoder_ffn_dim=4 * width,
@@ -348,7 +360,9 @@ def _write_whisper_tokenizer(config: WhisperConfig, folder: Path) -> None:
         "additional_special_tokens": list(_SPECIAL),
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(described), encoding="utf-8")
-    shutil.copy(demo / "preprocessor_config.json", folder)
+    spectrograms = json.loads((demo / "preprocessor_config.json").read_text(encoding="utf-8"))
+    spectrograms["feature_size"] = config.num_mel_bins
+    (folder / "preprocessor_config.json").write_text(json.dumps(spectrograms), encoding="utf-8")
     special = {token: end + number for number, token in enumerate(_SPECIAL)}
     layers, heads = config.decoder_layers, config.decoder_attention_heads
     GenerationConfig(

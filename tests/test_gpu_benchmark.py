@@ -126,7 +126,9 @@ def test_weights_are_as_many_as_the_models_have(whisper):
 
 def test_the_real_models_are_as_large():
     with torch.device("meta"):
-        whisper = transformers.WhisperForConditionalGeneration(random_models.large_v2())
+        whisper = transformers.WhisperForConditionalGeneration(
+            random_models.large_whisper("large-v2")
+        )
         gemma = transformers.Gemma2ForCausalLM(random_models.gemma_2_9b())
     again = whisper.proj_out.weight.numel()  # the real one's words come out as they go in
     # As their pages on the Hugging Face hub tell.
@@ -135,7 +137,7 @@ def test_the_real_models_are_as_large():
 
 
 def test_large_v2_on_an_l4_needs_what_is_known_of_it():
-    config = random_models.large_v2()
+    config = random_models.large_whisper("large-v2")
     assert roofline.encoder_flop(config) / 1e12 == pytest.approx(2.3, abs=0.05)
     assert 2 * roofline.cross_numbers(config) / 1e6 == pytest.approx(246, abs=0.5)
     steps = roofline.transcription(config, 64, 32, beams=5, words=105, weight_bytes=2)
@@ -144,7 +146,7 @@ def test_large_v2_on_an_l4_needs_what_is_known_of_it():
 
 
 def test_the_readme_tells_what_the_arithmetic_gives():
-    config = random_models.large_v2()
+    config = random_models.large_whisper("large-v2")
     told = []
     for kind, batch, size in (("float16", 16, 2), ("float16", 32, 2), ("int8_float16", 16, 1)):
         steps = roofline.transcription(config, batch, batch, 5, 105, weight_bytes=size)
@@ -204,7 +206,9 @@ def test_launches_take_as_long_on_another_gpu_and_work_grows_with_its_limits():
 
 def test_the_readme_tells_what_an_l4_would_do():
     h200 = roofline.DEVICES["NVIDIA H200"]
-    least = roofline.transcription(random_models.large_v2(), 16, 16, 5, 105, weight_bytes=2)
+    least = roofline.transcription(
+        random_models.large_whisper("large-v2"), 16, 16, 5, 105, weight_bytes=2
+    )
     hear = replace(
         gpu.Figures(**FAST),
         ours=3600 / 11_542,

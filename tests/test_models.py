@@ -20,7 +20,9 @@ from model_hub import COMMIT, TOKEN, Hub, files_of, serve
 
 from earmark import REPOSITORY, cli
 from earmark.configuration import resolve
-from earmark.models.inventory import named_in
+from earmark.errors import SetupError
+from earmark.models.inventory import find_whisper, named_in
+from earmark.settings import AsrSettings
 
 DEMO = REPOSITORY / "demo/models"
 WHISPER, GEMMA, COPE = "lab/whisper-demo", "lab/gemma-demo", "lab/cope-demo"
@@ -390,6 +392,29 @@ def test_the_models_wanted_are_those_of_the_configuration() -> None:
     ]
     folders = resolve({"asr": {"model": "/models/whisper"}, "classify": {"adapter": None}})
     assert [model.is_folder for model in named_in(folders)] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("model", "repository"),
+    [
+        ("large-v3-turbo", "mobiuslabsgmbh/faster-whisper-large-v3-turbo"),
+        ("distil-large-v3.5", "distil-whisper/distil-large-v3.5-ct2"),
+    ],
+)
+def test_faster_speech_models_go_by_their_names(model: str, repository: str) -> None:
+    assert named_in(resolve({"asr": {"model": model}}))[0].repository == repository
+
+
+@pytest.mark.parametrize("model", ["distil-large-v3.5", "distil-whisper/distil-large-v3.5-ct2"])
+def test_a_model_that_hears_english_alone_wants_to_be_told_that_it_will_do(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for language in (None, "es"):
+        with pytest.raises(SetupError, match=r"hears English alone.*set asr\.language to en"):
+            find_whisper(AsrSettings(model=model, language=language))
+    with pytest.raises(SetupError, match="has not been fetched"):
+        find_whisper(AsrSettings(model=model, language="en"))
 
 
 def test_a_run_refuses_to_start_without_its_models(whisper_alone: Machine) -> None:

@@ -223,14 +223,15 @@ class AsrSettings(_Section, frozen=True):
     Attributes:
         name: Name of this set of transcription settings; part of the path of every transcript.
             Change it when you change the model.
-        model: A Whisper model's name, or a folder with a CTranslate2 model.
+        model: A Whisper model's name, such as `large-v3-turbo`, or a folder with a CTranslate2
+            model. [models.md](../docs/models.md#faster-speech-models) compares some.
         revision: The hub's commit (40 hexadecimal digits) that the model is pinned to, or null for
             the one that was fetched last. `earmark models fetch` names it.
         device: Where the model runs.
         compute_type: CTranslate2's number format.
         batch_size: Windows of up to 30 s, of any clips, that go through the model together; halved
             by itself when the GPU's memory is full.
-        beam_size: Beams of the decoder.
+        beam_size: Beams of the decoder; 1 is faster and hears less well.
         language: Language of all clips (ISO 639-1), or null to detect it for each clip.
         vad: Voice activity detection, by a model that ships with WhisperX (`pyannote`) or
             faster-whisper (`silero`).

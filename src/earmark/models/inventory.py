@@ -142,11 +142,29 @@ def find_whisper(asr: AsrSettings) -> Found:
     """Where the model that transcribes lies.
 
     Raises:
-        SetupError: as :func:`find`, and as :func:`earmark.models.whisper_files.check_whisper`.
+        SetupError: as :func:`find`, and as :func:`earmark.models.whisper_files.check_whisper`; or
+            other languages are to be heard than the model knows.
     """
-    found = find(whisper(asr))
+    model = whisper(asr)
+    if _hears_english_alone(model) and asr.language != "en":
+        raise SetupError(
+            f"asr.model {asr.model} hears English alone, and writes English words for other "
+            "languages; set asr.language to en if that will do, or choose large-v3-turbo"
+        )
+    found = find(model)
     check_whisper(Path(found.folder))
     return found
+
+
+def _hears_english_alone(model: Model) -> bool:
+    """Whether it is one of Distil-Whisper's, which have all of Whisper's languages in their words.
+
+    Those whose names end in .en have English ones, and are asked for nothing else.
+    Source: https://huggingface.co/distil-whisper/distil-large-v3.5
+    """
+    if model.is_folder:
+        return False
+    return "distil-whisper" in model.repository and not model.repository.endswith(".en")
 
 
 def find_classifier(classify: ClassifySettings) -> tuple[Found, Found | None]:
