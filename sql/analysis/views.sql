@@ -23,7 +23,7 @@ FROM read_parquet(
 )
 WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
   AND COALESCE(getvariable('until'), '9999-12-31')::DATE
-UNION ALL BY NAME SELECT NULL::DOUBLE AS source_rms_dbfs, NULL::DOUBLE AS source_peak_dbfs, NULL::DOUBLE AS opus_rms_dbfs, NULL::DOUBLE AS opus_peak_dbfs WHERE FALSE;
+UNION ALL BY NAME SELECT NULL::DOUBLE AS source_rms_dbfs, NULL::DOUBLE AS source_peak_dbfs, NULL::DOUBLE AS opus_rms_dbfs, NULL::DOUBLE AS opus_peak_dbfs, NULL::VARCHAR AS metadata WHERE FALSE;
 
 CREATE OR REPLACE VIEW transcripts AS
 SELECT *

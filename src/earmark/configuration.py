@@ -101,7 +101,8 @@ def resolve(config: Mapping[str, Any]) -> Settings:
         source=replace(
             source,
             ssh_config=_absolute(source.ssh_config),
-            directory=_absolute(source.directory) if source.kind == "folder" else source.directory,
+            directory=source.directory if source.kind == "ssh" else _absolute(source.directory),
+            list=source.list and _absolute(source.list),
         ),
         asr=replace(asr, model=_model(asr.model)),
         classify=replace(

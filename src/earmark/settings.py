@@ -59,12 +59,19 @@ class SourceSettings(_Section, frozen=True):
 
     Attributes:
         kind: How archives are reached: `ssh` is a host that OpenSSH and rsync reach, `folder` a
-            directory of this machine.
+            directory of this machine. `files` is a directory of this machine, with all below it, of
+            loose audio files, and `list` those of them that a list names; they are put into
+            archives on the way.
         host: The host, by its alias in the SSH configuration (kind `ssh`).
         ssh_config: The SSH configuration file that has the alias, its user and its key (kind
             `ssh`).
         directory: Where archives appear. Every file counts, whatever its name ends in, hidden ones
-            excepted.
+            excepted. With kind `files` or `list`, what the files lie below.
+        list: The list, a `.csv`, `.jsonl` or `.parquet` file whose column `path` names files below
+            `directory`; all other columns become the clips' metadata (kind `list`).
+        archive_files: Most loose files that are put into one archive (kinds `files`, `list`).
+        archive_bytes: Most bytes that loose files in one archive have; a larger file gets one of
+            its own (kinds `files`, `list`).
         latency_minutes: Only archives that have not changed for this many minutes are taken.
         poll_seconds: Only archives are taken that two looks at least this many seconds apart saw
             with the same size and time. A cycle looks so often.
@@ -77,17 +84,37 @@ class SourceSettings(_Section, frozen=True):
             it still has the same size and time there.
     """
 
-    kind: Literal["ssh", "folder"] = "ssh"
+    kind: Literal["ssh", "folder", "files", "list"] = "ssh"
     # An option or a command would be no host.
     host: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]*$")] = "tt-zrh"
     ssh_config: Text = "~/.ssh/ssh_config"
     directory: Text = "/mnt/hub/export/sound"
+    list: Text | None = None
+    archive_files: Positive = 1000
+    archive_bytes: Positive = 1 << 30
     latency_minutes: NotNegative = 10
     poll_seconds: NotNegative = 60
     batch: Positive = 50
     order: Literal["deadline", "oldest", "newest"] = "deadline"
     verify: bool = True
     delete_after: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what loose files can't have.
+
+        Raises:
+            EarmarkError: there is no list, or loose files were to be deleted.
+        """
+        if self.kind == "list" and self.list is None:
+            raise EarmarkError(
+                "the config's 'source.list' is missing, which source.kind list needs; name a "
+                ".csv, .jsonl or .parquet file"
+            )
+        if self.kind in ("files", "list") and self.delete_after:
+            raise EarmarkError(
+                "the config's 'source.delete_after' is true, and Earmark deletes no loose files; "
+                f"leave it out with source.kind {self.kind}"
+            )
 
 
 class TransferSettings(_Section, frozen=True):

@@ -32,6 +32,7 @@ MEMBERS = pa.schema(
         pa.field("sha256", pa.string()),
         pa.field("status", pa.string(), nullable=False),  # ok | failed | skipped
         pa.field("error", pa.string()),
+        pa.field("metadata", pa.string()),  # what its source says of it, a JSON object; or null
     ]
 )
 
@@ -60,6 +61,7 @@ MANIFEST = pa.schema(
         pa.field("inclusion_probability", pa.float64(), nullable=False),
         pa.field("duplicate_of", pa.int32()),  # ordinal of the first equal content
         pa.field("encoded_at", _TIME),
+        pa.field("metadata", pa.string()),  # what its source says of it, a JSON object; or null
     ]
 )
 
@@ -204,7 +206,7 @@ LATER_COLUMNS = frozenset(
     {
         *("source_rms_dbfs", "source_peak_dbfs", "opus_rms_dbfs", "opus_peak_dbfs"),
         *("doubt", "languages", "segments.doubt", "segments.language"),
-        *("screen_score", "asked_probability"),
+        *("screen_score", "asked_probability", "metadata"),
     }
 )
 

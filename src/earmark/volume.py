@@ -113,6 +113,16 @@ class Volume:
         return self.state / "catalogue.lock"
 
     @property
+    def cuts(self) -> Path:
+        """Folder with a file for each archive that loose files were put into."""
+        return self.state / "cuts"
+
+    @property
+    def cuts_lock(self) -> Path:
+        """Held while loose files are put into archives."""
+        return self.state / "cuts.lock"
+
+    @property
     def transfers(self) -> Path:
         """Folder of the archives that are being fetched."""
         return self.state / "transfers"

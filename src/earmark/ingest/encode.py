@@ -196,7 +196,9 @@ def _withheld(member: dict[str, Any], erased: Container[str]) -> dict[str, Any]:
     """A member as its row may tell of it: nothing of a content that was erased."""
     if member["sha256"] is None or member["sha256"] not in erased:
         return member
-    return member | {"member": "", "sha256": None, "status": "skipped", "error": ERASED}
+    return member | {
+        "member": "", "sha256": None, "status": "skipped", "error": ERASED, "metadata": None,
+    }  # fmt: skip
 
 
 def _encode_members(
@@ -241,6 +243,7 @@ def _encode_members(
             "source_bytes": member["bytes"],
             "status": member["status"],
             "error": member["error"],
+            "metadata": member["metadata"],
             "selected": False,
             "inclusion_probability": 0.0,
         }

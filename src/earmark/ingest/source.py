@@ -1,5 +1,7 @@
 """Where archives come from: a folder of this machine, or one of a host reached by SSH.
 
+Loose files of this machine become archives here too (:mod:`earmark.ingest.loose_files`).
+
 Knows how to list a source, copy a file from it and delete one there.  It deliberately knows
 nothing of the catalogue: what is taken, and when, is decided elsewhere.  What the host
 answers is not trusted, and no name is ever put where a shell would read it.
@@ -26,8 +28,10 @@ from typing import NoReturn, Protocol
 from rich.filesize import decimal
 
 from earmark.errors import EarmarkError, SetupError, UnavailableError
+from earmark.ingest import loose_files
 from earmark.settings import Settings
 from earmark.visible import visible
+from earmark.volume import Volume
 
 _BILLION = 1_000_000_000
 #: How long a host may take to list its folder or to delete from it.
@@ -189,6 +193,51 @@ def _inspect(path: Path | os.DirEntry[str]) -> Listed | None:
     if not stat.S_ISREG(status.st_mode):
         return None
     return Listed(path.name, status.st_size, status.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class LooseSource:
+    """Loose files of this machine, put into archives.
+
+    Attributes:
+        files_of: The files, and the archives that they are put into.
+    """
+
+    files_of: loose_files.LooseFiles
+
+    def __str__(self) -> str:
+        return str(self.files_of)
+
+    def files(self) -> list[Listed]:
+        """List the archives, after putting new files into new ones; see :class:`Source`."""
+        with self._explained():
+            return [Listed(cut.name, cut.bytes, cut.modified_ns) for cut in self.files_of.cut()]
+
+    def find(self, name: str) -> Listed | None:
+        """What an archive is now; it is gone once one of its files is; see :class:`Source`."""
+        with self._explained():
+            cut = self.files_of.find(name)
+        return Listed(cut.name, cut.bytes, cut.modified_ns) if cut else None
+
+    def copy(
+        self, name: str, partial: Path, timeout_seconds: float, inherited: Sequence[int]
+    ) -> None:
+        """Write an archive from its start; see :class:`Source`."""
+        self.files_of.write(name, partial)
+
+    def delete(self, files: Iterable[Listed]) -> Iterator[str]:
+        """Refuse; see :class:`Source`."""
+        raise EarmarkError(f"Earmark deletes no loose files, and {self} has no others")
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UnavailableError(
+                f"{error.filename or self} cannot be used ({error.strerror}); create it or correct "
+                "source.directory or source.list in the config"
+            ) from error
 
 
 #: What find(1) is asked to print of a file.
@@ -438,6 +487,17 @@ def source_of(settings: Settings) -> Source:
     source = settings.source
     if source.kind == "folder":
         return FolderSource(Path(source.directory))
+    if source.kind in ("files", "list"):
+        return LooseSource(
+            loose_files.LooseFiles(
+                folder=Path(source.directory),
+                listing=Path(source.list) if source.kind == "list" and source.list else None,
+                volume=Volume.of(settings),
+                most_files=source.archive_files,
+                most_bytes=source.archive_bytes,
+                still_seconds=source.latency_minutes * 60,
+            )
+        )
     return SshSource(
         host=source.host,
         ssh_config=Path(source.ssh_config),

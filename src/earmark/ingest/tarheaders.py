@@ -8,8 +8,10 @@ Format: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Extended Header";
 "Basic Tar Format" and "Storing Sparse Files".
 """
 
+import json
 import re
 from dataclasses import dataclass
+from typing import NoReturn
 
 #: Bytes of a block, of which all of a tar is made.
 BLOCK = 512
@@ -31,11 +33,14 @@ FOLDERS = {b"5", b"D"}
 CONTINUED = b"M"
 #: GNU tar's older sparse file.
 SPARSE = b"S"
+#: What the maker of a tar says of a member: a JSON object.
+METADATA = b"EARMARK.metadata"
 #: Fields of extended headers that say where, how large and how full of holes a member is.
 _FIELDS = {
     *(b"path", b"linkpath", b"size"),
     *(b"GNU.sparse.major", b"GNU.sparse.minor", b"GNU.sparse.name"),
     *(b"GNU.sparse.realsize", b"GNU.sparse.size", b"GNU.sparse.map"),
+    METADATA,
 }
 #: GNU's sparse format 0.0 has a field for each number of the list that 0.1 has in one.
 _PIECES = {b"GNU.sparse.offset", b"GNU.sparse.numbytes"}
@@ -142,6 +147,19 @@ def extension(kind: bytes, data: bytes) -> tuple[dict[bytes, bytes], str]:
     if pieces:
         fields[b"GNU.sparse.map"] = b",".join(pieces)
     return fields, problem
+
+
+def metadata(value: bytes | None) -> str | None:
+    """What a field says of a member, as a JSON object of ASCII alone; None if it is no such one."""
+    try:
+        said = json.loads(value or b"null", parse_constant=_refuse)
+        return json.dumps(said) if isinstance(said, dict) and said else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def sparse_map(numbers: list[bytes]) -> list[tuple[int, int]]:

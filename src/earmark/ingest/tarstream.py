@@ -184,6 +184,7 @@ class _Entry:
         link: Name of the member that a hard link links to.
         pieces: Offset and length of each part of a sparse file that is no hole, in order.
         problem: Why its content can't be had, if it can't.
+        metadata: What the maker of the tar says of it, a JSON object.
     """
 
     name: str
@@ -194,6 +195,7 @@ class _Entry:
     link: str = ""
     pieces: list[tuple[int, int]] | None = None
     problem: str = ""
+    metadata: str | None = None
 
 
 class _Tar:
@@ -317,6 +319,7 @@ class _Tar:
                 size = found.size
         entry = _Entry(_decoded(name), "file", at + BLOCK, size or 0, size or 0)
         entry.link = _decoded(said.get(b"linkpath") or found.link)
+        entry.metadata = tarheaders.metadata(said.get(tarheaders.METADATA))
         if size is None or size > self._limits.max_total_bytes:
             # Nobody knows where the next header is, so it is looked for at once.
             entry.size = 0
@@ -667,6 +670,7 @@ def read_members(
                     "ordinal": ordinal,
                     "member": readable(entry.name),
                     "bytes": 0,
+                    "metadata": entry.metadata,
                 }
                 ordinal += 1
                 if not entry.problem and entry.full_size > limits.max_member_bytes:
