@@ -9,5 +9,5 @@ wait for the libraries of all the others. Nothing but ``earmark.cli`` imports fr
 NAMES = (
     *("discover", "cycle", "doctor", "redo", "retry", "status", "report", "clean", "erase"),
     *("models", "screening-policy", "migrate", "queue", "review", "reviewer", "backup", "restore"),
-    *("health", "database", "analyse"),
+    *("health", "search", "show", "export", "database", "analyse"),
 )

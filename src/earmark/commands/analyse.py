@@ -2,7 +2,7 @@
 
 import argparse
 
-from earmark.commands.parser import Commands, add, day
+from earmark.commands.parser import Commands, add, add_period
 from earmark.record import analysis
 from earmark.settings import Settings
 from earmark.volume import Volume
@@ -18,10 +18,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "query", nargs="?", help="a name such as flag_rate, or a .sql file; without it, list them"
     )
-    for option, kept in (("--since", "later"), ("--until", "earlier")):
-        parser.add_argument(
-            option, type=day, metavar="DATE", help=f"only archives of that date and {kept}"
-        )
+    add_period(parser)
 
 
 def _analyse(settings: Settings, arguments: argparse.Namespace) -> None:

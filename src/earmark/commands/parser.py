@@ -85,3 +85,26 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
     return value
+
+
+def score(text: str) -> float:
+    """Read an argument that is a score.
+
+    Raises:
+        argparse.ArgumentTypeError: It is no number from 0 to 1.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no score; write 0 to 1")
+    return value
+
+
+def add_period(parser: argparse.ArgumentParser) -> None:
+    """Let a command be about some archives only, by their dates."""
+    for option, kept in (("--since", "later"), ("--until", "earlier")):
+        parser.add_argument(
+            option, type=day, metavar="DATE", help=f"only archives of that date and {kept}"
+        )

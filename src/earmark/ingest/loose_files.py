@@ -56,15 +56,16 @@ class Member(msgspec.Struct, frozen=True):
     modified_ns: int
     metadata: str | None = None
 
-    def header(self) -> bytes:
-        """What stands before its content in a tar."""
-        info = tarfile.TarInfo(os.fsdecode(self.path))
-        info.size = self.bytes
-        info.mtime = min(max(self.modified_ns // 10**9, 0), _LAST_MOMENT)
-        info.mode = 0o644
-        if self.metadata:
-            info.pax_headers = {METADATA.decode(): self.metadata}
-        return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
+
+def _header(member: Member) -> bytes:
+    """What stands before a file's content in a tar."""
+    info = tarfile.TarInfo(os.fsdecode(member.path))
+    info.size = member.bytes
+    info.mtime = min(max(member.modified_ns // 10**9, 0), _LAST_MOMENT)
+    info.mode = 0o644
+    if member.metadata:
+        info.pax_headers = {METADATA.decode(): member.metadata}
+    return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
 
 
 class Cut(msgspec.Struct, frozen=True):
@@ -201,7 +202,7 @@ class LooseFiles:
         cut = self._read(self._file(name))
         with target.open("wb") as tar:
             for member in cut.members:
-                tar.write(member.header())
+                tar.write(_header(member))
                 with self._open(member.path) as file:
                     left = member.bytes
                     while left and (data := file.read(min(left, _CHUNK))):
@@ -347,7 +348,7 @@ def _cut_of(members: list[Member]) -> Cut:
     newest = max(member.modified_ns for member in members)
     newest = min(max(newest, 0), _LAST_MOMENT * 10**9)
     size = 2 * BLOCK + sum(
-        len(each.header()) + each.bytes + -each.bytes % BLOCK for each in members
+        len(_header(each)) + each.bytes + -each.bytes % BLOCK for each in members
     )
     cut = Cut("", size, newest, tuple(members))
     return msgspec.structs.replace(cut, name=f"files_{cut.date}_{digest.hexdigest()[:12]}.tar")

@@ -1,0 +1,35 @@
+"""`earmark export`: transcripts as files."""
+
+import argparse
+from pathlib import Path
+
+from earmark.commands import chosen_clips, place
+from earmark.commands.parser import Commands, add
+from earmark.record import clips, database, transcript_files
+from earmark.settings import Settings
+from earmark.volume import Volume
+
+
+def add_to(commands: Commands) -> None:
+    """Add the command."""
+    parser = add(
+        commands, "export", _export,
+        "Write transcripts as subtitles (srt, vtt), text or labels for Audacity, a file for each "
+        "clip, or as one table (csv, jsonl, parquet).",
+    )  # fmt: skip
+    parser.add_argument("format", choices=transcript_files.FORMATS)
+    parser.add_argument(
+        "target", type=Path, metavar="PATH",
+        help="the table's file, or a folder for the others; what is there is replaced",
+    )  # fmt: skip
+    parser.add_argument("--words", help="only clips in which these were said, as `search` has it")
+    chosen_clips.add_options(parser)
+
+
+def _export(settings: Settings, arguments: argparse.Namespace) -> None:
+    wanted = chosen_clips.wanted(arguments, arguments.words)
+    with database.connect(place.existing_database(settings)) as connection:
+        database.require_schema(connection)
+        found = clips.search(connection, Volume.of(settings), wanted)
+        count = transcript_files.write(found, arguments.format, arguments.target)
+    print(f"Transcripts in {arguments.target}: {count}")
