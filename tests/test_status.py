@@ -699,4 +699,5 @@ EMPTY = Status(
     ),
     room=status_module.Room(1, 50.0, [], "half full"),
     not_checked=None,
+    meaningless=None,
 )

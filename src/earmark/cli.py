@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from earmark import commands, configuration, logs, version
-from earmark.commands.parser import ERROR, Run
+from earmark import commands, logs, version
+from earmark.commands.parser import ERROR
 from earmark.errors import EarmarkError, refused_by_system
 from earmark.visible import visible
 
@@ -21,16 +21,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 2 after an error that was explained on standard error; 1 from ``discover`` when the
-        source didn't answer, from ``models verify`` when a model isn't whole and from ``report``
-        when noon will be missed; 3 and 4 from
-        ``cycle``.
+        source didn't answer, from ``models verify`` when a model isn't whole, from ``check`` when
+        something is wrong and from ``report`` when noon will be missed; 3 and 4 from ``cycle``.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parsed = _parser(arguments).parse_args(arguments)
-    command: Run = parsed.command
+    command: Callable[[argparse.Namespace], int | None] = parsed.command
     logs.configure_command("earmark")
     try:
-        code = command(configuration.read(parsed.configfile), parsed)
+        code = command(parsed)
         sys.stdout.flush()
     except EarmarkError as error:
         print("earmark:", visible(str(error), keep="\n"), file=sys.stderr)

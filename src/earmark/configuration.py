@@ -38,6 +38,38 @@ def read(path: Path) -> Settings:
     return resolve(_load(path))
 
 
+def problems_in(path: Path) -> tuple[list[str], Settings, set[str]]:
+    """Everything that is wrong with one configuration file.
+
+    Args:
+        path: A YAML file.
+
+    Returns:
+        What is wrong, in a sentence each; the settings, with the defaults of sections that are
+        wrong; and the names of these.
+
+    Raises:
+        EarmarkError: the file is missing or is not YAML.
+    """
+    from jsonschema import Draft202012Validator  # slow, and only needed here
+
+    config = _with_sections(_load(path))
+    told: list[str] = []
+    wrong: set[str] = set()
+    errors = sorted(Draft202012Validator(schema()).iter_errors(config), key=_unknown_keys_first)
+    for error in errors:
+        told += _explain_rule(error)
+        wrong.update(map(str, list(error.absolute_path)[:1]))
+    config = {key: body for key, body in config.items() if key in Settings.__struct_fields__}
+    for section in [section for section in config if section not in wrong]:
+        try:  # what no schema can say
+            resolve({section: config[section]})
+        except EarmarkError as refusal:
+            told.append(str(refusal))
+            wrong.add(section)
+    return told, resolve({key: config[key] for key in config.keys() - wrong}), wrong
+
+
 def check_files(paths: Iterable[str | Path]) -> None:
     """Check that files say what they seem to say, where somebody else reads them too.
 
@@ -78,9 +110,7 @@ def resolve(config: Mapping[str, Any]) -> Settings:
     Raises:
         EarmarkError: a key is unknown or a value is not allowed.
     """
-    sections = Settings.__struct_fields__
-    # A section may be left empty in YAML.
-    config = {key: {} if body is None and key in sections else body for key, body in config.items()}
+    config = _with_sections(config)
     volume = config.setdefault("volume", {})
     if isinstance(volume, Mapping) and (root := os.environ.get("VOLUME_ROOT")):
         config["volume"] = {**volume, "root": root}
@@ -112,6 +142,12 @@ def resolve(config: Mapping[str, Any]) -> Settings:
             adapter=classify.adapter and _model(classify.adapter),
         ),
     )
+
+
+def _with_sections(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration whose sections are mappings; in YAML one may be left empty."""
+    sections = Settings.__struct_fields__
+    return {key: {} if body is None and key in sections else body for key, body in config.items()}
 
 
 def is_folder(model: str) -> bool:
@@ -152,7 +188,7 @@ def _explain(config: Mapping[str, Any], refusal: msgspec.ValidationError) -> str
 
     errors = Draft202012Validator(schema()).iter_errors(config)
     if first := min(errors, key=_unknown_keys_first, default=None):
-        return _explain_rule(first)
+        return _explain_rule(first)[0]
     # A schema can't tell 1.0 from 1, or say anything of a value that is no number.
     where = re.search(r"\$\.([\w.]+)", str(refusal))
     reason = str(refusal).partition(" - at ")[0]
@@ -163,19 +199,20 @@ def _unknown_keys_first(error: "ValidationError") -> tuple[int, str]:
     return (0 if error.validator == "additionalProperties" else 1, error.json_path)
 
 
-def _explain_rule(error: "ValidationError") -> str:
+def _explain_rule(error: "ValidationError") -> list[str]:
     where = ".".join(str(part) for part in error.absolute_path)
     rules: Any = error.schema
     if error.validator == "additionalProperties" and isinstance(error.instance, dict):
         known = list(rules["properties"])
-        unknown = sorted(str(key) for key in error.instance if key not in known)
-        name = f"{where}.{unknown[0]}" if where else unknown[0]
-        close = difflib.get_close_matches(unknown[0], known, n=1)
         prefix = f"{where}." if where else ""
-        hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
-        return f"the config has an unknown key '{name}'; {hint}"
+        told = []
+        for unknown in sorted(str(key) for key in error.instance if key not in known):
+            close = difflib.get_close_matches(unknown, known, n=1)
+            hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known: {', '.join(known)}"
+            told.append(f"the config has an unknown key '{prefix}{unknown}'; {hint}")
+        return told
     expected = error.message.removeprefix(f"{error.instance!r} ")
     unquoted = isinstance(error.instance, (bool, int, float, date))
     is_text = error.validator == "type" and "string" in str(error.validator_value) and unquoted
     hint = "put it in quotes" if is_text else "see config/README.md"
-    return f"the config's '{where}' is {error.instance!r}, which {expected}; {hint}"
+    return [f"the config's '{where}' is {error.instance!r}, which {expected}; {hint}"]

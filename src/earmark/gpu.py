@@ -147,6 +147,20 @@ class GpuWatch:
                 return
 
 
+def has_gpu() -> bool:
+    """Whether NVIDIA's driver finds a GPU on this machine."""
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        try:
+            return bool(pynvml.nvmlDeviceGetCount())
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return False
+
+
 def cuda_uuid() -> str:
     """NVML's name of the GPU that CUDA calls 0 in this process."""
     import torch

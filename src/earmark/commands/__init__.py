@@ -7,7 +7,8 @@ wait for the libraries of all the others. Nothing but ``earmark.cli`` imports fr
 
 #: In the order of ``earmark --help``. The module of ``screening-policy`` is ``screening_policy``.
 NAMES = (
-    *("discover", "cycle", "doctor", "redo", "retry", "status", "report", "clean", "erase"),
+    *("init", "check", "discover", "cycle", "doctor", "redo", "retry", "status", "report"),
+    *("clean", "erase"),
     *("models", "screening-policy", "migrate", "queue", "review", "reviewer", "backup", "restore"),
     *("health", "search", "show", "export", "database", "analyse"),
 )

@@ -37,7 +37,31 @@ def add(
         summary: One or two sentences for its help and for the list of all.
         as_json: It can print JSON instead of a table.
     """
+
+    def with_settings(arguments: argparse.Namespace) -> int | None:
+        return run(configuration.read(arguments.configfile), arguments)
+
+    parser = add_bare(commands, name, with_settings, summary)
+    add_configfile(parser)
+    if as_json:
+        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def add_bare(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int | None],
+    summary: str,
+) -> argparse.ArgumentParser:
+    """Add a command that is given no settings; otherwise as :func:`add`."""
     parser: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def add_configfile(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told which configuration it is about."""
     parser.add_argument(
         "--configfile",
         type=Path,
@@ -46,10 +70,6 @@ def add(
         help="the same file that snakemake is given (default: EARMARK_CONFIG from the "
         "environment, else config/config.yaml)",
     )
-    if as_json:
-        parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.set_defaults(command=run)
-    return parser
 
 
 def add_group(commands: Commands, name: str, summary: str) -> Commands:

@@ -2,15 +2,19 @@
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 
 from earmark.commands import place
 from earmark.commands.parser import Commands, add, positive
 from earmark.errors import EarmarkError
+from earmark.models.inventory import warning_of_demo
 from earmark.policy.policies import load_policies
 from earmark.record.review_queue import controls, review_queue
 from earmark.settings import Settings
 from earmark.watch.display import show
+
+logger = logging.getLogger(__name__)
 
 
 def add_to(commands: Commands) -> None:
@@ -40,6 +44,8 @@ def _queue(settings: Settings, arguments: argparse.Namespace) -> None:
             f"there is no category '{arguments.category}'; known are {', '.join(known)}"
         )
     conninfo = place.existing_database(settings)
+    if warning := warning_of_demo(settings):
+        logger.warning(warning)
     if arguments.controls:
         drawn = [dataclasses.asdict(control) for control in controls(conninfo, arguments.limit)]
         columns = ("review_probability", "id", "transcript_text", "doubt", "opus_path")

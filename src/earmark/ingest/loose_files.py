@@ -127,6 +127,17 @@ class LooseFiles:
             All archives whose files are all as they were.
 
         Raises:
+            EarmarkError: as :meth:`find_files`.
+            OSError: likewise.
+        """
+        now = self.find_files()
+        with locks.exclusive(self.volume.cuts_lock, "cut"):
+            return self._cut_alone(now)
+
+    def find_files(self) -> dict[bytes, Member]:
+        """The files as they are now, by path.
+
+        Raises:
             EarmarkError: the list can't be read, or names a file twice or outside the folder.
             OSError: the folder can't be read.
         """
@@ -142,8 +153,7 @@ class LooseFiles:
                 "%d of the files that %s names are not below %s, or are no plain files that can be "
                 "read, %s among them", len(found) - len(now), self.listing, self.folder, first,
             )  # fmt: skip
-        with locks.exclusive(self.volume.cuts_lock, "cut"):
-            return self._cut_alone(now)
+        return now
 
     def _cut_alone(self, now: Mapping[bytes, Member]) -> list[Cut]:
         there: list[Cut] = []

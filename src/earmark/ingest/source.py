@@ -229,6 +229,11 @@ class LooseSource:
         """Refuse; see :class:`Source`."""
         raise EarmarkError(f"Earmark deletes no loose files, and {self} has no others")
 
+    def check(self) -> None:
+        """Read what there is, and write nothing; raises as :meth:`files`."""
+        with self._explained():
+            self.files_of.find_files()
+
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:

@@ -190,6 +190,32 @@ def check_classifier(classify: ClassifySettings, base: Found, adapter: Found | N
         check_adapter(Path(adapter.folder), [classify.model, base.folder], classify.adapter_fits)
 
 
+#: Lies beside models that understand the demo's clips and nothing else.
+_MARKER = "ONLY-FOR-THE-DEMO"
+
+
+def warning_of_demo(settings: Settings) -> str | None:
+    """That results mean nothing, in a sentence, where the demo's models meet another source.
+
+    Args:
+        settings: The configuration.
+    """
+    source = settings.source
+    keys = [
+        model.key
+        for model in named_in(settings)
+        if model.is_folder and (marked := Path(model.name).parent / _MARKER).is_file()
+        if (source.kind, Path(source.directory)) != ("folder", marked.parents[1] / "archives")
+    ]
+    if not keys:
+        return None
+    what = "transcripts, scores and flags" if "asr.model" in keys else "scores and flags"
+    return (
+        f"{what} mean nothing here: {' and '.join(keys)} name the demo's models, which know a "
+        "hundred words of the demo's own clips; name real models (docs/models.md)"
+    )
+
+
 @dataclass(frozen=True)
 class Condition:
     """What a check of a model found.

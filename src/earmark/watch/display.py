@@ -97,6 +97,8 @@ def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
     elif now.slurm.queued is not None:
         waiting = ", ".join(f"{count} {stage}" for stage, count in now.slurm.queued.items())
         yield "SLURM", f"has not started yet: {waiting}" if waiting else "no job of ours is queued"
+    if now.meaningless:
+        yield "Models", now.meaningless
     if now.not_checked:
         yield "Policies", now.not_checked
     counts = [f"{count:,} {state}" for state, count in now.archives.items() if count]

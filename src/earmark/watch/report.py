@@ -215,7 +215,8 @@ class Report:
         flagged_by_hour: Clips that came to be flagged in each of the last 24 hours; None if the
             database doesn't answer.
         flagged_at_last_noon: Clips that came to be flagged in the 24 hours before it; likewise.
-        speed: Of the GPUs.
+        speed: Of the GPUs, or of the CPUs that do their work.
+        device: On which of them the configuration has the models run, ``GPU`` or ``CPU``.
         flag_rates: By category.
         missed: By the screen, by category and language; None if a table can't be read.
         failures: The most frequent reasons.
@@ -231,6 +232,7 @@ class Report:
     flagged_by_hour: tuple[int, ...] | None
     flagged_at_last_noon: int | None
     speed: Speed
+    device: str
     flag_rates: tuple[FlagRate, ...]
     missed: tuple[Missed, ...] | None
     failures: tuple[Failures, ...]
@@ -298,6 +300,7 @@ def gather(settings: Settings) -> Report:
         flagged_by_hour=flagged,
         flagged_at_last_noon=last_noon,
         speed=_speed(today, moment.timestamp()),
+        device="GPU" if "cuda" in (settings.asr.device, settings.classify.device) else "CPU",
         flag_rates=_flag_rates(receipts, since),
         missed=_missed(settings, moment),
         failures=told.failures,

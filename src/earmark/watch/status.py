@@ -23,6 +23,7 @@ from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, Catalogue
 from earmark.ingest.fetch import running_transfers
 from earmark.ingest.source import source_of
+from earmark.models.inventory import warning_of_demo
 from earmark.policy.policies import load_policies, not_checked
 from earmark.record.throughput import Finished, Rate, recent
 from earmark.settings import ClassifySettings, DiskSpaceLimits, Settings, SourceSettings
@@ -169,6 +170,8 @@ class Status:
         room: How full the volume is.
         not_checked: Which policies can't show whether the classifier is loaded right, in a
             sentence; None if all can.
+        meaningless: That results mean nothing, and why; None if the demo's models work on the
+            demo's clips alone.
     """
 
     observed_at: str
@@ -190,6 +193,7 @@ class Status:
     review: Forecast
     room: Room
     not_checked: str | None
+    meaningless: str | None
 
 
 def status(settings: Settings) -> Status:
@@ -242,6 +246,7 @@ def status(settings: Settings) -> Status:
         review=forecast(settings.review, now, noon, flagged.answer),
         room=_room(volume.root, settings.room),
         not_checked=_not_checked(settings.classify),
+        meaningless=warning_of_demo(settings),
     )
 
 
