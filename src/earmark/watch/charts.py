@@ -1,31 +1,15 @@
-"""The daily report's figures, as SVG that stands in the page.
+"""The daily report's figures, as SVG that stands in the page."""
 
-Matplotlib draws; text stays text, so that it can be selected and read aloud.
-"""
-
-import io
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.dates import DateFormatter
-from matplotlib.figure import Figure
 
+from earmark.plots import BLUE, GREY, ORANGE, figure, svg
 from earmark.watch.forecast import Forecast
-
-_BLUE, _ORANGE, _GREY = "#0b5cad", "#b45309", "#767676"  # 4.5:1 and more on white
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "earmark",  # the same figure is the same file
-    "font.family": "sans-serif",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def towards_noon(by_hour: Sequence[int] | None, review: Forecast, now: datetime) -> Markup | None:
@@ -48,32 +32,32 @@ def towards_noon(by_hour: Sequence[int] | None, review: Forecast, now: datetime)
         total += count
         sums.append(total)
     noon = datetime.fromisoformat(review.next_noon)
-    figure, axes = _figure(3.2)
-    axes.step(times, sums, color=_BLUE, where="post", label="flagged in the last 24 hours")
+    drawing, axes = figure(3.2)
+    axes.step(times, sums, color=BLUE, where="post", label="flagged in the last 24 hours")
     axes.plot(
         [times[-1], noon],
         [review.waiting_at_noon_count, review.projected_count],
-        color=_ORANGE,
+        color=ORANGE,
         linestyle="--",
         marker="o",
         label="waiting: now, and to be expected at noon",
     )
-    axes.axhline(review.target_count, color=_GREY, linewidth=1)
+    axes.axhline(review.target_count, color=GREY, linewidth=1)
     axes.annotate(
         f"target {review.target_count}",
         (times[0], review.target_count),
         xytext=(2, 3),
         textcoords="offset points",
-        color=_GREY,
+        color=GREY,
     )
-    axes.axvline(noon, color=_GREY, linewidth=1, linestyle=":")
+    axes.axvline(noon, color=GREY, linewidth=1, linestyle=":")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("clips")
     clock: Any = DateFormatter
     axes.xaxis.set_major_formatter(clock("%H:%M", tz=zone))
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, 1.22), ncols=2)
-    return _svg(
-        figure,
+    return svg(
+        drawing,
         f"{total} clips flagged in 24 hours; {review.waiting_at_noon_count} of those that wait "
         f"stay until noon, {review.projected_count} of {review.target_count} expected then",
     )
@@ -85,12 +69,12 @@ def by_hour(clips: Sequence[int]) -> Markup:
     Args:
         clips: The latest hour last.
     """
-    figure, axes = _figure(2.2)
-    axes.bar(range(-len(clips), 0), clips, align="edge", width=0.9, color=_BLUE)
+    drawing, axes = figure(2.2)
+    axes.bar(range(-len(clips), 0), clips, align="edge", width=0.9, color=BLUE)
     axes.set_xlabel("hours ago")
     axes.set_xticks(range(-len(clips), 1, 6), [str(n) for n in range(len(clips), -1, -6)])
     axes.set_ylabel("clips")
-    return _svg(figure, f"Clips finished in each of the last hours, the latest last: {list(clips)}")
+    return svg(drawing, f"Clips finished in each of the last hours, the latest last: {list(clips)}")
 
 
 def flag_rates(rates: Sequence[tuple[str, float | None, float | None]]) -> Markup | None:
@@ -105,40 +89,24 @@ def flag_rates(rates: Sequence[tuple[str, float | None, float | None]]) -> Marku
     known = [rate for rate in rates if rate[1] is not None or rate[2] is not None][::-1]
     if not known:
         return None
-    figure, axes = _figure(0.9 + 0.35 * len(known))
+    drawing, axes = figure(0.9 + 0.35 * len(known))
     for row, (_, today, before) in enumerate(known):
         if today is not None and before is not None:
-            axes.plot([100 * before, 100 * today], [row, row], color=_GREY, linewidth=1)
+            axes.plot([100 * before, 100 * today], [row, row], color=GREY, linewidth=1)
         if before is not None:
-            axes.plot(100 * before, row, "o", color=_GREY, markerfacecolor="white")
+            axes.plot(100 * before, row, "o", color=GREY, markerfacecolor="white")
         if today is not None:
-            axes.plot(100 * today, row, "o", color=_BLUE)
-    axes.plot([], [], "o", color=_BLUE, label="last 24 hours")
-    axes.plot([], [], "o", color=_GREY, markerfacecolor="white", label="7 days before")
+            axes.plot(100 * today, row, "o", color=BLUE)
+    axes.plot([], [], "o", color=BLUE, label="last 24 hours")
+    axes.plot([], [], "o", color=GREY, markerfacecolor="white", label="7 days before")
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
     axes.set_yticks(range(len(known)), [category for category, _, _ in known])
     axes.set_ylim(-0.6, len(known) - 0.4)
     axes.set_xlim(left=0)
     axes.set_xlabel("flagged, % of clips")
     told = "; ".join(f"{name}: {_percent(now)}, before {_percent(b)}" for name, now, b in rates)
-    return _svg(figure, f"Share of clips that each policy flags. {told}")
+    return svg(drawing, f"Share of clips that each policy flags. {told}")
 
 
 def _percent(share: float | None) -> str:
     return "unknown" if share is None else f"{share:.2%}"
-
-
-def _figure(height: float) -> tuple[Figure, Any]:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(8, height), layout="constrained")
-        return figure, figure.subplots()
-
-
-def _svg(figure: Figure, told: str) -> Markup:
-    """A figure for a page, with what it tells for those who can't see it."""
-    file = io.StringIO()
-    with mpl.rc_context(_STYLE):
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    drawn = re.sub(r"^.*?(?=<svg)", "", file.getvalue(), flags=re.DOTALL)
-    described = Markup('<svg role="img" aria-label="{}"').format(told)
-    return described + Markup(drawn.removeprefix("<svg"))
