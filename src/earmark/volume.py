@@ -159,6 +159,16 @@ class Volume:
         return self.state / "contents.lock"
 
     @property
+    def evaluations(self) -> Path:
+        """Folder of what policy sets and models were found to be worth."""
+        return self.state / "evaluations"
+
+    @property
+    def evaluation_scores(self) -> Path:
+        """Folder of the scores that evaluations asked for."""
+        return self.evaluations / "scores"
+
+    @property
     def erased(self) -> Path:
         """Folder with a file for each content that was erased, named by its SHA-256."""
         return self.state / "erased"

@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -128,3 +129,18 @@ def add_period(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(
             option, type=day, metavar="DATE", help=f"only archives of that date and {kept}"
         )
+
+
+def share(text: str) -> float:
+    """Read an argument that is a share of something.
+
+    Raises:
+        argparse.ArgumentTypeError: It is no number from 0 to 1.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value

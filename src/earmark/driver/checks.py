@@ -12,6 +12,7 @@ from earmark import configuration, disk_space
 from earmark.clock import next_deadline
 from earmark.driver import slurm
 from earmark.errors import EarmarkError, SetupError, refused_by_system
+from earmark.evaluation.results import not_evaluated
 from earmark.gpu import has_gpu
 from earmark.ingest.source import LooseSource, source_of
 from earmark.models.inventory import check_models, find_whisper, inspect_all, warning_of_demo
@@ -51,7 +52,10 @@ def check_inputs(settings: Settings) -> None:
     asr_name(settings, volume, DECODING_FACTS).check()
     prompt = prompt_sha256(classify.answer)
     texts = texts_of(with_screen(policies, classify))
-    policy_set_name(settings, volume, texts, prompt).check()
+    policy_set = policy_set_name(settings, volume, texts, prompt)
+    policy_set.check()
+    if unknown_quality := not_evaluated(volume, policy_set):
+        logger.warning(unknown_quality)
 
 
 def problems(path: Path) -> Iterator[str]:

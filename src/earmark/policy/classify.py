@@ -17,7 +17,7 @@ from msgspec.structs import asdict
 
 from earmark.checkpoints import Checkpoint, fingerprint
 from earmark.gpu import GpuWatch
-from earmark.models.inventory import find_classifier
+from earmark.models.inventory import Found, find_classifier
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.policies import Policy, prompt_sha256, set_sha256
 from earmark.policy.screen import UNSCREENED, Screened, screened, screening_policy, with_screen
@@ -74,18 +74,8 @@ def classify_archive(
     spoken = [clip for clip in clips if (clip["text"] or "").strip()]
 
     screen, asking = settings.screen, with_screen(policies, settings)
-    base, adapter = find_classifier(settings) if spoken else (None, None)
     facts = {
-        "model": settings.model,
-        "model_revision": base and base.revision,
-        "adapter": settings.adapter,
-        "adapter_revision": adapter and adapter.revision,
-        "quantization": settings.quantization,
-        "dtype": settings.dtype,
-        "max_tokens": settings.max_tokens,
-        "answer": settings.answer,
-        "max_new_tokens": settings.max_new_tokens if settings.answer == "json" else None,
-        "prompt_sha256": prompt_sha256(settings.answer),
+        **classifier_facts(settings, *(find_classifier(settings) if spoken else (None, None))),
         "policy_sha256": json.dumps({each.category: each.sha256 for each in policies}),
         "policy_set_sha256": set_sha256(policies),
         "screen": screen and json.dumps({**asdict(screen), "sha256": asking[0].sha256}),
@@ -149,6 +139,30 @@ def classify_archive(
         len(policies),
         seconds,
     )
+
+
+def classifier_facts(
+    settings: ClassifySettings, base: Found | None, adapter: Found | None
+) -> dict[str, object]:
+    """What a score depends on besides the policy and the content.
+
+    Args:
+        settings: Model and prompt.
+        base: Where the base model lies; None if it is not asked.
+        adapter: Where the adapter lies; None if there is none.
+    """
+    return {
+        "model": settings.model,
+        "model_revision": base and base.revision,
+        "adapter": settings.adapter,
+        "adapter_revision": adapter and adapter.revision,
+        "quantization": settings.quantization,
+        "dtype": settings.dtype,
+        "max_tokens": settings.max_tokens,
+        "answer": settings.answer,
+        "max_new_tokens": settings.max_new_tokens if settings.answer == "json" else None,
+        "prompt_sha256": prompt_sha256(settings.answer),
+    }
 
 
 def _contents(manifest: Path | None) -> dict[int, str]:

@@ -326,6 +326,8 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
         for path in volume.root.glob(str(aside_path(Path(table.pattern())))):
             path.unlink(missing_ok=True)
             sync(path.parent)
+    # Nobody knows which of them are of its words; they are made again when they are asked for.
+    shutil.rmtree(volume.evaluation_scores, ignore_errors=True)
     places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for place in (*found.uploads, *found.formerly):
         places[place.archive, place.date].add(place.ordinal)

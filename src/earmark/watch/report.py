@@ -26,14 +26,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from earmark import locks
 from earmark.driver.quarantine import Quarantined, in_quarantine
 from earmark.errors import EarmarkError
+from earmark.evaluation.evaluate import name_of, policies_of
+from earmark.evaluation.results import Evaluation, SpeechEvaluation, kept
+from earmark.evaluation.tables import told
 from earmark.files import whole
 from earmark.ingest.formats import NOT_TAKEN
+from earmark.names import asr_name
 from earmark.receipts import Receipt
 from earmark.record import analysis, database
 from earmark.record.queue_files import write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.record.throughput import is_new, readable, receipts_since
 from earmark.settings import Settings
+from earmark.speech.decoding import DECODING_FACTS
 from earmark.tables import TABLES
 from earmark.visible import visible
 from earmark.volume import Volume
@@ -224,6 +229,8 @@ class Report:
         left_out: Members that are no clips, by reason; audio first.
         quarantined: Archives that were given up.
         unread: Receipts and tables that could not be read; what they hold counts nowhere.
+        evaluations: Of the policy set as it is now, the newest last.
+        speech: Evaluations of the transcription settings, likewise.
         disk: How long the volume lasts.
     """
 
@@ -240,6 +247,8 @@ class Report:
     left_out: tuple[LeftOut, ...]
     quarantined: tuple[Quarantined, ...]
     unread: int
+    evaluations: tuple[Evaluation, ...]
+    speech: tuple[SpeechEvaluation, ...]
     disk: Disk
 
 
@@ -293,7 +302,7 @@ def gather(settings: Settings) -> Report:
     receipts, unread = _receipts(volume, moment.timestamp() - (1 + DAYS_BEFORE) * _DAY)
     since = moment.timestamp() - _DAY
     today = [each for each in receipts if each.written_at >= since]
-    told = _tables(volume, today)
+    of_tables = _tables(volume, today)
     return Report(
         date=moment.astimezone(ZoneInfo(settings.review.timezone)).date().isoformat(),
         status=now,
@@ -303,12 +312,14 @@ def gather(settings: Settings) -> Report:
         device="GPU" if "cuda" in (settings.asr.device, settings.classify.device) else "CPU",
         flag_rates=_flag_rates(receipts, since),
         missed=_missed(settings, moment),
-        failures=told.failures,
-        doubts=told.doubts,
+        failures=of_tables.failures,
+        doubts=of_tables.doubts,
         left_out=_left_out(today),
         quarantined=tuple(in_quarantine(volume)),
-        unread=unread + told.unread,
-        disk=Disk(now.room.bytes_free, now.room.percent, told.audio_bytes),
+        unread=unread + of_tables.unread,
+        evaluations=_evaluations(settings),
+        speech=tuple(kept(volume, asr_name(settings, volume, DECODING_FACTS), SpeechEvaluation)),
+        disk=Disk(now.room.bytes_free, now.room.percent, of_tables.audio_bytes),
     )
 
 
@@ -367,6 +378,7 @@ def render(report: Report, queue: Sequence[QueueItem] | None) -> str:
     )
     environment.filters["visible"] = visible
     environment.filters["number"] = lambda value: "unknown" if value is None else f"{value:,.0f}"
+    environment.filters["estimate"] = told
     environment.filters["share"] = lambda value: "–" if value is None else f"{value:.2%}"
     review = report.status.review
     zone = ZoneInfo(review.timezone)
@@ -442,8 +454,8 @@ def _receipts(volume: Volume, since: float) -> tuple[list[_Receipt], int]:
     """The receipts written since a moment, and how many can't be read."""
     found = receipts_since(volume, since)
     receipts = []
-    for written_at, _, told in readable(found):
-        receipts.append(_Receipt(written_at, told, is_new(volume, told, written_at)))
+    for written_at, _, receipt in readable(found):
+        receipts.append(_Receipt(written_at, receipt, is_new(volume, receipt, written_at)))
     return receipts, len(found) - len(receipts)
 
 
@@ -495,6 +507,15 @@ def _missed(settings: Settings, moment: datetime) -> tuple[Missed, ...] | None:
     except EarmarkError as error:
         logger.warning("what the screen misses can't be told: %s", error)
         return None
+
+
+def _evaluations(settings: Settings) -> tuple[Evaluation, ...]:
+    try:
+        name = name_of(settings, policies_of(settings))
+    except EarmarkError as error:
+        logger.warning("how good the policies are can't be told: %s", error)
+        return ()
+    return tuple(kept(Volume.of(settings), name, Evaluation))
 
 
 class _Told(NamedTuple):
