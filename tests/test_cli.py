@@ -13,7 +13,9 @@ import yaml
 from earmark import cli, locks
 from earmark.volume import Volume
 
-COMMANDS = ["discover", "status", "clean", "migrate", "queue", "health", "database", "analyse"]
+COMMANDS = [
+    "discover", "status", "clean", "migrate", "queue", "health", "database", "evaluate", "analyse",
+]  # fmt: skip
 
 
 @pytest.fixture

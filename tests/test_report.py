@@ -23,11 +23,22 @@ from place import Place
 
 from earmark import REPOSITORY, cli, configuration, locks
 from earmark.errors import EarmarkError
+from earmark.evaluation.evaluate import name_of, policies_of
+from earmark.evaluation.results import (
+    Estimate,
+    Evaluation,
+    Figures,
+    SpeechEvaluation,
+    WordErrors,
+    keep,
+)
 from earmark.ingest.formats import NOT_TAKEN
+from earmark.names import asr_name
 from earmark.record.database import connect
 from earmark.record.queue_files import cell, read_queue, write_queue
 from earmark.record.review_queue import QueueItem, review_queue
 from earmark.settings import ReviewSettings
+from earmark.speech.decoding import DECODING_FACTS
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table, write_table
 from earmark.watch.forecast import forecast
 from earmark.watch.report import gather, render, tell, warning_of, write_report
@@ -91,6 +102,36 @@ class Text(HTMLParser):
 def written(place: Place) -> Path:
     config = configuration.read(place.file)
     return write_report(config, gather(config))
+
+
+def test_it_shows_how_good_policies_and_transcripts_are(busy: Place) -> None:
+    assert "How good policies" not in page_of(busy).read
+    config = configuration.read(busy.file)
+    share = Estimate(0.75, 0.5, 0.875)
+    figures = Figures(
+        category="scams", language=None, texts=40, hits=9, false_alarms=3, misses=3, passed=25,
+        unanswered=0, precision=share, recall=share, f1=share, auc=share, calibration_error=share,
+    )  # fmt: skip
+    made = {"version": "1", "made_at": "2026-11-20T10:00:00+00:00", "gold_sha256": "0" * 64}
+    evaluation = Evaluation(
+        policy="2026-11", policy_sha256={}, thresholds={}, classifier={}, gold="<b>\u202egold",
+        texts=40, weighted=True, labelled_by={}, left_out=(), figures=(figures,), by_language=(),
+        confusions=(), reliability={}, **made,
+    )  # fmt: skip
+    errors = WordErrors(language=None, clips=7, words=70, wer=share, cer=share)
+    spoken = SpeechEvaluation(
+        asr="large-v2-fp16", model="large-v2", gold="said.jsonl", errors=(errors,), **made
+    )
+    keep(busy.volume, name_of(config, policies_of(config)), evaluation)
+    keep(busy.volume, asr_name(config, busy.volume, DECODING_FACTS), spoken)
+    page = page_of(busy)
+    assert "on 40 texts that people labelled, <b>\\u202egold, weighted" in page.read
+    assert "0.750 (0.50 to 0.88)" in page.read
+    assert "said.jsonl" in page.read
+    assert "b" not in page.tags
+    # Of other thresholds nobody knows.
+    busy.configure(classify={"threshold": 0.6})
+    assert "that people labelled" not in page_of(busy).read
 
 
 def page_of(busy: Place) -> Text:

@@ -22,6 +22,7 @@ from earmark.evaluation.metrics import (
     estimates,
     mcnemar,
     reliability,
+    wilson,
 )
 from earmark.evaluation.results import Confusion, Estimate, Evaluation, Figures
 from earmark.evaluation.scores import classify
@@ -278,20 +279,25 @@ def _judged(
 
 def _figures(category: str, language: str | None, judged: Judged) -> Figures:
     truth, flagged = judged.truth, judged.flagged
-    undefined = dict.fromkeys(("precision", "recall", "f1", "auc", "calibration_error"), Estimate())
-    found = judged.texts and estimates(judged.figures, judged.clusters, judged.weights)
-    if found and category == ANY:  # the highest of several scores is no probability of any
+    found = dict.fromkeys(("precision", "recall", "f1", "auc", "calibration_error"), Estimate())
+    if judged.texts:
+        found |= estimates(judged.figures, judged.clusters, judged.weights)
+    if category == ANY:  # the highest of several scores is no probability of any
         found["calibration_error"] = Estimate()
+    hits = int((truth & flagged).sum())
+    for name, of in (("precision", int(flagged.sum())), ("recall", int(truth.sum()))):
+        if of and hits in (0, of):  # all resamples are alike
+            found[name] = Estimate(found[name].value, *wilson(hits, of))
     return Figures(
         category=category,
         language=language,
         texts=len(judged.texts),
-        hits=int((truth & flagged).sum()),
+        hits=hits,
         false_alarms=int((~truth & flagged).sum()),
         misses=int((truth & ~flagged).sum()),
         passed=int((~truth & ~flagged).sum()),
         unanswered=int(np.isnan(judged.scores).sum()),
-        **(found or undefined),
+        **found,
     )
 
 

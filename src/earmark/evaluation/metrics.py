@@ -86,14 +86,11 @@ def reliability(truth: Flags, scores: Floats) -> tuple[Bin, ...]:
         truth: Whether it applies, (rows,).
         scores: 0 to 1, (rows,).
     """
-    from scipy.stats import binomtest  # a second of a core
-
     bins = _bins(scores)
     found = []
     for each in np.unique(bins):
         here = bins == each
         count, applies = int(here.sum()), int(truth[here].sum())
-        ends = binomtest(applies, count).proportion_ci(method="wilson")
         found.append(
             Bin(
                 float(each) / BINS,
@@ -101,11 +98,23 @@ def reliability(truth: Flags, scores: Floats) -> tuple[Bin, ...]:
                 count,
                 float(scores[here].mean()),
                 applies / count,
-                float(ends.low),
-                float(ends.high),
+                *wilson(applies, count),
             )
         )
     return tuple(found)
+
+
+def wilson(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share, also of none and of all (Wilson, JASA 22:209, 1927).
+
+    Args:
+        count: How many.
+        of: Of how many, at least 1.
+    """
+    from scipy.stats import binomtest  # a second of a core
+
+    ends = binomtest(count, of).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
 
 
 def _bins(scores: Floats) -> npt.NDArray[np.int64]:
@@ -139,8 +148,8 @@ def estimates(
 ) -> dict[str, Estimate]:
     """Figures with their percentile bootstrap intervals.
 
-    Resamples in which a figure is undefined are left out; if they are more than half, it has no
-    interval.
+    Resamples in which a figure is undefined are left out.  If they are more than half, or all the
+    others are equal, they tell nothing of how sure the figure is, and it has no interval.
 
     Args:
         figures: Gives each by name, (ways,), for weights of shape (ways, rows).
@@ -154,7 +163,7 @@ def estimates(
         known = drawn[np.isfinite(drawn)]
         if not np.isfinite(value):
             found[name] = Estimate()
-        elif len(known) < RESAMPLES / 2:
+        elif len(known) < RESAMPLES / 2 or known.min() == known.max():
             found[name] = Estimate(float(value))
         else:
             low, high = np.percentile(known, [2.5, 97.5])
