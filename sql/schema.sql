@@ -519,9 +519,11 @@ CREATE TABLE public.review_decisions (
     flag_categories text[],
     claimed_at timestamp with time zone NOT NULL,
     decided_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    undone_by bigint,
     CONSTRAINT review_decisions_check CHECK (((verdict = 'skipped'::text) = (reason IS NOT NULL))),
     CONSTRAINT review_decisions_check1 CHECK (((verdict = 'reportable'::text) OR (categories = '{}'::text[]))),
     CONSTRAINT review_decisions_round_check CHECK ((round = ANY (ARRAY['first'::text, 'second'::text, 'adjudication'::text]))),
+    CONSTRAINT review_decisions_undone_by_check CHECK (((undone_by IS NULL) OR (verdict = 'undone'::text))),
     CONSTRAINT review_decisions_verdict_check CHECK ((verdict = ANY (ARRAY['reportable'::text, 'not reportable'::text, 'unsure'::text, 'skipped'::text, 'undone'::text])))
 );
 
@@ -533,6 +535,7 @@ COMMENT ON COLUMN public.review_decisions.asr IS 'Speech recognition set of the 
 COMMENT ON COLUMN public.review_decisions.policy IS 'Policy set that was shown';
 COMMENT ON COLUMN public.review_decisions.flag_score IS 'The highest score of that set among the categories that flagged it; null for a control';
 COMMENT ON COLUMN public.review_decisions.claimed_at IS 'When the item was opened';
+COMMENT ON COLUMN public.review_decisions.undone_by IS 'The lead who took the decision of reviewer_id back; null if they did so themselves';
 
 ALTER TABLE public.review_decisions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 
@@ -549,6 +552,8 @@ ALTER TABLE ONLY public.review_decisions
     ADD CONSTRAINT review_decisions_audio_file_id_fkey FOREIGN KEY (audio_file_id) REFERENCES public.audio_files(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.review_decisions
     ADD CONSTRAINT review_decisions_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id);
+ALTER TABLE ONLY public.review_decisions
+    ADD CONSTRAINT review_decisions_undone_by_fkey FOREIGN KEY (undone_by) REFERENCES public.reviewers(id);
 
 
 CREATE VIEW public.review_standing AS

@@ -58,9 +58,17 @@ class Team:
         self.decide(who, clip, judgement, share)
         return clip
 
-    def undo(self, who: Reviewer) -> int:
+    def undo(self, who: Reviewer, clip: int | None = None) -> int:
         with self.connections.transaction() as connection:
-            return decisions.undo(connection, who, 60).audio_file_id
+            return decisions.undo(connection, who, 60, clip).audio_file_id
+
+    def reopen(self, who: Reviewer, clip: int) -> None:
+        with self.connections.transaction() as connection:
+            decisions.reopen(connection, who, clip)
+
+    def overrule(self, who: Reviewer, clip: int) -> None:
+        with self.connections.transaction() as connection:
+            decisions.overrule(connection, who, clip, 60)
 
     def release(self, who: Reviewer) -> None:
         with self.connections.transaction() as connection:
@@ -337,6 +345,80 @@ def test_a_skip_does_not_show_the_model_s_score(team):
     assert (last.flag_score, last.flag_categories) == (None, None)
 
 
+def test_any_decision_of_the_day_is_taken_back_by_who_made_it_and_the_record_keeps_it(team):
+    for _ in range(3):
+        team.review(team.ada)
+    assert team.undo(team.ada, 1) == 1
+    assert team.given(team.ada) == 1
+    team.decide(team.ada, 1, HARMLESS)
+    assert team.outcome(1)[:2] == ("settled", "not reportable")
+    assert team.ask("SELECT verdict FROM review_decisions WHERE audio_file_id = 1 ORDER BY id") == [
+        ("reportable",), ("undone",), ("not reportable",)
+    ]  # fmt: skip
+    assert team.undo(team.ada) == 1  # the newest
+    assert team.undo(team.ada) == 3  # and the one before
+    with pytest.raises(NothingToUndo):
+        team.undo(team.ada, 1)
+
+
+def test_nobody_takes_back_what_another_decided_or_what_is_older_than_a_day(team):
+    team.review(team.ada)
+    with pytest.raises(NothingToUndo):
+        team.undo(team.ben, 1)
+    age_decisions(team)
+    with pytest.raises(NothingToUndo):
+        team.undo(team.ada, 1)
+
+
+def age_decisions(team: Team) -> None:
+    team.ask("ALTER TABLE review_decisions DISABLE TRIGGER append_only")
+    team.ask("UPDATE review_decisions SET decided_at = now() - INTERVAL '25 hours'")
+    team.ask("ALTER TABLE review_decisions ENABLE TRIGGER append_only")
+
+
+def test_a_lead_puts_back_whatever_was_decided_and_the_record_says_who(team):
+    team.review(team.ada, share=1)
+    team.decide(team.ben, team.given(team.ben), HARMLESS)
+    age_decisions(team)
+    team.reopen(team.lea, 1)
+    assert team.outcome(1) == ()
+    assert team.status(1) == "flagged"
+    assert team.given(team.cleo) == 1
+    assert team.ask(
+        "SELECT r.name, d.round, lead.name FROM review_decisions d "
+        "JOIN reviewers r ON r.id = d.reviewer_id JOIN reviewers lead ON lead.id = d.undone_by "
+        "WHERE verdict = 'undone' ORDER BY d.id"
+    ) == [("ada", "first", "lea"), ("ben", "second", "lea")]
+    with pytest.raises(NothingToUndo, match="cleo has item 1 open now"):
+        team.reopen(team.lea, 1)
+    with pytest.raises(NothingToUndo, match="no decision about item 2"):
+        team.reopen(team.lea, 2)
+
+
+def test_a_lead_overrules_what_is_settled_which_stands_until_then(team):
+    team.review(team.ada)
+    team.overrule(team.lea, 1)
+    assert team.outcome(1)[:2] == ("settled", "reportable")
+    team.decide(team.lea, 1, HARMLESS)
+    assert team.outcome(1) == ("settled", "not reportable", [])
+    (leo,) = join_lead(team)
+    team.overrule(leo, 1)
+    team.decide(leo, 1, REPORTABLE)
+    assert team.outcome(1)[:2] == ("settled", "reportable")
+    team.undo(leo)
+    assert team.outcome(1)[:2] == ("settled", "reportable")  # as ada said; lea was overruled
+    with pytest.raises(NothingToUndo, match="leo has item 1 open"):
+        team.overrule(team.lea, 1)
+
+
+def test_a_lead_overrules_nobody_but_others(team):
+    team.review(team.lea)
+    with pytest.raises(NothingToUndo, match="decided about this item yourself"):
+        team.overrule(team.lea, 1)
+    team.reopen(team.lea, 1)
+    assert team.status(1) == "flagged"
+
+
 # --- a second person, and a third -------------------------------------------------------
 
 
@@ -470,7 +552,8 @@ ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["ada", "ben", "cleo", "lea"]),
         st.sampled_from(["next", "control", "settle", "yes", "no", "unsure", "skip", "undo",
-                         "give back", "vanish", "reclassified", "lost its place"]),
+                         "undo an older one", "reopen", "overrule", "give back", "vanish",
+                         "reclassified", "lost its place"]),
     ),
     max_size=40,
 )  # fmt: skip
@@ -513,6 +596,15 @@ def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
         elif action == "undo":
             with contextlib.suppress(NothingToUndo):
                 team.undo(who)
+        elif action in ("undo an older one", "reopen", "overrule"):
+            does = {"reopen": team.reopen, "overrule": team.overrule}.get(action, team.undo)
+            decided = team.ask(
+                "SELECT min(audio_file_id) FROM review_decisions WHERE reviewer_id = %s OR %s",
+                who.id, who.is_lead,
+            )  # fmt: skip
+            if decided[0][0] and (who.is_lead or does == team.undo):
+                with contextlib.suppress(NothingToUndo):
+                    does(who, decided[0][0])
         elif action in JUDGEMENTS:
             held = team.ask(
                 "SELECT audio_file_id FROM review_claims WHERE reviewer_id = %s", who.id

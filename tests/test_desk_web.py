@@ -111,6 +111,9 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/items/{id}/decide"): {"verdict": "not reportable"},
     ("POST", "/items/{id}/release"): {},
     ("POST", "/undo"): {},
+    ("POST", "/items/{id}/undo"): {},
+    ("POST", "/lead/items/{id}/reopen"): {},
+    ("POST", "/lead/items/{id}/overrule"): {},
     ("POST", "/settings"): {"break_minutes": "30"},
     ("POST", "/sign-out"): {},
 }
@@ -121,6 +124,8 @@ LEADS = {
     "/lead/access",
     "/lead/export?format=csv",
     "/claim?adjudication",
+    "/lead/items/{id}/reopen",
+    "/lead/items/{id}/overrule",
 }
 ITEM_READ = {"/items/{id}", "/items/{id}/audio", "/items/{id}/waveform"}
 ITEM_WRITE = {"/items/{id}/heartbeat", "/items/{id}/decide", "/items/{id}/release"}
@@ -140,14 +145,16 @@ def expected(method: str, path: str, who: str | None) -> set[int]:
         return {200}
     if who is None:
         return {303} if method == "GET" else {401}
+    if path in LEADS and who != "lea":
+        return {403}
+    if path.endswith(("/undo", "/reopen", "/overrule")):
+        return {409}
     if path in LEADS:
-        return {200, 303} if who == "lea" else {403}
+        return {200, 303}
     if path in ITEM_READ:
         return {404} if who == "ben" else {200}
     if path in ITEM_WRITE:
         return {200, 303} if who == "ada" else {409}
-    if path == "/undo":
-        return {409}
     return {200, 303}
 
 
@@ -450,6 +457,39 @@ def test_what_is_undone_is_there_to_begin_from(desk: Desk) -> None:
             ("categories", "violent-threats"), ("not_speech", "true")
         ]  # fmt: skip
         assert ">&lt;/textarea&gt;half</textarea>" in page
+
+
+def test_an_older_decision_is_mended_from_the_list_of_one_s_own(desk: Desk) -> None:
+    with browser_of(desk, "ada") as browser:
+        browser.submit("/claim", mode="score")
+        for item in (1, 2, 3):
+            browser.submit(f"/items/{item}/decide", verdict="not reportable", note=f"note {item}")
+        assert 'action="/items/1/undo"' in browser.visit("/items/1").text
+        ways = re.findall(r'action="(/items/\d+/undo)"', browser.visit("/mine").text)
+        assert ways == ["/items/3/undo", "/items/2/undo", "/items/1/undo"]
+        assert browser.submit("/items/1/undo").headers["location"] == "/items/1"
+        assert ">note 1</textarea>" in browser.visit("/items/1").text
+        assert 'action="/items/1/undo"' not in browser.visit("/mine").text
+        assert browser.submit("/items/1/undo").status_code == 409
+
+
+def test_a_lead_mends_any_decision_from_the_log_and_the_page_says_so(desk: Desk) -> None:
+    with browser_of(desk, "ada") as ada, browser_of(desk, "lea") as lea:
+        ada.submit("/claim", mode="score")
+        for item in (1, 2):
+            ada.submit(f"/items/{item}/decide", verdict="not reportable")
+        for page in ("/lead/decisions", "/items/1"):
+            assert 'action="/lead/items/1/overrule"' in lea.visit(page).text
+        assert lea.submit("/lead/items/1/overrule").headers["location"] == "/items/1"
+        assert "Settle it" in lea.visit("/items/1").text
+        lea.submit("/items/1/decide", verdict="unsure")
+        answer = lea.submit("/lead/items/2/reopen")
+        assert "back in the queue" in lea.get(answer.headers["location"]).text
+        assert "undone by lea" in lea.get("/lead/decisions").text
+        assert "undone by a lead" in ada.get("/mine").text
+    assert ask(desk.record, "SELECT audio_file_id, state, verdict FROM review_outcomes") == [
+        (1, "settled", "unsure")
+    ]
 
 
 def test_who_goes_wrong_is_told_where_and_keeps_the_menu(desk: Desk) -> None:

@@ -3,7 +3,7 @@
 Decisions are only ever added; of one person about one clip the newest counts (the view
 ``review_standing``).  A random share of clips goes to a second person, who is not told; where
 two differ, or somebody is unsure, a lead who is neither of them settles it (the view
-``review_outcomes``).
+``review_outcomes``).  People take back what they decided in the last day, and leads anything.
 """
 
 import datetime
@@ -74,7 +74,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class LastDecision:
-    """What somebody decided last, with what the model had said.
+    """What somebody decided, with what the model had said.
 
     Attributes:
         id: In ``review_decisions``.
@@ -84,6 +84,8 @@ class LastDecision:
         flag_score: The model's highest score; None for a control.
         flag_categories: Those under which the model flagged it, the highest score first.
         decided_at: When.
+        counts: Whether it is the person's newest about the clip, and not undone.
+        by_lead: Whether a lead took it back.
     """
 
     id: int
@@ -93,6 +95,8 @@ class LastDecision:
     flag_score: float | None
     flag_categories: list[str] | None
     decided_at: datetime.datetime
+    counts: bool
+    by_lead: bool
 
 
 def decide(
@@ -136,6 +140,14 @@ def decide(
         cursor.execute(_INSERT, {"reviewer": reviewer.id, **_columns(judgement)})
         claims.release(connection, reviewer)
         if judgement.verdict != "skipped":
+            if claim.round == "adjudication":
+                cursor.execute(
+                    "SELECT id FROM review_standing WHERE audio_file_id = %s "
+                    "AND round = 'adjudication' AND reviewer_id <> %s",
+                    [audio_file_id, reviewer.id],
+                )
+                overruled = [id for (id,) in cursor.fetchall()]
+                cursor.execute(_TAKE_BACK, {"ids": overruled, "by": reviewer.id})
             if claim.round == "first":
                 cursor.execute("SELECT mark_reviewed(%s)", [audio_file_id])
                 _draw_second(cursor, audio_file_id, second_review_fraction)
@@ -164,8 +176,13 @@ _INSERT = """
 """
 
 
-def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Claim:
-    """Take back somebody's last decision and give them the item again.
+def undo(
+    connection: Connection,
+    reviewer: Reviewer,
+    lease_seconds: float,
+    audio_file_id: int | None = None,
+) -> Claim:
+    """Take back one of somebody's decisions of the last day and give them the item again.
 
     An item that they have open meanwhile goes back to the queue.
 
@@ -173,6 +190,7 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
         connection: To the database.
         reviewer: Whose decision.
         lease_seconds: How long the item is theirs without a sign of life.
+        audio_file_id: The clip that it is about; None for the newest decision that counts.
 
     Raises:
         NothingToUndo: there is none of the last day, or somebody else has decided about the
@@ -180,9 +198,10 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
     """
     with connection.cursor() as cursor:
         claims.one_at_a_time(cursor)
-        last = last_decision(connection, reviewer)
+        last = last_decision(connection, reviewer, audio_file_id)
         if last is None:
             raise NothingToUndo("there is no decision of the last day to take back")
+        clip = last.audio_file_id
         cursor.execute(
             "SELECT round, chosen_by, asr, policy FROM review_decisions WHERE id = %s", [last.id]
         )
@@ -194,7 +213,7 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
             "AND reviewer_id <> %(me)s AND array_position(%(rounds)s, round) "
             ">= array_position(%(rounds)s, %(round)s)",
             {
-                "clip": last.audio_file_id,
+                "clip": clip,
                 "me": reviewer.id,
                 "round": round_,
                 "rounds": ["first", "second", "adjudication"],
@@ -202,46 +221,154 @@ def undo(connection: Connection, reviewer: Reviewer, lease_seconds: float) -> Cl
         )
         if cursor.fetchone() is not None:
             # Why not, would tell whether it went to a second person.
-            raise NothingToUndo("the last decision can't be taken back any more")
+            raise NothingToUndo(
+                "this decision can't be taken back any more by yourself; a lead can overrule it"
+            )
         held = claims.held(connection, reviewer)
         mode: Mode = "adjudication" if round_ == "adjudication" else "score"
         if chosen_by in ("category", "control"):
             mode = chosen_by
-        again = Claim(last.audio_file_id, round_, mode, None, chosen_by, asr, policy)
+        again = Claim(clip, round_, mode, None, chosen_by, asr, policy)
         if held is not None:
             again = replace(again, mode=held.mode, category=held.category)
         claims.release(connection, reviewer)
-        cursor.execute(
-            "INSERT INTO review_decisions (audio_file_id, reviewer_id, round, chosen_by, verdict, "
-            "asr, policy, flag_score, flag_categories, claimed_at) "
-            "SELECT audio_file_id, reviewer_id, round, chosen_by, 'undone', asr, policy, "
-            "flag_score, flag_categories, now() FROM review_decisions WHERE id = %s",
-            [last.id],
-        )
-        cursor.execute("SELECT return_to_review(%s)", [last.audio_file_id])
-        _keep_waiting(cursor, last.audio_file_id)
+        cursor.execute(_TAKE_BACK, {"ids": [last.id], "by": None})
+        _return(cursor, clip)
         claims.insert(cursor, reviewer, again, lease_seconds)
     return again
 
 
-def last_decision(connection: Connection, reviewer: Reviewer) -> LastDecision | None:
-    """What somebody decided last and may take back: of the last day, and not undone."""
-    found = decisions_of(connection, reviewer, 1)
-    return found[0] if found and found[0].verdict != "undone" else None
+def reopen(connection: Connection, lead: Reviewer, audio_file_id: int) -> None:
+    """Take back all that was decided about a clip, so that it waits as if nobody had heard it.
+
+    Args:
+        connection: To the database.
+        lead: Who does it, which the record says.
+        audio_file_id: The clip.
+
+    Raises:
+        NothingToUndo: no decision stands, or somebody else has the item open now.
+    """
+    with connection.cursor() as cursor:
+        claims.one_at_a_time(cursor)
+        _refuse_if_open(cursor, lead, audio_file_id)
+        cursor.execute(
+            "SELECT id FROM review_standing WHERE audio_file_id = %s ORDER BY id", [audio_file_id]
+        )
+        ids = [id for (id,) in cursor.fetchall()]
+        if not ids:
+            raise NothingToUndo(f"there is no decision about item {audio_file_id} to take back")
+        cursor.execute("DELETE FROM review_claims WHERE audio_file_id = %s", [audio_file_id])
+        cursor.execute(_TAKE_BACK, {"ids": ids, "by": lead.id})
+        _return(cursor, audio_file_id)
+
+
+def overrule(
+    connection: Connection, lead: Reviewer, audio_file_id: int, lease_seconds: float
+) -> Claim:
+    """Give a lead any decided clip to settle, though it be settled already.
+
+    What was decided stands until the lead decides.  An item that they have open meanwhile goes
+    back to the queue.
+
+    Raises:
+        NothingToUndo: no first decision stands, the lead decided about the clip in another round,
+            or somebody else has the item open now.
+    """
+    with connection.cursor() as cursor:
+        claims.one_at_a_time(cursor)
+        _refuse_if_open(cursor, lead, audio_file_id)
+        cursor.execute(
+            "SELECT reviewer_id, round, asr, policy FROM review_standing WHERE audio_file_id = %s",
+            [audio_file_id],
+        )
+        standing = cursor.fetchall()
+        if any(who == lead.id and round_ != "adjudication" for who, round_, *_ in standing):
+            raise NothingToUndo(
+                "you decided about this item yourself; reopen it, or let another lead settle it"
+            )
+        shown = [(asr, policy) for _, round_, asr, policy in standing if round_ == "first"]
+        if not shown:
+            raise NothingToUndo(f"there is no decision about item {audio_file_id} to overrule")
+        claims.release(connection, lead)
+        claim = Claim(
+            audio_file_id, "adjudication", "adjudication", None, "adjudication", *shown[0]
+        )
+        claims.insert(cursor, lead, claim, lease_seconds)
+    return claim
+
+
+def _refuse_if_open(cursor: Cursor, lead: Reviewer, audio_file_id: int) -> None:
+    cursor.execute(
+        "SELECT r.name FROM review_claims c JOIN reviewers r ON r.id = c.reviewer_id "
+        "WHERE c.audio_file_id = %s AND c.reviewer_id <> %s AND c.expires_at > now()",
+        [audio_file_id, lead.id],
+    )
+    if found := cursor.fetchone():
+        raise NothingToUndo(f"{found[0]} has item {audio_file_id} open now; try again later")
+
+
+_OF_LAST_DAY = "d.decided_at > now() - INTERVAL '24 hours'"
+#: Of somebody's decisions those that they can take back, if nobody else came after them.
+_UNDOABLE = (
+    "d.verdict <> 'undone' AND NOT EXISTS (SELECT FROM review_decisions later "
+    "WHERE later.audio_file_id = d.audio_file_id AND later.reviewer_id = d.reviewer_id "
+    "AND later.id > d.id)"
+)
+_TAKE_BACK = """
+    INSERT INTO review_decisions (
+        audio_file_id, reviewer_id, round, chosen_by, verdict, asr, policy, flag_score,
+        flag_categories, claimed_at, undone_by
+    )
+    SELECT audio_file_id, reviewer_id, round, chosen_by, 'undone', asr, policy, flag_score,
+        flag_categories, now(), %(by)s
+    FROM review_decisions WHERE id = ANY (%(ids)s) ORDER BY id
+"""
+
+
+def _return(cursor: Cursor, audio_file_id: int) -> None:
+    """Let a clip wait again for whom it lacks now."""
+    cursor.execute("SELECT return_to_review(%s)", [audio_file_id])
+    _keep_waiting(cursor, audio_file_id)
+
+
+def last_decision(
+    connection: Connection, reviewer: Reviewer, audio_file_id: int | None = None
+) -> LastDecision | None:
+    """What somebody decided last and may take back: of the last day, and not undone.
+
+    Args:
+        connection: To the database.
+        reviewer: Who.
+        audio_file_id: The clip that it is about; None for any.
+    """
+    about = f"AND {_UNDOABLE} AND d.audio_file_id = COALESCE(%(clip)s, d.audio_file_id)"
+    found = _decisions_of(connection, reviewer, 1, about, audio_file_id)
+    return found[0] if found else None
 
 
 def decisions_of(connection: Connection, reviewer: Reviewer, most: int) -> list[LastDecision]:
     """What somebody decided in the last 24 hours, the newest first; undone ones too."""
+    return _decisions_of(connection, reviewer, most)
+
+
+def _decisions_of(
+    connection: Connection,
+    reviewer: Reviewer,
+    most: int,
+    only: str = "",
+    audio_file_id: int | None = None,
+) -> list[LastDecision]:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT id, audio_file_id, verdict, categories, "
+            "SELECT d.id, d.audio_file_id, d.verdict, d.categories, "
             # Who only skipped a clip may be given it again if they undo it.
-            "CASE WHEN verdict IN ('skipped', 'undone') THEN NULL ELSE flag_score END, "
-            "CASE WHEN verdict IN ('skipped', 'undone') THEN NULL ELSE flag_categories END, "
-            "decided_at FROM review_decisions "
-            "WHERE reviewer_id = %s AND decided_at > now() - INTERVAL '24 hours' "
-            "ORDER BY id DESC LIMIT %s",
-            [reviewer.id, most],
+            "CASE WHEN d.verdict IN ('skipped', 'undone') THEN NULL ELSE d.flag_score END, "
+            "CASE WHEN d.verdict IN ('skipped', 'undone') THEN NULL ELSE d.flag_categories END, "
+            f"d.decided_at, {_UNDOABLE}, d.undone_by IS NOT NULL FROM review_decisions d "
+            f"WHERE d.reviewer_id = %(me)s AND {_OF_LAST_DAY} {only} "
+            "ORDER BY d.id DESC LIMIT %(most)s",
+            {"me": reviewer.id, "most": most, "clip": audio_file_id},
         )
         return [LastDecision(*row) for row in cursor.fetchall()]
 

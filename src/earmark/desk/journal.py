@@ -41,6 +41,7 @@ class Decided:
         flag_categories: Those under which the model flagged it, the highest score first.
         decided_at: When.
         superseded: Whether the same person decided about the clip again.
+        undone_by: The lead who took it back, of an ``undone`` one; None for the person.
     """
 
     id: int
@@ -55,6 +56,7 @@ class Decided:
     flag_categories: list[str] | None
     decided_at: datetime.datetime
     superseded: bool
+    undone_by: str | None
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,9 @@ def decisions(connection: Connection, before: int | None = None) -> Page[Decided
             "SELECT d.id, d.audio_file_id, r.name, d.round, d.verdict, d.categories, d.reason, "
             "d.note, d.flag_score, d.flag_categories, d.decided_at, "
             "EXISTS (SELECT FROM review_decisions later WHERE later.id > d.id "
-            "AND later.audio_file_id = d.audio_file_id AND later.reviewer_id = d.reviewer_id) "
-            "FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
+            "AND later.audio_file_id = d.audio_file_id AND later.reviewer_id = d.reviewer_id), "
+            "lead.name FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
+            "LEFT JOIN reviewers lead ON lead.id = d.undone_by "
             "WHERE d.id < COALESCE(%s, 9223372036854775807) ORDER BY d.id DESC LIMIT %s",
             [before, PAGE + 1],
         )

@@ -9,11 +9,11 @@ from typing import Annotated, BinaryIO
 from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse, Response, StreamingResponse
 
-from earmark.desk import agreement, items, journal, workload
+from earmark.desk import agreement, decisions, items, journal, workload
 from earmark.desk.export import Format, export
-from earmark.desk.web import Lead
+from earmark.desk.web import Lead, go, notices
 from earmark.errors import EarmarkError
 
 router = APIRouter()
@@ -47,7 +47,7 @@ def lead(visitor: Lead) -> HTMLResponse:
 
 
 @router.get("/lead/decisions")
-def decisions(visitor: Lead, before: Before = None) -> HTMLResponse:
+def decided(visitor: Lead, before: Before = None, notice: str = "") -> HTMLResponse:
     """The log of decisions."""
     with visitor.desk.connections.transaction() as connection:
         return visitor.page(
@@ -55,7 +55,26 @@ def decisions(visitor: Lead, before: Before = None) -> HTMLResponse:
             "decisions.html",
             log=journal.decisions(connection, before),
             is_newest=before is None,
+            notices=notices(notice),
         )
+
+
+@router.post("/lead/items/{audio_file_id}/reopen")
+def reopen(visitor: Lead, audio_file_id: int) -> Response:
+    """Put a decided item back into the queue, as if nobody had decided about it."""
+    with visitor.desk.connections.transaction() as connection:
+        decisions.reopen(connection, visitor.reviewer, audio_file_id)
+    return go("/lead/decisions", notice="reopened")
+
+
+@router.post("/lead/items/{audio_file_id}/overrule")
+def overrule(visitor: Lead, audio_file_id: int) -> Response:
+    """Open a decided item to settle it."""
+    with visitor.desk.connections.transaction() as connection:
+        claim = decisions.overrule(
+            connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds
+        )
+    return go(f"/items/{claim.audio_file_id}")
 
 
 @router.get("/lead/access")

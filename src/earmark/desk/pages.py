@@ -2,7 +2,6 @@
 
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import (
@@ -10,7 +9,6 @@ from fastapi.responses import (
     HTMLResponse,
     JSONResponse,
     PlainTextResponse,
-    RedirectResponse,
     Response,
 )
 from psycopg2.extensions import connection as Connection
@@ -25,8 +23,10 @@ from earmark.desk.web import (
     TheDesk,
     Visitor,
     end_cookie,
+    go,
     is_playing,
     new_secret,
+    notices,
     require_same_origin,
     session_cookie,
     set_cookie,
@@ -37,11 +37,6 @@ router = APIRouter()
 
 #: The cookie that ties a sign-in form to a browser that has no session yet.
 _VISIT = "earmark-visit"
-
-
-def _go(path: str, **query: str | None) -> RedirectResponse:
-    given = {key: value for key, value in query.items() if value}
-    return RedirectResponse(path + ("?" + urlencode(given) if given else ""), 303)
 
 
 @router.get("/healthz")
@@ -88,7 +83,7 @@ def sign_in(
         return _sign_in_form(request, desk, status, str(refusal), name)
     with desk.connections.transaction() as connection:
         accounts.sign_out(connection, request.cookies.get(session_cookie(request), ""))
-    response = _go("/")
+    response = go("/")
     set_cookie(response, request, session_cookie(request), token)
     end_cookie(response, request, _VISIT)
     return response
@@ -100,7 +95,7 @@ def sign_out(request: Request, visitor: SignedIn) -> Response:
     with visitor.desk.connections.transaction() as connection:
         claims.release(connection, visitor.reviewer)
         accounts.sign_out(connection, visitor.token)
-    response = _go("/sign-in")
+    response = go("/sign-in")
     end_cookie(response, request, session_cookie(request))
     return response
 
@@ -126,15 +121,8 @@ def queue(visitor: SignedIn, empty: str = "", notice: str = "") -> HTMLResponse:
             disputed=disputed if visitor.reviewer.is_lead else None,
             draws_controls=visitor.desk.draws_controls,
             empty=bool(empty),
-            notices=[_NOTICES[notice]] if notice in _NOTICES else [],
+            notices=notices(notice),
         )
-
-
-#: What a redirect may say; nothing of a request's own words is shown.
-_NOTICES = {
-    "released": "The item went back to the queue.",
-    "settings": "Your settings are kept.",
-}
 
 
 @router.post("/claim")
@@ -155,8 +143,8 @@ def _next(visitor: Visitor, mode: Mode, category: str | None) -> Response:
             connection, visitor.reviewer, mode, visitor.desk.lease_seconds, category
         )
     if found is None:
-        return _go("/", empty="1")
-    return _go(f"/items/{found.audio_file_id}")
+        return go("/", empty="1")
+    return go(f"/items/{found.audio_file_id}")
 
 
 @router.get("/items/{audio_file_id}")
@@ -187,6 +175,7 @@ def item(visitor: SignedIn, audio_file_id: int) -> HTMLResponse:
             read_only=held is None,
             scores_shown=not is_blind,
             earlier=earlier,
+            undoable=decisions.last_decision(connection, reviewer, audio_file_id) is not None,
             draft=items.undone(connection, reviewer, audio_file_id) if held else None,
             lease_seconds=lease_seconds,
             skip_reasons=SKIP_REASONS,
@@ -249,7 +238,7 @@ def release(visitor: SignedIn, audio_file_id: int) -> Response:
     with visitor.desk.connections.transaction() as connection:
         claims.heartbeat(connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds)
         claims.release(connection, visitor.reviewer)
-    return _go("/", notice="released")
+    return go("/", notice="released")
 
 
 @router.post("/items/{audio_file_id}/decide")
@@ -290,7 +279,15 @@ def undo(visitor: SignedIn) -> Response:
     """Take back the last decision, and open its item again."""
     with visitor.desk.connections.transaction() as connection:
         found = decisions.undo(connection, visitor.reviewer, visitor.desk.lease_seconds)
-    return _go(f"/items/{found.audio_file_id}")
+    return go(f"/items/{found.audio_file_id}")
+
+
+@router.post("/items/{audio_file_id}/undo")
+def undo_one(visitor: SignedIn, audio_file_id: int) -> Response:
+    """Take back one's decision of the last day about an item, and open the item again."""
+    with visitor.desk.connections.transaction() as connection:
+        decisions.undo(connection, visitor.reviewer, visitor.desk.lease_seconds, audio_file_id)
+    return go(f"/items/{audio_file_id}")
 
 
 @router.get("/mine")
@@ -331,7 +328,7 @@ def change_settings(
             opted_out=sorted(set(opted_out or ())),
             break_minutes=break_minutes,
         )
-    return _go("/", notice="settings")
+    return go("/", notice="settings")
 
 
 def _known(connection: Connection) -> list[str]:

@@ -6,10 +6,10 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import Depends, HTTPException, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 from psycopg2.extensions import connection as Connection
 
@@ -86,6 +86,25 @@ class Visitor:
             last=decisions.last_decision(connection, self.reviewer),
             **{"notices": [], **context},
         )
+
+
+#: What a redirect may say; nothing of a request's own words is shown.
+_NOTICES = {
+    "released": "The item went back to the queue.",
+    "reopened": "The item is back in the queue.",
+    "settings": "Your settings are kept.",
+}
+
+
+def notices(notice: str) -> list[str]:
+    """What a page says of what was just done."""
+    return [_NOTICES[notice]] if notice in _NOTICES else []
+
+
+def go(path: str, **query: str | None) -> RedirectResponse:
+    """Lead on to a page of the desk, after something was done."""
+    given = {key: value for key, value in query.items() if value}
+    return RedirectResponse(path + ("?" + urlencode(given) if given else ""), 303)
 
 
 class SignInNeeded(Exception):
