@@ -458,6 +458,20 @@ ALTER TABLE ONLY public.review_access
     ADD CONSTRAINT review_access_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id);
 
 
+CREATE TABLE public.review_begun (
+    audio_file_id bigint NOT NULL,
+    since timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE public.review_begun IS 'Clips that were given to a first person, or taken back, and are not decided; once they are older than a day, they come before all others';
+
+ALTER TABLE ONLY public.review_begun
+    ADD CONSTRAINT review_begun_pkey PRIMARY KEY (audio_file_id);
+
+ALTER TABLE ONLY public.review_begun
+    ADD CONSTRAINT review_begun_audio_file_id_fkey FOREIGN KEY (audio_file_id) REFERENCES public.audio_files(id) ON DELETE CASCADE;
+
+
 CREATE TABLE public.review_claims (
     audio_file_id bigint NOT NULL,
     reviewer_id bigint NOT NULL,

@@ -419,6 +419,58 @@ def test_a_lead_overrules_nobody_but_others(team):
     assert team.status(1) == "flagged"
 
 
+# --- what waits does not stop waiting ---------------------------------------------------
+
+
+def age_clips(team: Team) -> None:
+    team.ask("UPDATE audio_files SET created_at = created_at - INTERVAL '3 days'")
+
+
+def test_what_is_undone_after_a_day_waits_for_everybody(team):
+    team.review(team.ada)
+    age_clips(team)
+    team.undo(team.ada)
+    team.release(team.ada)
+    assert team.given(team.ben) == 1
+
+
+@pytest.mark.parametrize("way", ["lease", "skip", "reopen", "account"])
+def test_what_somebody_left_comes_first_when_it_is_old(team, way):
+    assert team.given(team.cleo) == 1
+    clip = team.given(team.ada)
+    if way == "skip":
+        team.decide(team.ada, clip, SKIPPED)
+    elif way == "reopen":
+        team.decide(team.ada, clip)
+    elif way == "account":
+        team.ask("DELETE FROM review_claims WHERE reviewer_id = %s", team.ada.id)
+    else:
+        team.ask("UPDATE review_claims SET expires_at = now() WHERE reviewer_id = %s", team.ada.id)
+    team.decide(team.cleo, 1)
+    age_clips(team)
+    if way == "reopen":
+        team.reopen(team.lea, clip)
+    team.ask("UPDATE audio_files SET created_at = now() WHERE id > 6")
+    assert team.given(team.ben) == clip == 2
+    team.decide(team.ben, clip)
+    assert team.ask("SELECT * FROM review_begun") == []
+
+
+def test_new_clips_come_before_old_ones_that_nobody_began_and_these_the_oldest_first(team):
+    team.ask(
+        "UPDATE audio_files SET created_at = now() - id * INTERVAL '2 days' WHERE id IN (1, 3, 6)"
+    )
+    assert team.review(team.ada, HARMLESS) == 2
+    team.ask("UPDATE audio_files SET status = 'reviewed' WHERE id IN (4, 5) OR id BETWEEN 7 AND 12")
+    assert [team.review(team.ben, HARMLESS) for _ in range(3)] == [6, 3, 1]
+
+
+def test_an_old_control_is_still_given_to_be_heard(team):
+    age_clips(team)
+    given = {team.given(who, "control") for who in (team.ada, team.ben, team.cleo)}
+    assert given == {13, 14, 15}
+
+
 # --- a second person, and a third -------------------------------------------------------
 
 
@@ -537,13 +589,17 @@ def test_nobody_settles_what_they_decided_themselves(team):
 
 
 def join_lead(team: Team) -> list[Reviewer]:
-    return [
-        Reviewer(*row)
-        for row in team.ask(
-            "INSERT INTO reviewers (name, role, password_hash) VALUES ('leo', 'lead', '') "
-            "RETURNING id, name, role, hide_text, muted, opted_out, break_minutes"
-        )
-    ]
+    return [joined(team, "leo", "lead")]
+
+
+def joined(team: Team, name: str, role: str) -> Reviewer:
+    (row,) = team.ask(
+        "INSERT INTO reviewers (name, role, password_hash) VALUES (%s, %s, '') "
+        "ON CONFLICT (name) DO UPDATE SET active = TRUE "
+        "RETURNING id, name, role, hide_text, muted, opted_out, break_minutes",
+        name, role,
+    )  # fmt: skip
+    return Reviewer(*row)
 
 
 # --- whatever people do -----------------------------------------------------------------
@@ -553,7 +609,7 @@ ACTIONS = st.lists(
         st.sampled_from(["ada", "ben", "cleo", "lea"]),
         st.sampled_from(["next", "control", "settle", "yes", "no", "unsure", "skip", "undo",
                          "undo an older one", "reopen", "overrule", "give back", "vanish",
-                         "reclassified", "lost its place"]),
+                         "reclassified", "lost its place", "a day passes"]),
     ),
     max_size=40,
 )  # fmt: skip
@@ -565,9 +621,11 @@ JUDGEMENTS = {
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(actions=ACTIONS)
 def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
+    dora = joined(team, "dora", "reviewer")
     team.ask(
-        "TRUNCATE review_claims, review_decisions, second_reviews, review_waiting; "
+        "TRUNCATE review_claims, review_decisions, second_reviews, review_waiting, review_begun; "
         "UPDATE audio_files SET status = CASE WHEN control THEN 'transcribed' ELSE 'flagged' END, "
+        "created_at = now(), "
         "archive_id = 1, ordinal = id, opus_path = format('audio/%%s.opus', id)"
     )
     for name, action in actions:
@@ -587,6 +645,8 @@ def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
                 "UPDATE audio_files SET status = CASE status WHEN 'flagged' THEN 'transcribed' "
                 "ELSE 'flagged' END WHERE status IN ('flagged', 'transcribed')"
             )
+        elif action == "a day passes":
+            age_clips(team)
         elif action == "lost its place":
             team.ask(
                 "UPDATE audio_files SET archive_id = NULL, ordinal = NULL, opus_path = NULL, "
@@ -612,6 +672,15 @@ def test_whatever_people_do_every_clip_waits_or_is_reviewed(team, actions):
             for (clip,) in held:
                 team.decide(who, clip, JUDGEMENTS[action], share=0.5)
         assert_consistent(team)
+    # Whoever comes next is given all that is flagged and waits, however old it became.
+    team.ask("DELETE FROM review_claims")
+    given = set()
+    while (found := team.claim(dora)) and found.audio_file_id not in given:
+        given |= {found.audio_file_id} if found.round == "first" else set()
+        team.decide(dora, found.audio_file_id, SKIPPED)
+    assert team.ask("SELECT id FROM audio_files WHERE waits_since IS NOT NULL ORDER BY id") == [
+        (id,) for id in sorted(given)
+    ]
 
 
 def assert_consistent(team: Team) -> None:

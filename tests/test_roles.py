@@ -275,7 +275,7 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     added = ("review_decisions", "second_reviews", "review_access")
     desk_alone = ("review_claims", "review_sessions")
     views = ("ra_queue", "ra_waiting", "ra_controls", "review_standing", "review_outcomes")
-    some = ("sign_in_failures", "review_waiting")
+    some = ("sign_in_failures", "review_waiting", "review_begun")
     read_whole = ("reviewers", *some, "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
         # Backups read all there is.

@@ -83,6 +83,46 @@ _FIRST = {
     "control": f"SELECT q.id FROM ra_controls q WHERE {_FREE} AND {_UNHEARD} LIMIT 1",
 }
 
+# What somebody began and left, or had back, and the views show no more.
+_BEGUN = f"""
+    SELECT q.id
+    FROM (
+        SELECT af.id, b.since, af.waits_since,
+            COALESCE(af.queue_categories, '{{}}') AS flag_categories,
+            af.control AND af.status = 'transcribed' AND af.copied_from IS NULL AS is_control
+        FROM review_begun b JOIN audio_files af ON af.id = b.audio_file_id
+        WHERE af.created_at <= now() - INTERVAL '24 hours'
+    ) q
+    WHERE CASE %(mode)s
+        WHEN 'score' THEN q.waits_since IS NOT NULL
+        WHEN 'category' THEN q.waits_since IS NOT NULL AND %(category)s = ANY (q.flag_categories)
+        WHEN 'control' THEN q.is_control
+    END
+    AND NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD}
+    ORDER BY q.since, q.id LIMIT 1
+"""
+
+# Whatever else waits, the oldest first, in the order of an index.
+_WAITS = f"""
+    SELECT q.id
+    FROM (
+        SELECT id, waits_since, queue_score, queue_categories AS flag_categories
+        FROM audio_files WHERE waits_since IS NOT NULL
+    ) q
+    WHERE NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD} {{and_so}}
+    ORDER BY q.waits_since, q.queue_score DESC NULLS LAST, q.id LIMIT 1
+"""
+_OLDER = {
+    "score": _WAITS.format(and_so=""),
+    "category": _WAITS.format(and_so="AND %(category)s = ANY (q.flag_categories)"),
+    "control": f"""
+        SELECT q.id FROM audio_files q
+        WHERE q.control AND q.status = 'transcribed' AND q.copied_from IS NULL
+          AND {_FREE} AND {_UNHEARD}
+        ORDER BY q.created_at, q.id LIMIT 1
+    """,
+}
+
 # Second reviews: only what the person would be given in the first round as well, as anything else
 # would tell them that somebody has heard it.  Leads also settle what waits for a second person in
 # vain.  Who had to do with a clip in another round, even if they undid it, is neither.
@@ -126,6 +166,8 @@ def claim_next(
 
     Who is not a lead is first given what waits for a second person and fits what they ask for;
     nothing tells it apart. A lead sees everybody's decisions, and so can't be blind to the first.
+    Then comes what somebody began more than a day ago and left, what was loaded in the last day,
+    and what is older: nothing stops waiting because time passes.
 
     Args:
         connection: To the database.
@@ -156,7 +198,7 @@ def claim_next(
             return Claim(*held)
         rounds: list[tuple[str, Round, str]] = [(_WAITING, "adjudication", "adjudication")]
         if mode != "adjudication":
-            rounds = [(_FIRST[mode], "first", mode)]
+            rounds = [(sql, "first", mode) for sql in (_BEGUN, _FIRST[mode], _OLDER[mode])]
             if not reviewer.is_lead:
                 rounds.insert(0, (_WAITING, "second", "second"))
         for candidate, round_, chosen_by in rounds:
@@ -185,6 +227,16 @@ def insert(cursor: Cursor, reviewer: Reviewer, claim: Claim, lease_seconds: floa
         f"INSERT INTO review_claims (reviewer_id, expires_at, {_COLUMNS}) "
         "VALUES (%s, clock_timestamp() + %s * INTERVAL '1 second', %s, %s, %s, %s, %s, %s, %s)",
         [reviewer.id, lease_seconds, *astuple(claim)],
+    )
+    if claim.round == "first":
+        note_begun(cursor, claim.audio_file_id)
+
+
+def note_begun(cursor: Cursor, audio_file_id: int) -> None:
+    """Note that a clip waits until it is decided, however old it becomes."""
+    cursor.execute(
+        "INSERT INTO review_begun (audio_file_id) VALUES (%s) ON CONFLICT DO NOTHING",
+        [audio_file_id],
     )
 
 

@@ -148,6 +148,7 @@ def decide(
                 )
                 overruled = [id for (id,) in cursor.fetchall()]
                 cursor.execute(_TAKE_BACK, {"ids": overruled, "by": reviewer.id})
+            cursor.execute("DELETE FROM review_begun WHERE audio_file_id = %s", [audio_file_id])
             if claim.round == "first":
                 cursor.execute("SELECT mark_reviewed(%s)", [audio_file_id])
                 _draw_second(cursor, audio_file_id, second_review_fraction)
@@ -261,6 +262,7 @@ def reopen(connection: Connection, lead: Reviewer, audio_file_id: int) -> None:
         cursor.execute("DELETE FROM review_claims WHERE audio_file_id = %s", [audio_file_id])
         cursor.execute(_TAKE_BACK, {"ids": ids, "by": lead.id})
         _return(cursor, audio_file_id)
+        claims.note_begun(cursor, audio_file_id)
 
 
 def overrule(

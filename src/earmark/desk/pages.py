@@ -106,7 +106,8 @@ def queue(visitor: SignedIn, empty: str = "", notice: str = "") -> HTMLResponse:
     with visitor.desk.connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT DISTINCT unnest(queue_categories) "
-            "FROM (SELECT queue_categories FROM ra_waiting LIMIT 10000) shown"
+            "FROM (SELECT queue_categories FROM audio_files WHERE waits_since IS NOT NULL "
+            "ORDER BY waits_since DESC LIMIT 10000) shown"
         )
         # Those of the policies too: what waits only for a second person can be asked for likewise,
         # and nothing tells it from what nobody has heard.

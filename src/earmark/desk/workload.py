@@ -81,7 +81,7 @@ class Today:
         done: Clips whose first decision that stands was made today.
         target: So many are wanted.
         left: How many are lacking.
-        waiting: Flagged clips that the queue shows, up to :data:`MOST_WAITING`.
+        waiting: Flagged clips that wait, up to :data:`MOST_WAITING`.
         waiting_capped: Whether there are more.
         per_hour_team: First decisions an hour, over the last hour, or since the first of today.
         per_hour_mine: Likewise of this person, of every round.
@@ -252,7 +252,9 @@ def today(connection: Connection, reviewer_id: int, target: int, timezone: str) 
         )
         rows = cursor.fetchall()
         cursor.execute(
-            "SELECT count(*) FROM (SELECT FROM ra_waiting LIMIT %s) q", [MOST_WAITING + 1]
+            "SELECT count(*) FROM "
+            "(SELECT FROM audio_files WHERE waits_since IS NOT NULL LIMIT %s) waiting",
+            [MOST_WAITING + 1],
         )
         waiting = cursor.fetchall()[0][0]
     now: datetime.datetime = rows[0][0]
