@@ -534,6 +534,7 @@ CREATE TABLE public.review_decisions (
     claimed_at timestamp with time zone NOT NULL,
     decided_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     undone_by bigint,
+    heard jsonb,
     CONSTRAINT review_decisions_check CHECK (((verdict = 'skipped'::text) = (reason IS NOT NULL))),
     CONSTRAINT review_decisions_check1 CHECK (((verdict = 'reportable'::text) OR (categories = '{}'::text[]))),
     CONSTRAINT review_decisions_round_check CHECK ((round = ANY (ARRAY['first'::text, 'second'::text, 'adjudication'::text]))),
@@ -550,6 +551,7 @@ COMMENT ON COLUMN public.review_decisions.policy IS 'Policy set that was shown';
 COMMENT ON COLUMN public.review_decisions.flag_score IS 'The highest score of that set among the categories that flagged it; null for a control';
 COMMENT ON COLUMN public.review_decisions.claimed_at IS 'When the item was opened';
 COMMENT ON COLUMN public.review_decisions.undone_by IS 'The lead who took the decision of reviewer_id back; null if they did so themselves';
+COMMENT ON COLUMN public.review_decisions.heard IS 'What was played before the decision, not muted, as the browser told it: sorted array of [from, to] in seconds of the clip, which do not touch; empty if nothing was; null where it was not recorded or there was no audio';
 
 ALTER TABLE public.review_decisions ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 
@@ -568,6 +570,34 @@ ALTER TABLE ONLY public.review_decisions
     ADD CONSTRAINT review_decisions_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id);
 ALTER TABLE ONLY public.review_decisions
     ADD CONSTRAINT review_decisions_undone_by_fkey FOREIGN KEY (undone_by) REFERENCES public.reviewers(id);
+
+
+CREATE TABLE public.review_drafts (
+    audio_file_id bigint NOT NULL,
+    reviewer_id bigint NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    categories text[],
+    transcript_wrong boolean DEFAULT false NOT NULL,
+    not_speech boolean DEFAULT false NOT NULL,
+    wrong_language boolean DEFAULT false NOT NULL,
+    put_back_at timestamp with time zone,
+    heard jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+COMMENT ON TABLE public.review_drafts IS 'What a person left of an item that is not decided; gone with the decision and with the clip';
+COMMENT ON COLUMN public.review_drafts.categories IS 'Ticked, sorted; null while the person has changed nothing in the form';
+COMMENT ON COLUMN public.review_drafts.put_back_at IS 'When the person put it back, so that it is not the next that they are given';
+COMMENT ON COLUMN public.review_drafts.heard IS 'What was played so far, as in review_decisions.heard';
+
+ALTER TABLE ONLY public.review_drafts
+    ADD CONSTRAINT review_drafts_pkey PRIMARY KEY (audio_file_id, reviewer_id);
+
+CREATE INDEX idx_review_drafts_reviewer ON public.review_drafts USING btree (reviewer_id);
+
+ALTER TABLE ONLY public.review_drafts
+    ADD CONSTRAINT review_drafts_audio_file_id_fkey FOREIGN KEY (audio_file_id) REFERENCES public.audio_files(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.review_drafts
+    ADD CONSTRAINT review_drafts_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id) ON DELETE CASCADE;
 
 
 CREATE VIEW public.review_standing AS

@@ -35,6 +35,7 @@ REVIEWS = (
     "review_waiting",
     "review_access",
     "review_begun",
+    "review_drafts",
 )
 
 

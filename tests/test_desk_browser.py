@@ -110,11 +110,17 @@ class Seat:
             self.press("Enter")
 
     def decide(self, *keys: str) -> None:
-        """Press keys; the last one decides and leads to another page."""
+        """Press keys; the last one decides and leads to another page.
+
+        Who has played nothing is asked once, and says the same again.
+        """
         self.page.wait_for_timeout(350)  # sooner, a key is taken for a slip
         self.press(*keys[:-1])
         with self.page.expect_navigation():
             self.press(keys[-1])
+            asked = self.page.locator("#decide-problem", has_text="have not played")
+            if keys[-1].lower() in ("r", "n", "u") and asked.is_visible():
+                self.press(keys[-1])
 
     def until(self, condition: str) -> None:
         """Wait for a condition in the page; Playwright's own way is refused by the desk's CSP."""
@@ -260,26 +266,107 @@ def test_a_key_takes_the_last_decision_back_and_opens_its_item_again(desk: Desk)
     ]  # fmt: skip
 
 
-def test_undoing_asks_first_where_a_note_would_be_lost(desk: Desk) -> None:
-    ada = desk.seat("ada", reduced_motion="reduce")
+def test_undoing_leaves_the_open_item_and_keeps_what_was_written_about_it(desk: Desk) -> None:
+    ada = desk.seat("ada")
     ada.start()
     ada.decide("n")
-    ada.page.wait_for_timeout(350)
+    left = ada.item
     ada.press("t")
     ada.type("half a thought")
-    ada.press("Escape", "z")
-    dialog = ada.page.get_by_role("dialog")
-    expect(dialog).to_contain_text("what you wrote about it is lost")
+    ada.press("Escape")
+    ada.decide("z")
+    assert ada.item != left
+    assert desk.ask("SELECT audio_file_id, note FROM review_drafts") == [(left, "half a thought")]
+
+
+def test_a_note_is_kept_while_it_is_written_and_what_is_too_long_is_refused_whole(
+    desk: Desk,
+) -> None:
+    ada = desk.seat("ada", reduced_motion="reduce")
+    ada.start()
+    note, count = ada.page.locator("#note"), ada.page.locator("#note-count")
+    note.fill("é" * 4_001)
+    expect(count).to_have_text("4,001 of 4,000 characters: too long")
     assert violations(ada.page) == []
-    ada.press("z", "Enter")  # the dialog's first button goes back
-    expect(dialog).to_be_hidden()
-    expect(ada.page.locator("#note")).to_have_value("half a thought")
-    ada.page.get_by_role("button", name="Undo").click()
-    expect(dialog).to_be_visible()
-    assert desk.ask("SELECT count(*) FROM review_decisions WHERE verdict = 'undone'") == [0]
-    with ada.page.expect_navigation():
-        dialog.get_by_role("button", name="drop the note").click()
-    assert desk.ask("SELECT count(*) FROM review_decisions WHERE verdict = 'undone'") == [1]
+    ada.press("Escape")
+    ada.page.wait_for_timeout(350)
+    ada.press("n")
+    expect(ada.page.locator("#decide-problem")).to_contain_text("1 characters too long")
+    assert desk.ask("SELECT count(*) FROM review_decisions") == [0]
+    expect(ada.page.locator("#kept")).to_have_text("Kept")
+    ada.page.reload()
+    assert len(note.input_value()) == 4_001
+    asked: list[str] = []
+    ada.page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    note.press_sequentially("x")
+    ada.page.evaluate("location.assign('/')")
+    ada.page.wait_for_timeout(300)
+    assert asked == ["beforeunload"]
+    note.fill("short enough")
+    ada.press("Escape")
+    ada.decide("n")
+    assert desk.ask("SELECT note FROM review_decisions") == ["short enough"]
+    assert desk.ask("SELECT count(*) FROM review_drafts WHERE note <> ''") == [0]
+
+
+def test_signing_in_again_in_another_tab_revives_the_first(desk: Desk) -> None:
+    ada = desk.seat("ada")
+    ada.start()
+    first = ada.item
+    desk.ask("DELETE FROM review_sessions")
+    ada.page.locator("#note").fill("written signed out")
+    banner = ada.page.locator("#claim")
+    expect(banner).to_contain_text("You are signed out")
+    with ada.context.expect_page() as opened:
+        banner.get_by_role("link", name="another tab").click()
+    tab = opened.value
+    tab.get_by_label("Name").fill("ben")
+    tab.get_by_label("Password").fill(PASSWORD)
+    tab.get_by_role("button", name="Sign in").click()
+    expect(banner).to_contain_text("Somebody else has signed in", timeout=15_000)
+    tab.get_by_role("button", name="Sign out").click()
+    tab.get_by_label("Name").fill("ada")
+    tab.get_by_label("Password").fill(PASSWORD)
+    tab.get_by_role("button", name="Sign in").click()
+    expect(banner).to_be_hidden(timeout=15_000)
+    ada.page.bring_to_front()
+    ada.page.locator("body").click(position={"x": 1, "y": 1})
+    ada.decide("n")
+    assert desk.ask("SELECT audio_file_id, note, verdict FROM review_decisions") == [
+        (first, "written signed out", "not reportable")
+    ]
+
+
+def test_the_text_of_an_erased_clip_leaves_the_screen(desk: Desk) -> None:
+    ada = desk.seat("ada")
+    ada.start()
+    text = ada.page.locator(".segment span").first.inner_text()
+    assert text in ada.page.content()
+    desk.ask("UPDATE audio_files SET id = id + 1000000 WHERE id = %s", ada.item)
+    try:
+        expect(ada.page.locator("#claim")).to_contain_text("This clip was erased", timeout=15_000)
+        assert text not in ada.page.content()
+        assert ada.page.locator("audio, #note").count() == 0
+    finally:
+        desk.ask("UPDATE audio_files SET id = id - 1000000 WHERE id > 1000000")
+
+
+def test_the_policies_stand_beside_the_text_while_keys_and_player_work(desk: Desk) -> None:
+    ada = desk.seat("ada")
+    ada.start()
+    ada.press("p")
+    policy = ada.page.locator("#policy")
+    expect(policy).to_be_visible()
+    text, beside = ada.page.locator("#text").bounding_box(), policy.bounding_box()
+    assert text is not None
+    assert beside is not None
+    assert text["x"] + text["width"] <= beside["x"] + 1
+    ada.press("Space")
+    ada.until("document.querySelector('audio').currentTime > 0")
+    ada.decide("n")
+    expect(policy).to_be_visible()  # at the next item too
+    ada.press("p")
+    expect(policy).to_be_hidden()
 
 
 def test_reportable_needs_a_category_and_a_held_key_decides_once(desk: Desk) -> None:
@@ -292,11 +379,16 @@ def test_reportable_needs_a_category_and_a_held_key_decides_once(desk: Desk) -> 
     assert ada.page.evaluate("document.activeElement.value") == "harassment"
     ada.press("2")
     expect(ada.page.locator("#decide-problem")).to_be_hidden()
-    with ada.page.expect_navigation():
-        for _ in range(20):
-            ada.page.keyboard.down("r")  # repeats, as long as it is not let go
-    ada.page.wait_for_timeout(500)
+    for _ in range(20):
+        ada.page.keyboard.down("r")  # repeats, as long as it is not let go
     ada.page.keyboard.up("r")
+    expect(ada.page.locator("#decide-problem")).to_contain_text("have not played this clip")
+    button = ada.page.get_by_role("button", name="Reportable", exact=True)
+    button.focus()
+    ada.page.keyboard.down("Enter")
+    ada.page.keyboard.up("Enter")
+    ada.page.wait_for_url(lambda url: not url.endswith(f"/{control}"))
+    ada.page.wait_for_timeout(500)
     assert desk.ask("SELECT audio_file_id, verdict, categories FROM review_decisions") == [
         (control, "reportable", ["scams"])
     ]

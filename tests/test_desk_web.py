@@ -107,6 +107,7 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/sign-in"): {"name": "ada", "password": PASSWORD},
     ("POST", "/claim"): {"mode": "score"},
     ("POST", "/claim?adjudication"): {"mode": "adjudication"},
+    ("GET", "/session"): {},
     ("POST", "/items/{id}/heartbeat"): {},
     ("POST", "/items/{id}/decide"): {"verdict": "not reportable"},
     ("POST", "/items/{id}/release"): {},
@@ -182,7 +183,7 @@ def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
         if answer.status_code not in expected(method, path, who):
             wrong[method, path] = answer.status_code
         if who is None and answer.status_code == 303 and method == "GET":
-            assert answer.headers["location"] == "/sign-in"
+            assert answer.headers["location"].startswith("/sign-in")
     assert wrong == {}
 
 
@@ -560,6 +561,172 @@ def test_a_database_without_the_desk_s_tables_is_told_to_nobody(desk: Desk) -> N
 def test_a_time_that_is_not_today_s_is_told_with_its_day(hours: float, said: str) -> None:
     now = datetime(2026, 11, 25, 19, 30, tzinfo=ZoneInfo("Europe/Zurich"))
     assert app_module.soon(now.astimezone(UTC) + timedelta(hours=hours), now) == said
+
+
+# --- drafts -----------------------------------------------------------------------------
+
+
+def test_what_is_written_and_ticked_outlives_reload_put_back_and_a_new_session(desk: Desk) -> None:
+    written = {"changed": "true", "note": " two\r\nlines", "categories": ["harassment"]}
+    with browser_of(desk, "ada") as browser:
+        browser.submit("/claim", mode="score")
+        browser.submit("/items/1/heartbeat", **written, not_speech="true")
+        browser.submit("/items/1/heartbeat")  # in which nothing has changed
+        browser.submit("/items/1/release")
+    with browser_of(desk, "ben") as browser:
+        browser.submit("/claim", mode="score")
+        assert "lines" not in browser.visit("/items/1").text
+        browser.submit("/items/1/decide", verdict="skipped", reason="other")
+    with browser_of(desk, "ada") as browser:
+        ask(desk.record, "UPDATE audio_files SET status = 'reviewed' WHERE id BETWEEN 2 AND 8")
+        assert browser.submit("/claim", mode="score").headers["location"] == "/items/1"
+        page = browser.visit("/items/1").text
+        assert "> two\nlines</textarea>" in page
+        assert re.findall(r'name="(\w+)" value="([\w-]+)" checked', page) == [
+            ("categories", "harassment"), ("not_speech", "true")
+        ]  # fmt: skip
+        browser.submit("/items/1/decide", verdict="not reportable", note="done")
+    assert ask(desk.record, "SELECT * FROM review_drafts WHERE note <> ''") == []
+
+
+def test_a_draft_is_only_of_who_has_the_item_and_is_refused_where_it_is_too_long(
+    desk: Desk,
+) -> None:
+    with browser_of(desk, "ada") as ada, browser_of(desk, "ben") as ben:
+        ada.submit("/claim", mode="score")
+        long = "ü" * 5_000
+        assert ben.submit("/items/1/heartbeat", changed="true", note="x").status_code == 409
+        kept = ada.post(
+            "/items/1/heartbeat", files={"changed": (None, "true"), "note": (None, long)},
+            headers={"X-CSRF-Token": ada.csrf},
+        )  # fmt: skip
+        assert kept.status_code == 200
+        assert long in ada.visit("/items/1").text
+        refused = ada.submit("/items/1/heartbeat", changed="true", note="x" * 10_001)
+        assert (refused.status_code, "10,000" in refused.text) == (400, True)
+        refused = ada.submit("/items/1/decide", verdict="unsure", note="x" * 5_000)
+        assert (refused.status_code, "4,000" in refused.text) == (400, True)
+    assert ask(desk.record, "SELECT reviewer_id, length(note) FROM review_drafts") == [(1, 5_000)]
+
+
+def test_a_page_of_an_ended_session_goes_on_in_the_next_one(desk: Desk) -> None:
+    with browser_of(desk, "ada") as page:
+        page.submit("/claim", mode="score")
+        ask(desk.record, "DELETE FROM review_sessions")
+        assert page.submit("/items/1/heartbeat").status_code == 401
+        assert page.get("/session", headers={"Accept": "*/*"}).status_code == 401
+        with Browser(desk.url) as tab:
+            tab.sign_in("ada")
+            page.cookies.set("earmark", tab.cookies["earmark"], domain="127.0.0.1")
+        assert page.submit("/items/1/heartbeat").status_code == 403  # of the former session
+        said = page.get("/session", headers={"Accept": "*/*"}).json()
+        assert said["name"] == "ada"
+        page.csrf = said["csrf"]
+        assert page.submit("/items/1/heartbeat", changed="true", note="on").status_code == 200
+        assert page.submit("/items/1/decide", verdict="unsure", note="on").status_code == 303
+
+
+def test_what_was_put_back_is_not_the_next_item_unless_nothing_else_waits(desk: Desk) -> None:
+    with browser_of(desk, "ada") as ada, browser_of(desk, "ben") as ben:
+        assert ada.submit("/claim", mode="score").headers["location"] == "/items/1"
+        ada.submit("/items/1/release")
+        assert ada.submit("/claim", mode="score").headers["location"] == "/items/2"
+        assert ben.submit("/claim", mode="score").headers["location"] == "/items/1"
+        ben.submit("/items/1/release")
+        ask(desk.record, "UPDATE audio_files SET status = 'reviewed' WHERE id BETWEEN 2 AND 8")
+        ada.submit("/items/2/release")
+        assert ada.submit("/claim", mode="score").headers["location"] == "/items/1"
+
+
+def test_an_erased_clip_says_so_to_who_had_it_and_to_nobody_else(desk: Desk) -> None:
+    with browser_of(desk, "ada") as ada, browser_of(desk, "ben") as ben:
+        ada.submit("/claim", mode="score")
+        ada.visit("/items/1")
+        ada.submit("/items/1/heartbeat", changed="true", note="words of the clip")
+        ask(desk.record, "DELETE FROM audio_files WHERE id = 1")
+        answers = [
+            ada.submit("/items/1/heartbeat"), ada.get("/items/1"),
+            ada.submit("/items/1/decide", verdict="unsure", note="words of the clip"),
+        ]  # fmt: skip
+        assert [answer.status_code for answer in answers] == [410] * 3
+        assert "This clip was erased" in answers[1].text
+        assert ben.get("/items/1").status_code == 404
+    assert ask(desk.record, "SELECT * FROM review_drafts") == []
+
+
+@pytest.mark.parametrize("path", ["/items/1", "/mine", "/lead/decisions"])
+def test_a_link_survives_signing_in(desk: Desk, path: str) -> None:
+    with browser_of(desk, "lea") as browser:
+        browser.submit("/claim", mode="score")
+        browser.cookies.clear()
+        asked = browser.get(path).headers["location"]
+        form = browser.visit(asked)
+        assert f'name="next" value="{path}"' in form.text
+        wrong = browser.submit("/sign-in", name="lea", password="wrong", next=path)
+        assert f'name="next" value="{path}"' in wrong.text
+        answer = browser.submit("/sign-in", name="lea", password=PASSWORD, next=path)
+        assert answer.headers["location"] == path
+        assert browser.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    ["//evil.example", "https://evil.example/items/1", "/\\evil.example", "/items/1\n", "/sign-out",
+     "/items/1/audio", "javascript:alert(1)", "/items/1?next=//evil.example"],
+)  # fmt: skip
+def test_signing_in_leads_nowhere_but_to_the_desk_s_pages(desk: Desk, elsewhere: str) -> None:
+    with Browser(desk.url) as browser:
+        form = browser.get("/sign-in", params={"next": elsewhere})
+        assert 'name="next"' not in form.text
+        browser.visit("/sign-in")
+        answer = browser.submit("/sign-in", name="ada", password=PASSWORD, next=elsewhere)
+        assert answer.headers["location"] == "/"
+
+
+# --- what was played --------------------------------------------------------------------
+
+
+def test_what_was_played_is_on_the_decision_and_in_the_export(desk: Desk) -> None:
+    with browser_of(desk, "ada") as ada, browser_of(desk, "lea") as lea:
+        ada.submit("/claim", mode="score")
+        for heard in ("[[0, 1]]", "[[0.5, 1.5], [4, 99]]", "[]", ""):
+            assert ada.submit("/items/1/heartbeat", heard=heard).status_code == 200
+        ada.submit("/items/1/decide", verdict="not reportable")
+        ada.submit("/items/2/decide", verdict="unsure")
+        for hostile in ("[[0, 1]", "[[1, 0]]", '[{"from": 0}]', "[[0, 1e999]]"):
+            assert ada.submit("/items/3/heartbeat", heard=hostile).status_code == 400
+        lines = lea.get("/lead/export?format=jsonl").text.splitlines()
+        log = lea.get("/lead/decisions").text
+    told = [(row["heard_seconds"], row["heard_share"]) for row in map(json.loads, lines)]
+    assert told == [(2.0, pytest.approx(2 / 4.5)), (0.0, 0.0)]
+    assert ask(desk.record, "SELECT heard FROM review_decisions ORDER BY id") == [
+        ([[0, 1.5], [4, 4.5]],), ([],)
+    ]  # fmt: skip
+    assert "not played" in log
+    assert "44%" in log
+
+
+def test_what_was_heard_before_an_undo_counts_for_the_next_decision(desk: Desk) -> None:
+    with browser_of(desk, "ada") as ada:
+        ada.submit("/claim", mode="score")
+        assert 'data-heard="false"' in ada.visit("/items/1").text
+        ada.submit("/items/1/heartbeat", heard="[[0, 3]]")
+        ada.submit("/items/1/decide", verdict="not reportable", note="typed")
+        ada.submit("/undo")
+        page = ada.visit("/items/1").text
+        assert 'data-heard="true"' in page
+        assert ">typed</textarea>" in page
+        ada.submit("/items/1/decide", verdict="unsure")
+    heard = "SELECT heard FROM review_decisions WHERE verdict <> 'undone' ORDER BY id"
+    assert ask(desk.record, heard) == [([[0, 3]],)] * 2
+
+
+def test_of_a_clip_without_audio_nothing_is_said_about_hearing_it(desk: Desk) -> None:
+    ask(desk.record, "UPDATE audio_files SET opus_path = NULL WHERE id = 1")
+    with browser_of(desk, "ada") as ada:
+        ada.submit("/claim", mode="score")
+        ada.submit("/items/1/decide", verdict="unsure")
+    assert ask(desk.record, "SELECT heard FROM review_decisions") == [(None,)]
 
 
 # --- audio ------------------------------------------------------------------------------

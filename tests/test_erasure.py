@@ -250,6 +250,10 @@ def test_what_people_decided_goes_too_and_who_opened_it_stays(erasing: Erasing) 
         cursor.execute("INSERT INTO review_waiting SELECT id, 'second' FROM audio_files")
         cursor.execute("INSERT INTO review_begun SELECT id FROM audio_files")
         cursor.execute(
+            "INSERT INTO review_drafts (audio_file_id, reviewer_id, note) "
+            "SELECT id, 1, original_filename FROM audio_files"
+        )
+        cursor.execute(
             "INSERT INTO review_access (reviewer_id, audio_file_id, what) "
             "SELECT 1, id, 'audio' FROM audio_files"
         )
@@ -265,7 +269,13 @@ def test_what_people_decided_goes_too_and_who_opened_it_stays(erasing: Erasing) 
     assert erasing.traces(WORDS) == []
     assert erasing.rows("SELECT FROM review_claims") == []
     ((clips,),) = erasing.rows("SELECT count(*) FROM audio_files")
-    for table in ("review_decisions", "second_reviews", "review_waiting", "review_begun"):
+    for table in (
+        "review_decisions",
+        "second_reviews",
+        "review_waiting",
+        "review_begun",
+        "review_drafts",
+    ):
         assert erasing.rows(f"SELECT count(*) FROM {table}") == [(clips,)]
     assert erasing.rows("SELECT FROM review_access") == before
     assert len(before) == clips + 3

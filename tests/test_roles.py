@@ -273,7 +273,7 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     read, write = ["SELECT"], ["DELETE", "INSERT", "SELECT", "UPDATE"]
     loaded = (*TABLES, "provenance", "policies")
     added = ("review_decisions", "second_reviews", "review_access")
-    desk_alone = ("review_claims", "review_sessions")
+    desk_alone = ("review_claims", "review_sessions", "review_drafts")
     views = ("ra_queue", "ra_waiting", "ra_controls", "review_standing", "review_outcomes")
     some = ("sign_in_failures", "review_waiting", "review_begun")
     read_whole = ("reviewers", *some, "_yoyo_log", "_yoyo_version")

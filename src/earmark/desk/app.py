@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import psycopg2
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.datastructures import MutableHeaders
@@ -18,10 +18,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from earmark.desk import lead_pages, pages
-from earmark.desk.claims import NotYours
+from earmark.desk.claims import Gone, NotYours
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import NothingToUndo
-from earmark.desk.web import Desk, SignInNeeded, Visitor, the_desk
+from earmark.desk.web import Desk, SignInNeeded, Visitor, go, is_page, the_desk
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.settings import Settings
 from earmark.visible import visible
@@ -84,6 +84,7 @@ def create_app(settings: Settings, conninfo: str) -> FastAPI:
     app.include_router(pages.router)
     app.include_router(lead_pages.router)
     for kind, status, title in (
+        (Gone, 410, "This clip was erased"),
         (NotYours, 409, "This item is no longer yours"),
         (NothingToUndo, 409, "Nothing to undo"),
         (UnavailableError, 503, "The database does not answer"),
@@ -154,7 +155,7 @@ def _explain_form(request: Request, error: Exception) -> Response:
 
 def _to_sign_in(request: Request, error: Exception) -> Response:
     if request.method in ("GET", "HEAD") and _wants_page(request):
-        return RedirectResponse("/sign-in", 303)
+        return go("/sign-in", next=request.url.path if is_page(request.url.path) else None)
     return _problem(request, 401, "You are signed out", "Sign in again, then repeat this.")
 
 

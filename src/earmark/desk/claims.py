@@ -8,6 +8,7 @@ left.
 """
 
 from dataclasses import astuple, dataclass
+from itertools import product
 from typing import Literal
 
 from psycopg2.extensions import connection as Connection
@@ -23,6 +24,10 @@ Round = Literal["first", "second", "adjudication"]
 
 class NotYours(EarmarkError):
     """The item went to somebody else, or was decided."""
+
+
+class Gone(NotYours):
+    """The clip was erased."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ _FREE = """
         WHERE d.audio_file_id = q.id AND d.reviewer_id = %(me)s
         ORDER BY d.id DESC LIMIT 1
     ), 'undone') = 'undone'
+    AND (%(once_more)s OR (
+        SELECT count(*) FROM review_drafts p WHERE p.audio_file_id = q.id
+        AND p.reviewer_id = %(me)s AND p.put_back_at > now() - INTERVAL '1 day'
+    ) = 0)
 """
 _UNHEARD = """
     (SELECT count(*) FROM review_standing s WHERE s.audio_file_id = q.id AND s.round = 'first') = 0
@@ -201,8 +210,9 @@ def claim_next(
             rounds = [(sql, "first", mode) for sql in (_BEGUN, _FIRST[mode], _OLDER[mode])]
             if not reviewer.is_lead:
                 rounds.insert(0, (_WAITING, "second", "second"))
-        for candidate, round_, chosen_by in rounds:
-            cursor.execute(candidate, wanted | {"round": round_})
+        # What they put back comes again only where nothing else is left.
+        for once_more, (candidate, round_, chosen_by) in product((False, True), rounds):
+            cursor.execute(candidate, wanted | {"round": round_, "once_more": once_more})
             if found := cursor.fetchone():
                 asr, policy = items.sets_of(cursor, found[0])
                 claim = Claim(found[0], round_, mode, category, chosen_by, asr, policy)
@@ -256,10 +266,26 @@ def heartbeat(
             [lease_seconds, audio_file_id, reviewer.id],
         )
         if not cursor.rowcount:
+            refuse_if_erased(cursor, audio_file_id, reviewer)
             raise NotYours(
                 "this item is not open for you any more: it was decided, put back, or went to "
                 "somebody else"
             )
+
+
+def refuse_if_erased(cursor: Cursor, audio_file_id: int, reviewer: Reviewer) -> None:
+    """Tell somebody that a clip which they once opened was erased.
+
+    Raises:
+        Gone: it was erased.
+    """
+    cursor.execute(
+        "SELECT FROM review_access WHERE audio_file_id = %(clip)s AND reviewer_id = %(me)s "
+        "AND NOT EXISTS (SELECT FROM audio_files WHERE id = %(clip)s) LIMIT 1",
+        {"clip": audio_file_id, "me": reviewer.id},
+    )
+    if cursor.fetchone() is not None:
+        raise Gone("this clip was erased, with all that was written about it")
 
 
 def held(connection: Connection, reviewer: Reviewer) -> Claim | None:

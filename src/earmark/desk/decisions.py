@@ -130,6 +130,7 @@ def decide(
         if claim is None or claim.audio_file_id != audio_file_id:
             if said := _said_already(cursor, reviewer, audio_file_id, judgement):
                 return said
+            claims.refuse_if_erased(cursor, audio_file_id, reviewer)
             raise NotYours(
                 "this item is not open for you any more: it was decided, put back, or went to "
                 "somebody else. Nothing was kept of this decision"
@@ -139,6 +140,10 @@ def decide(
             raise EarmarkError(f"there is no category {', '.join(sorted(unknown))} in its policies")
         cursor.execute(_INSERT, {"reviewer": reviewer.id, **_columns(judgement)})
         claims.release(connection, reviewer)
+        cursor.execute(
+            "DELETE FROM review_drafts WHERE audio_file_id = %s AND (reviewer_id = %s OR %s)",
+            [audio_file_id, reviewer.id, judgement.verdict != "skipped"],
+        )
         if judgement.verdict != "skipped":
             if claim.round == "adjudication":
                 cursor.execute(
@@ -160,12 +165,18 @@ _INSERT = """
     INSERT INTO review_decisions (
         audio_file_id, reviewer_id, round, chosen_by, verdict, categories, transcript_wrong,
         not_speech, wrong_language, reason, note, asr, policy, claimed_at, flag_score,
-        flag_categories
+        flag_categories, heard
     )
     SELECT
         audio_file_id, reviewer_id, round, chosen_by, %(verdict)s, %(categories)s,
         %(transcript_wrong)s, %(not_speech)s, %(wrong_language)s, %(reason)s, %(note)s, asr,
-        policy, claimed_at, flagged.*
+        policy, claimed_at, flagged.*,
+        (
+            SELECT CASE WHEN af.opus_path IS NOT NULL THEN COALESCE(draft.heard, '[]') END
+            FROM audio_files af LEFT JOIN review_drafts draft
+                ON draft.audio_file_id = af.id AND draft.reviewer_id = %(reviewer)s
+            WHERE af.id = claim.audio_file_id
+        )
     FROM review_claims claim
     CROSS JOIN LATERAL (
         SELECT max(c.flag_score),
@@ -233,6 +244,12 @@ def undo(
         if held is not None:
             again = replace(again, mode=held.mode, category=held.category)
         claims.release(connection, reviewer)
+        cursor.execute(
+            "INSERT INTO review_drafts (audio_file_id, reviewer_id, heard) "
+            "SELECT audio_file_id, reviewer_id, heard FROM review_decisions "
+            "WHERE id = %s AND heard IS NOT NULL ON CONFLICT DO NOTHING",
+            [last.id],
+        )
         cursor.execute(_TAKE_BACK, {"ids": [last.id], "by": None})
         _return(cursor, clip)
         claims.insert(cursor, reviewer, again, lease_seconds)

@@ -8,6 +8,12 @@ from psycopg2.extensions import connection as Connection
 
 PAGE = 50
 
+#: Seconds of a clip that were played before the decision ``d``; null where it was not recorded.
+HEARD = (
+    "(SELECT COALESCE(sum((part ->> 1)::FLOAT8 - (part ->> 0)::FLOAT8), 0) "
+    "FROM jsonb_array_elements(d.heard) part HAVING d.heard IS NOT NULL)"
+)
+
 Entry = TypeVar("Entry")
 
 
@@ -41,6 +47,7 @@ class Decided:
         flag_categories: Those under which the model flagged it, the highest score first.
         decided_at: When.
         superseded: Whether the same person decided about the clip again.
+        heard_share: Of the clip's length, what was played before, 0 to 1; None if unknown.
         undone_by: The lead who took it back, of an ``undone`` one; None for the person.
     """
 
@@ -57,6 +64,7 @@ class Decided:
     decided_at: datetime.datetime
     superseded: bool
     undone_by: str | None
+    heard_share: float | None
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,11 @@ def decisions(connection: Connection, before: int | None = None) -> Page[Decided
             "d.note, d.flag_score, d.flag_categories, d.decided_at, "
             "EXISTS (SELECT FROM review_decisions later WHERE later.id > d.id "
             "AND later.audio_file_id = d.audio_file_id AND later.reviewer_id = d.reviewer_id), "
-            "lead.name FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
+            "lead.name, CASE WHEN d.verdict NOT IN ('skipped', 'undone') THEN "
+            f"LEAST(1, {HEARD} / NULLIF(af.duration_seconds, 0)) END "
+            "FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
             "LEFT JOIN reviewers lead ON lead.id = d.undone_by "
+            "JOIN audio_files af ON af.id = d.audio_file_id "
             "WHERE d.id < COALESCE(%s, 9223372036854775807) ORDER BY d.id DESC LIMIT %s",
             [before, PAGE + 1],
         )

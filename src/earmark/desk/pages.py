@@ -13,10 +13,11 @@ from fastapi.responses import (
 )
 from psycopg2.extensions import connection as Connection
 
-from earmark.desk import accounts, claims, decisions, items, journal, waveform
+from earmark.desk import accounts, claims, decisions, drafts, items, journal, playback, waveform
 from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
 from earmark.desk.claims import Mode
 from earmark.desk.decisions import SKIP_REASONS, Judgement, Verdict
+from earmark.desk.drafts import Draft
 from earmark.desk.web import (
     SignedIn,
     Submitted,
@@ -24,6 +25,7 @@ from earmark.desk.web import (
     Visitor,
     end_cookie,
     go,
+    is_page,
     is_playing,
     new_secret,
     notices,
@@ -48,16 +50,28 @@ def healthz(desk: TheDesk) -> PlainTextResponse:
 
 
 @router.get("/sign-in")
-def sign_in_form(request: Request, desk: TheDesk) -> HTMLResponse:
-    """The form for name and password."""
-    return _sign_in_form(request, desk)
+def sign_in_form(request: Request, desk: TheDesk, next: str = "") -> HTMLResponse:
+    """The form for name and password; ``next`` is the page that was asked for."""
+    return _sign_in_form(request, desk, next=next)
 
 
 def _sign_in_form(
-    request: Request, desk: TheDesk, status: int = 200, problem: str | None = None, name: str = ""
+    request: Request,
+    desk: TheDesk,
+    status: int = 200,
+    problem: str | None = None,
+    name: str = "",
+    next: str = "",
 ) -> HTMLResponse:
     visit = request.cookies.get(_VISIT) or new_secret()
-    page = desk.page("sign_in.html", status, csrf=csrf_token(visit), problem=problem, name=name)
+    page = desk.page(
+        "sign_in.html",
+        status,
+        csrf=csrf_token(visit),
+        problem=problem,
+        name=name,
+        next=next if is_page(next) else "",
+    )
     set_cookie(page, request, _VISIT, visit)
     return page
 
@@ -69,24 +83,36 @@ def sign_in(
     submitted: Submitted,
     name: Annotated[str, Form(max_length=200)],
     password: Annotated[str, Form(max_length=1000)],
+    next: Annotated[str, Form(max_length=200)] = "",
 ) -> Response:
-    """Open a session, always a new one."""
+    """Open a session, always a new one, and go to the page that was asked for."""
     visit = request.cookies.get(_VISIT, "")
     if not visit:
-        return _sign_in_form(request, desk, 403, "This form has expired; please try again.", name)
+        return _sign_in_form(
+            request, desk, 403, "This form has expired; please try again.", name, next
+        )
     require_same_origin(request, visit, submitted)
     address = request.client.host if request.client else ""
     try:
         token = accounts.sign_in(desk.connections, name, password, address)
     except SignInRefused as refusal:
         status = 429 if isinstance(refusal, TooManyFailures) else 401
-        return _sign_in_form(request, desk, status, str(refusal), name)
+        return _sign_in_form(request, desk, status, str(refusal), name, next)
     with desk.connections.transaction() as connection:
         accounts.sign_out(connection, request.cookies.get(session_cookie(request), ""))
-    response = go("/")
+    response = go(next if is_page(next) else "/")
     set_cookie(response, request, session_cookie(request), token)
     end_cookie(response, request, _VISIT)
     return response
+
+
+@router.get("/session")
+def session(visitor: SignedIn) -> JSONResponse:
+    """Who is signed in, and what forms send along now: for a page of a session that has ended."""
+    return JSONResponse(
+        {"name": visitor.reviewer.name, "csrf": csrf_token(visitor.token)},
+        headers={"Cache-Control": "no-store"},
+    )
 
 
 @router.post("/sign-out")
@@ -177,7 +203,10 @@ def item(visitor: SignedIn, audio_file_id: int) -> HTMLResponse:
             scores_shown=not is_blind,
             earlier=earlier,
             undoable=decisions.last_decision(connection, reviewer, audio_file_id) is not None,
-            draft=items.undone(connection, reviewer, audio_file_id) if held else None,
+            draft=drafts.begun(connection, reviewer, audio_file_id) if held else None,
+            draft_heard=bool(held) and playback.was_heard(connection, reviewer, audio_file_id),
+            most_note=decisions.MOST_NOTE,
+            most_draft=drafts.MOST_DRAFT,
             lease_seconds=lease_seconds,
             skip_reasons=SKIP_REASONS,
         )
@@ -189,6 +218,9 @@ _NO_ITEM = "You have no such item open, and decided about none today."
 def _check_may_see(visitor: Visitor, connection: Connection, audio_file_id: int) -> None:
     """What somebody may not see is not there."""
     if not items.may_see(connection, visitor.reviewer, audio_file_id):
+        if -(2**63) <= audio_file_id < 2**63:
+            with connection.cursor() as cursor:
+                claims.refuse_if_erased(cursor, audio_file_id, visitor.reviewer)
         raise HTTPException(404, _NO_ITEM)
 
 
@@ -224,10 +256,30 @@ def _sound(visitor: Visitor, connection: Connection, audio_file_id: int) -> Path
 
 
 @router.post("/items/{audio_file_id}/heartbeat")
-def heartbeat(request: Request, visitor: SignedIn, audio_file_id: int) -> JSONResponse:
-    """Keep the item; ``?playing=1`` says that its audio plays."""
+def heartbeat(
+    request: Request,
+    visitor: SignedIn,
+    audio_file_id: int,
+    changed: Annotated[bool, Form()] = False,
+    categories: Annotated[list[str] | None, Form()] = None,
+    transcript_wrong: Annotated[bool, Form()] = False,
+    not_speech: Annotated[bool, Form()] = False,
+    wrong_language: Annotated[bool, Form()] = False,
+    note: Annotated[str, Form()] = "",
+    heard: Annotated[str, Form()] = "",
+) -> JSONResponse:
+    """Keep the item, and the form if it was ``changed``, and what was ``heard`` since.
+
+    ``?playing=1`` says that audio plays.
+    """
     with visitor.desk.connections.transaction() as connection:
         claims.heartbeat(connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds)
+        if changed:
+            draft = Draft(
+                _lines(note), categories or [], transcript_wrong, not_speech, wrong_language
+            )
+            drafts.keep(connection, visitor.reviewer, audio_file_id, draft)
+        playback.add(connection, visitor.reviewer, audio_file_id, heard)
         if is_playing(request):
             journal.note_playing(connection, visitor.reviewer.id, audio_file_id)
     return JSONResponse({"expires_in": visitor.desk.lease_seconds})
@@ -239,7 +291,13 @@ def release(visitor: SignedIn, audio_file_id: int) -> Response:
     with visitor.desk.connections.transaction() as connection:
         claims.heartbeat(connection, visitor.reviewer, audio_file_id, visitor.desk.lease_seconds)
         claims.release(connection, visitor.reviewer)
+        drafts.note_put_back(connection, visitor.reviewer, audio_file_id)
     return go("/", notice="released")
+
+
+def _lines(text: str) -> str:
+    """A field's text, as the field counts its characters."""
+    return text.replace("\r\n", "\n")
 
 
 @router.post("/items/{audio_file_id}/decide")
@@ -262,7 +320,7 @@ def decide(
         not_speech,
         wrong_language,
         reason or None if verdict == "skipped" else None,
-        note.replace("\r\n", "\n").strip() or None,  # as the field counts its characters
+        _lines(note).strip() or None,
     )
     with visitor.desk.connections.transaction() as connection:
         claim = decisions.decide(

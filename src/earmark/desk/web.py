@@ -2,6 +2,7 @@
 
 import hmac
 import logging
+import re
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,14 @@ def go(path: str, **query: str | None) -> RedirectResponse:
     """Lead on to a page of the desk, after something was done."""
     given = {key: value for key, value in query.items() if value}
     return RedirectResponse(path + ("?" + urlencode(given) if given else ""), 303)
+
+
+_PAGES = re.compile(r"/(items/[0-9]{1,18}|mine|settings|lead|lead/decisions|lead/access)")
+
+
+def is_page(path: str) -> bool:
+    """Whether a path is one of the desk's pages, where somebody may want to go after signing in."""
+    return _PAGES.fullmatch(path) is not None
 
 
 class SignInNeeded(Exception):

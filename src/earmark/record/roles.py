@@ -26,6 +26,7 @@ GRANTS = {
         "GRANT UPDATE (hide_text, muted, opted_out, break_minutes) ON reviewers TO {role}",
         "GRANT SELECT, INSERT ON review_decisions, second_reviews, review_access TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON review_claims, review_sessions TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON review_drafts TO {role}",
         "GRANT SELECT, INSERT, DELETE ON sign_in_failures, review_waiting, review_begun TO {role}",
         "GRANT EXECUTE ON FUNCTION mark_reviewed, return_to_review TO {role}",
     ),

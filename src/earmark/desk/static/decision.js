@@ -4,11 +4,15 @@ export class Decision {
   /**
    * @param form with the verdicts.
    * @param skip the dialog with the reasons.
+   * @param draft what is written about the item.
+   * @param player of its audio, if it has any.
    * @param check resolves to whether the item is ours and the desk answers.
    */
-  constructor(form, skip, check) {
+  constructor(form, skip, draft, player, check) {
     this.form = form;
     this.skip = skip;
+    this.draft = draft;
+    this.wasHeard = () => !player || player.heard.any || form.dataset.heard === "true";
     this.check = check;
     this.problem = document.getElementById("decide-problem");
     this.busy = false;
@@ -23,6 +27,10 @@ export class Decision {
     });
     form.addEventListener("change", () => {
       if (this.hasCategory) this.problem.hidden = true;
+    });
+    // A key that is held down presses no button twice.
+    addEventListener("keydown", (event) => {
+      if (event.repeat && ["Enter", " "].includes(event.key) && event.target.closest("button")) event.preventDefault();
     });
     skip.addEventListener("keydown", (event) => this.choose(event));
   }
@@ -67,17 +75,27 @@ export class Decision {
     button.form.requestSubmit(button);
   }
 
+  /** Say why nothing is decided, and go to where it can be mended. */
+  refuse(text, place) {
+    this.skip.close();
+    this.problem.textContent = text;
+    this.problem.hidden = false;
+    if (place) this.form.querySelector(place)?.focus();
+  }
+
   async submit(event) {
     if (this.sure) return;
     event.preventDefault();
     const { target, submitter } = event;
     if (this.busy || !submitter) return;
     this.problem.hidden = true;
-    if (submitter.value === "reportable" && !this.hasCategory) {
-      this.problem.textContent = "Choose at least one category that it falls under.";
-      this.problem.hidden = false;
-      this.form.querySelector("[name=categories]")?.focus();
-      return;
+    const decides = ["verdict", "reason"].includes(submitter.name);
+    if (submitter.value === "reportable" && !this.hasCategory)
+      return this.refuse("Choose at least one category that it falls under.", "[name=categories]");
+    if (decides && this.draft.isTooLong) return this.refuse(this.draft.tooMuch, "#note");
+    if (submitter.name === "verdict" && !this.wasHeard() && !this.wasAsked) {
+      this.wasAsked = true;
+      return this.refuse("You have not played this clip. Decide again to do so without hearing it; the record will say so.");
     }
     this.busy = true;
     // A browser's own page about a lost connection would take the note with it.

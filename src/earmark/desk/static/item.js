@@ -2,13 +2,15 @@
 
 import { Claim } from "./claim.js";
 import { Decision } from "./decision.js";
+import { Draft } from "./draft.js";
 import { announce } from "./page.js";
 import { Player } from "./player.js";
 import { listen, obey } from "./shortcuts.js";
 import { Transcript } from "./transcript.js";
 
 const at = (id) => document.getElementById(id);
-const { item, lease } = document.querySelector("main").dataset;
+const page = document.querySelector("main").dataset;
+const POLICIES = "earmark.policies"; // open from item to item
 const commands = {};
 
 const open = (id) => at(id).showModal();
@@ -16,16 +18,26 @@ const open = (id) => at(id).showModal();
 for (const button of document.querySelectorAll("[data-open]"))
   button.addEventListener("click", () => open(button.dataset.open));
 
+/** Show the policies beside the text, or no longer. */
+function showPolicies(shown) {
+  at("policy").hidden = !shown;
+  at("show-policy").setAttribute("aria-expanded", shown);
+  sessionStorage.setItem(POLICIES, shown ? "1" : "");
+  return shown ? "Policies shown" : "Policies hidden";
+}
+at("show-policy").addEventListener("click", () => showPolicies(at("policy").hidden));
+showPolicies(Boolean(sessionStorage.getItem(POLICIES)));
+
 let player;
 const transcript = new Transcript(document.querySelector(".transcript"), (time) => player?.playFrom(time));
 Object.assign(commands, {
   h: () => transcript.toggle(),
-  p: () => open("policy"),
+  p: () => showPolicies(at("policy").hidden),
   "?": () => open("help"),
 });
 
 if (at("player")) {
-  player = new Player(at("player"), item, (time) => transcript.mark(time));
+  player = new Player(at("player"), page.item, (time) => transcript.mark(time));
   const step = (by) => transcript.step(by, player.audio.currentTime);
   Object.assign(commands, {
     " ": () => player.toggle(),
@@ -40,26 +52,20 @@ if (at("player")) {
 }
 
 if (at("decide")) {
-  const claim = new Claim(
-    item,
-    Number(lease),
-    at("claim"),
-    (possible) => {
-      decision.enable(possible);
-      if (possible) announce("Connected again.");
-    },
-    () => player?.audio.paused === false,
-  );
   const note = at("note");
-  // Undoing leaves this item, and what was written about it.
-  at("undo")?.addEventListener("submit", (event) => {
-    const written = note.value.trim() && note.value !== note.defaultValue;
-    if (!written || event.submitter === at("drop-note")) return;
-    event.preventDefault();
-    event.stopImmediatePropagation(); // it is no decision yet
-    open("drop");
-  });
-  const decision = new Decision(at("decide"), at("skip"), () => claim.check());
+  const draft = new Draft(at("decide"));
+  const claim = new Claim(
+    page,
+    at("claim"),
+    draft,
+    (state) => {
+      decision.enable(state === "held");
+      if (state === "held") announce("Connected again.");
+      if (state === "erased") clear();
+    },
+    player,
+  );
+  const decision = new Decision(at("decide"), at("skip"), draft, player, () => claim.check());
   Object.assign(commands, {
     r: () => decision.press("reportable"),
     n: () => decision.press("not reportable"),
@@ -85,6 +91,14 @@ if (at("decide")) {
       announce("The note is marked; copy it.");
     }
   });
+}
+
+/** Take everything of an erased clip off the screen. */
+function clear() {
+  at("copy-note").hidden = true;
+  player?.stop();
+  for (const each of document.querySelectorAll(".work, dialog")) each.remove();
+  for (const key of Object.keys(commands)) delete commands[key];
 }
 
 obey(at("keys-on"));

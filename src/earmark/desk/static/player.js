@@ -1,5 +1,6 @@
 // Plays a clip. It never starts by itself, and asks for the audio only when it is played.
 
+import { Heard } from "./heard.js";
 import { Waveform } from "./waveform.js";
 
 const START_VOLUME = 0.5;
@@ -40,6 +41,7 @@ export class Player {
     const volume = find(".volume");
     volume.addEventListener("input", () => (this.audio.volume = volume.value));
 
+    this.heard = new Heard(this.audio);
     for (const event of ["timeupdate", "seeked"])
       this.audio.addEventListener(event, () => this.show());
     this.audio.addEventListener("durationchange", () => {
@@ -92,6 +94,13 @@ export class Player {
     // Loading sets the rate back to the default.
     this.audio.defaultPlaybackRate = this.audio.playbackRate = Number(this.speed.value);
     localStorage.setItem(SPEED, this.speed.value);
+  }
+
+  /** Play no more, and keep no sound. */
+  stop() {
+    this.audio.pause();
+    this.audio.removeAttribute("src");
+    this.audio.load();
   }
 
   mute() {
