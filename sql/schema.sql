@@ -483,14 +483,14 @@ CREATE TABLE public.review_claims (
     policy text DEFAULT 'unrecorded'::text NOT NULL,
     claimed_at timestamp with time zone DEFAULT now() NOT NULL,
     expires_at timestamp with time zone NOT NULL,
-    CONSTRAINT review_claims_chosen_by_check CHECK ((chosen_by = ANY (ARRAY['score'::text, 'category'::text, 'control'::text, 'second'::text, 'adjudication'::text]))),
+    CONSTRAINT review_claims_chosen_by_check CHECK ((chosen_by = ANY (ARRAY['score'::text, 'category'::text, 'control'::text, 'sample'::text, 'second'::text, 'adjudication'::text]))),
     CONSTRAINT review_claims_mode_check CHECK ((mode = ANY (ARRAY['score'::text, 'category'::text, 'control'::text, 'adjudication'::text]))),
     CONSTRAINT review_claims_round_check CHECK ((round = ANY (ARRAY['first'::text, 'second'::text, 'adjudication'::text])))
 );
 
 COMMENT ON TABLE public.review_claims IS 'Who has which item open: one person an item, one item a person. Past expires_at anybody may take it';
 COMMENT ON COLUMN public.review_claims.mode IS 'What the person asked for, and will go on with';
-COMMENT ON COLUMN public.review_claims.chosen_by IS 'Why this item came up: score or category (flagged clips), control (ra_controls), second (drawn), adjudication';
+COMMENT ON COLUMN public.review_claims.chosen_by IS 'Why this item came up: score or category (flagged clips), control (ra_controls), sample (review_sample), second (drawn), adjudication';
 COMMENT ON COLUMN public.review_claims.asr IS 'Speech recognition set of the transcript that is shown, whatever is loaded meanwhile';
 COMMENT ON COLUMN public.review_claims.policy IS 'Policy set that is shown, likewise';
 
@@ -598,6 +598,43 @@ ALTER TABLE ONLY public.review_drafts
     ADD CONSTRAINT review_drafts_audio_file_id_fkey FOREIGN KEY (audio_file_id) REFERENCES public.audio_files(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.review_drafts
     ADD CONSTRAINT review_drafts_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id) ON DELETE CASCADE;
+
+
+CREATE TABLE public.review_draws (
+    id bigint NOT NULL,
+    drawn_on date NOT NULL,
+    drawn_at timestamp with time zone DEFAULT now() NOT NULL,
+    bounds double precision[] NOT NULL
+);
+
+COMMENT ON TABLE public.review_draws IS 'Daily samples for review over all clips that were transcribed, whether flagged or not';
+COMMENT ON COLUMN public.review_draws.drawn_on IS 'Day of review.timezone';
+COMMENT ON COLUMN public.review_draws.bounds IS 'Scores that part the strata, rising: stratum 1 is below the first, and one more at each. Stratum 0 has no score';
+
+ALTER TABLE public.review_draws ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
+
+ALTER TABLE ONLY public.review_draws
+    ADD CONSTRAINT review_draws_drawn_on_key UNIQUE (drawn_on);
+ALTER TABLE ONLY public.review_draws
+    ADD CONSTRAINT review_draws_pkey PRIMARY KEY (id);
+
+
+CREATE TABLE public.review_draw_archives (
+    archive_id bigint NOT NULL,
+    draw_id bigint NOT NULL,
+    policy text NOT NULL
+);
+
+COMMENT ON TABLE public.review_draw_archives IS 'Of which archives a sample was drawn, each once';
+COMMENT ON COLUMN public.review_draw_archives.policy IS 'Policy set whose highest score of a clip decided on its stratum';
+
+ALTER TABLE ONLY public.review_draw_archives
+    ADD CONSTRAINT review_draw_archives_pkey PRIMARY KEY (archive_id);
+
+ALTER TABLE ONLY public.review_draw_archives
+    ADD CONSTRAINT review_draw_archives_archive_id_fkey FOREIGN KEY (archive_id) REFERENCES public.archives(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.review_draw_archives
+    ADD CONSTRAINT review_draw_archives_draw_id_fkey FOREIGN KEY (draw_id) REFERENCES public.review_draws(id);
 
 
 CREATE VIEW public.review_standing AS
@@ -708,6 +745,71 @@ CREATE VIEW public.review_outcomes AS
           WHERE (f.round = 'first'::text)) of_clip;
 
 COMMENT ON VIEW public.review_outcomes IS 'Where each reviewed clip stands: settled, waits for second review, or disputed (two people differ, or somebody is unsure) until a lead adjudicates; verdict is null until it is settled';
+
+
+CREATE TABLE public.review_strata (
+    draw_id bigint NOT NULL,
+    stratum smallint NOT NULL,
+    clips integer NOT NULL,
+    rate double precision NOT NULL,
+    drawn integer NOT NULL
+);
+
+COMMENT ON TABLE public.review_strata IS 'What a sample was drawn from';
+COMMENT ON COLUMN public.review_strata.clips IS 'Contents that could be drawn, each counted where it was heard by the machine';
+COMMENT ON COLUMN public.review_strata.rate IS 'Share of them that was expected to be reportable; it decided on "drawn" and enters no estimate';
+
+ALTER TABLE ONLY public.review_strata
+    ADD CONSTRAINT review_strata_pkey PRIMARY KEY (draw_id, stratum);
+
+ALTER TABLE ONLY public.review_strata
+    ADD CONSTRAINT review_strata_draw_id_fkey FOREIGN KEY (draw_id) REFERENCES public.review_draws(id);
+
+
+CREATE TABLE public.review_sample (
+    audio_file_id bigint NOT NULL,
+    draw_id bigint NOT NULL,
+    stratum smallint NOT NULL,
+    place integer NOT NULL
+);
+
+COMMENT ON TABLE public.review_sample IS 'Clips that were drawn';
+COMMENT ON COLUMN public.review_sample.place IS 'In which order they are given out, from 1: random within a stratum, and each beginning of it has of all strata about the shares that the whole has';
+
+ALTER TABLE ONLY public.review_sample
+    ADD CONSTRAINT review_sample_draw_id_place_key UNIQUE (draw_id, place);
+ALTER TABLE ONLY public.review_sample
+    ADD CONSTRAINT review_sample_pkey PRIMARY KEY (audio_file_id);
+
+ALTER TABLE ONLY public.review_sample
+    ADD CONSTRAINT review_sample_audio_file_id_fkey FOREIGN KEY (audio_file_id) REFERENCES public.audio_files(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.review_sample
+    ADD CONSTRAINT review_sample_draw_id_stratum_fkey FOREIGN KEY (draw_id, stratum) REFERENCES public.review_strata(draw_id, stratum);
+
+
+CREATE VIEW public.review_sample_heard AS
+ SELECT s.audio_file_id,
+    s.draw_id,
+    s.stratum,
+    s.place,
+    h.clips,
+    count(*) OVER of_stratum AS heard,
+    ((count(*) OVER of_stratum)::double precision / (h.clips)::double precision) AS probability
+   FROM ((public.review_sample s
+     JOIN public.review_strata h ON (((h.draw_id = s.draw_id) AND (h.stratum = s.stratum))))
+     JOIN ( SELECT given.draw_id,
+            max(given.place) AS place
+           FROM (public.review_sample given
+             JOIN public.review_standing d ON ((d.audio_file_id = given.audio_file_id)))
+          WHERE ((d.round = 'first'::text) AND (d.chosen_by = 'sample'::text))
+          GROUP BY given.draw_id) reached ON (((reached.draw_id = s.draw_id) AND (s.place <= reached.place))))
+  WHERE (EXISTS ( SELECT
+           FROM public.review_standing d
+          WHERE ((d.audio_file_id = s.audio_file_id) AND (d.round = 'first'::text))))
+  WINDOW of_stratum AS (PARTITION BY s.draw_id, s.stratum);
+
+COMMENT ON VIEW public.review_sample_heard IS 'The part of each sample that people heard: all up to the last place that was given out as a sample item and decided about';
+COMMENT ON COLUMN public.review_sample_heard.probability IS 'heard / clips: as the order within a stratum is random, what was heard is a random part of it';
 
 
 CREATE TABLE public.review_sessions (

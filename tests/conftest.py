@@ -137,7 +137,11 @@ def empty_database(postgres: str) -> str:
 def migrated_database(postgres: str) -> str:
     """A database with the newest schema and no rows."""
     conninfo = make_dsn(postgres, dbname="migrated")
-    _run(conninfo, "TRUNCATE archives, audio_files, policies, reviewers RESTART IDENTITY CASCADE")
+    _run(
+        conninfo,
+        "TRUNCATE archives, audio_files, policies, reviewers, review_draws "
+        "RESTART IDENTITY CASCADE",
+    )
     return conninfo
 
 

@@ -19,7 +19,9 @@ from psycopg2.extensions import parse_dsn
 _ADDRESS = re.compile(r"the review desk is at (http://\S+)")
 
 
-def write_config(folder: Path, conninfo: str, **desk: Any) -> Path:
+def write_config(
+    folder: Path, conninfo: str, review: dict[str, Any] | None = None, **desk: Any
+) -> Path:
     """Write a configuration for a desk over a database; its volume is the folder."""
     found = parse_dsn(conninfo)
     url = f"postgresql://{found['user']}@/{found['dbname']}?host={found['host']}"
@@ -29,6 +31,7 @@ def write_config(folder: Path, conninfo: str, **desk: Any) -> Path:
         "volume": {"root": str(folder)},
         "source": {"kind": "folder", "directory": str(folder)},
         "database": {"url": url},
+        "review": review or {},
         "desk": {"port": 0, **desk},
     }
     file.write_text(yaml.safe_dump(config))

@@ -29,13 +29,8 @@ SECRET = "5ec3e7" + 58 * "0"
 WORDS = "a secret that nobody should know"
 #: What the review desk keeps of clips, and who opened them.
 REVIEWS = (
-    "review_decisions",
-    "review_claims",
-    "second_reviews",
-    "review_waiting",
-    "review_access",
-    "review_begun",
-    "review_drafts",
+    *("review_decisions", "review_claims", "second_reviews", "review_waiting", "review_access"),
+    *("review_begun", "review_drafts", "review_sample"),
 )
 
 

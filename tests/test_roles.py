@@ -52,7 +52,9 @@ def record(postgres: str) -> Iterator[str]:
 @pytest.fixture
 def loaded(record: str, tmp_path: Path) -> str:
     """The same with one archive, which the pipeline's role loaded."""
-    query(record, "TRUNCATE archives, audio_files, reviewers RESTART IDENTITY CASCADE")
+    query(
+        record, "TRUNCATE archives, audio_files, reviewers, review_draws RESTART IDENTITY CASCADE"
+    )
     Archive(tmp_path, make_dsn(record, user="loader")).load()
     query(
         record,
@@ -119,7 +121,12 @@ def test_the_desk_gives_items_out_and_keeps_what_was_decided(loaded: str) -> Non
 def test_the_served_desk_needs_no_more(loaded: str, tmp_path: Path) -> None:
     join(loaded, "ben", "cleo")
     join(loaded, "lea", role="lead")
-    config = write_config(tmp_path, make_dsn(loaded, user="desk"), second_review_fraction=1)
+    config = write_config(
+        tmp_path,
+        make_dsn(loaded, user="desk"),
+        review={"sample": {"per_day": 50}},
+        second_review_fraction=1,
+    )
     with serving(config) as server:
         ben, cleo, lea = Browser(server.url), Browser(server.url), Browser(server.url)
         assert ben.sign_in("ben", "not his password").status_code == 401
@@ -272,9 +279,11 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     )
     read, write = ["SELECT"], ["DELETE", "INSERT", "SELECT", "UPDATE"]
     loaded = (*TABLES, "provenance", "policies")
-    added = ("review_decisions", "second_reviews", "review_access")
+    draws = ("review_draws", "review_draw_archives", "review_strata", "review_sample")
+    added = ("review_decisions", "second_reviews", "review_access", *draws)
     desk_alone = ("review_claims", "review_sessions", "review_drafts")
-    views = ("ra_queue", "ra_waiting", "ra_controls", "review_standing", "review_outcomes")
+    views = ("ra_queue", "ra_waiting", "ra_controls", "review_standing", "review_outcomes",
+             "review_sample_heard")  # fmt: skip
     some = ("sign_in_failures", "review_waiting", "review_begun")
     read_whole = ("reviewers", *some, "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
@@ -285,7 +294,8 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
         **{("earmark_reviewer", table): ["INSERT", "SELECT"] for table in added},
         **{("earmark_reviewer", table): write for table in desk_alone},
         **{("earmark_reviewer", table): ["DELETE", "INSERT", "SELECT"] for table in some},
-        **{("earmark_analyst", table): read for table in (*loaded, *added[:2], "review_waiting")},
+        **{("earmark_analyst", table): read for table in (*loaded, "review_waiting")},
+        **{("earmark_analyst", table): read for table in (*added[:2], *draws)},
         **{(group, view): read for group in roles.GRANTS for view in views},
         **{(group, "_yoyo_migration"): read for group in roles.GRANTS},
     }

@@ -407,6 +407,16 @@ class CycleSettings(_Section, frozen=True):
     await_minutes: NotNegative = 15
 
 
+class SampleSettings(_Section, frozen=True):
+    """The sample that is heard among the queue's top.
+
+    Attributes:
+        per_day: So many clips are drawn each day from all that were transcribed.
+    """
+
+    per_day: Positive = 50
+
+
 class ReviewSettings(_Section, frozen=True):
     """How much is to wait for review, and when.
 
@@ -418,6 +428,10 @@ class ReviewSettings(_Section, frozen=True):
         alert: Command that `earmark report --alert` runs when noon will be missed, such as `mail -s
             Earmark lab@example.org`; it gets the warning on standard input, and no shell is
             between.
+        sample: Null, or `{per_day: 50}`: so many clips, drawn each day from all that were
+            transcribed, are heard among the `target`, to learn
+            [how much harm there is](../docs/evidence.md); the pages then show nobody what the
+            model flagged before they decide.
         alert_hours: Hours of that clock in which `earmark report --alert` runs it; a timer asks
             each hour.
     """
@@ -427,6 +441,7 @@ class ReviewSettings(_Section, frozen=True):
     timezone: Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_+/-]*$")] = "Europe/Zurich"
     alert: Text | None = None
     alert_hours: Annotated[tuple[Hour, ...], _UNIQUE] = (6, 9, 11)
+    sample: SampleSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse hours that are named twice."""

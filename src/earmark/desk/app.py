@@ -21,6 +21,7 @@ from earmark.desk import lead_pages, pages
 from earmark.desk.claims import Gone, NotYours
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import NothingToUndo
+from earmark.desk.sampling import Lane
 from earmark.desk.web import Desk, SignInNeeded, Visitor, go, is_page, the_desk
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.settings import Settings
@@ -74,6 +75,9 @@ def create_app(settings: Settings, conninfo: str) -> FastAPI:
         target=settings.review.target,
         draws_controls=settings.queue.control_fraction > 0,
         timezone=settings.review.timezone,
+        lane=None
+        if settings.review.sample is None
+        else Lane(settings.review.sample.per_day, settings.review.target, settings.review.timezone),
         templates=templates,
     )
     # Its makers' pages about an application's routes would have scripts from elsewhere.

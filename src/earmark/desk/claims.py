@@ -7,6 +7,7 @@ transaction that keeps the decision; what is not goes back when its claim expire
 left.
 """
 
+import random
 from dataclasses import astuple, dataclass
 from itertools import product
 from typing import Literal
@@ -90,6 +91,17 @@ _FIRST = {
           AND NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD} LIMIT 1
     """,
     "control": f"SELECT q.id FROM ra_controls q WHERE {_FREE} AND {_UNHEARD} LIMIT 1",
+    "sample": f"""
+        SELECT q.id
+        FROM (
+            SELECT af.id, s.place, COALESCE(af.queue_categories, '{{}}') AS flag_categories
+            FROM review_sample s JOIN audio_files af ON af.id = s.audio_file_id
+            WHERE s.draw_id = (SELECT max(id) FROM review_draws)
+              AND af.opus_path IS NOT NULL AND af.status IN ('flagged', 'transcribed')
+        ) q
+        WHERE NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD}
+        ORDER BY q.place LIMIT 1
+    """,
 }
 
 # What somebody began and left, or had back, and the views show no more.
@@ -139,6 +151,7 @@ _WAITING = f"""
     SELECT q.id
     FROM (
         SELECT af.id, w.round, w.since, COALESCE(af.queue_categories, '{{}}') AS flag_categories,
+            EXISTS (SELECT FROM review_sample s WHERE s.audio_file_id = af.id) AS is_sampled,
             w.round = 'second'
             AND (af.opus_path IS NULL OR w.since < now() - %(patience)s * INTERVAL '1 day')
                 AS in_vain
@@ -146,7 +159,7 @@ _WAITING = f"""
     ) q
     WHERE CASE %(mode)s
         WHEN 'adjudication' THEN q.round = 'adjudication' OR q.in_vain
-        WHEN 'score' THEN q.flag_categories <> '{{}}'
+        WHEN 'score' THEN q.flag_categories <> '{{}}' OR q.is_sampled
         WHEN 'category' THEN %(category)s = ANY (q.flag_categories)
         WHEN 'control' THEN q.flag_categories = '{{}}'
     END
@@ -170,6 +183,7 @@ def claim_next(
     mode: Mode,
     lease_seconds: float,
     category: str | None = None,
+    sample_share: float = 0.0,
 ) -> Claim | None:
     """Give somebody the next item, or the one they have.
 
@@ -185,6 +199,8 @@ def claim_next(
             that was drawn as a control, or (leads) one that is disputed.
         lease_seconds: How long it is theirs without a sign of life.
         category: For mode ``category``.
+        sample_share: With which probability it is, in mode ``score``, the next one of the day's
+            sample; with none of the other kind left, it always is.
 
     Returns:
         None if there is nothing for them.
@@ -208,6 +224,10 @@ def claim_next(
         rounds: list[tuple[str, Round, str]] = [(_WAITING, "adjudication", "adjudication")]
         if mode != "adjudication":
             rounds = [(sql, "first", mode) for sql in (_BEGUN, _FIRST[mode], _OLDER[mode])]
+            if mode == "score" and sample_share:
+                # By chance, as a pattern could be learnt.
+                turn = 0 if random.random() < sample_share else len(rounds)
+                rounds.insert(turn, (_FIRST["sample"], "first", "sample"))
             if not reviewer.is_lead:
                 rounds.insert(0, (_WAITING, "second", "second"))
         # What they put back comes again only where nothing else is left.

@@ -83,12 +83,16 @@ COLUMNS = (
     Column("flag_categories", pa.list_(pa.string()), "d.flag_categories"),
     Column("inclusion_probability", pa.float64(), "af.inclusion_probability"),
     Column("review_probability", pa.float64(), "af.review_probability"),
-    # Of the clip, on one row of it at most: in a sum over rows, no clip counts twice.
+    Column("sample_draw", pa.date32(), "draw.drawn_on"),
+    Column("sample_stratum", pa.int16(), "sample.stratum"),
+    Column("sample_probability", pa.float64(), "sample.probability"),
+    # Of the clip, on one row of it at most: in a sum over rows, no clip counts twice.  Where a
+    # sample was drawn, what only the queue brought up stands for nothing but itself.
     Column(
         "weight",
         pa.float64(),
-        f"CASE WHEN d.round = 'first' AND {_STANDS} "
-        "THEN 1 / NULLIF(af.inclusion_probability * af.review_probability, 0) END",
+        f"CASE WHEN d.round = 'first' AND {_STANDS} THEN 1 / NULLIF(af.inclusion_probability * "
+        "CASE WHEN draw.id IS NULL THEN af.review_probability ELSE sample.probability END, 0) END",
     ),
     Column("second_review_probability", pa.float64(), "o.second_review_probability"),
     Column("duplicates", pa.int64(), "duplicates.number"),
@@ -124,6 +128,9 @@ _DECISIONS = f"""
     JOIN reviewers r ON r.id = d.reviewer_id
     JOIN audio_files af ON af.id = d.audio_file_id
     LEFT JOIN archives a ON a.id = af.archive_id
+    LEFT JOIN review_draw_archives drawn ON drawn.archive_id = af.archive_id
+    LEFT JOIN review_draws draw ON draw.id = drawn.draw_id
+    LEFT JOIN review_sample_heard sample ON sample.audio_file_id = d.audio_file_id
     LEFT JOIN transcripts t
         ON t.audio_file_id = d.audio_file_id AND t.asr = COALESCE(d.asr, 'unrecorded')
     LEFT JOIN provenance heard ON heard.archive_id = af.archive_id

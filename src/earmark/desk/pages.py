@@ -13,7 +13,17 @@ from fastapi.responses import (
 )
 from psycopg2.extensions import connection as Connection
 
-from earmark.desk import accounts, claims, decisions, drafts, items, journal, playback, waveform
+from earmark.desk import (
+    accounts,
+    claims,
+    decisions,
+    drafts,
+    items,
+    journal,
+    playback,
+    sampling,
+    waveform,
+)
 from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
 from earmark.desk.claims import Mode
 from earmark.desk.decisions import SKIP_REASONS, Judgement, Verdict
@@ -165,9 +175,17 @@ def claim(
 
 
 def _next(visitor: Visitor, mode: Mode, category: str | None) -> Response:
+    lane = visitor.desk.lane
     with visitor.desk.connections.transaction() as connection:
+        if lane is not None:
+            sampling.draw_of_today(connection, lane)
         found = claims.claim_next(
-            connection, visitor.reviewer, mode, visitor.desk.lease_seconds, category
+            connection,
+            visitor.reviewer,
+            mode,
+            visitor.desk.lease_seconds,
+            category,
+            lane.share if lane is not None else 0.0,
         )
     if found is None:
         return go("/", empty="1")
@@ -200,7 +218,8 @@ def item(visitor: SignedIn, audio_file_id: int) -> HTMLResponse:
             item=shown,
             round=held.round if held else None,
             read_only=held is None,
-            scores_shown=not is_blind,
+            flags_shown=not (is_blind and visitor.desk.lane) and not visitor.hides_model,
+            scores_shown=not is_blind and not visitor.hides_model,
             earlier=earlier,
             undoable=decisions.last_decision(connection, reviewer, audio_file_id) is not None,
             draft=drafts.begun(connection, reviewer, audio_file_id) if held else None,

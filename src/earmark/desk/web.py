@@ -17,6 +17,7 @@ from psycopg2.extensions import connection as Connection
 from earmark.desk import accounts, decisions, workload
 from earmark.desk.accounts import Reviewer, csrf_token
 from earmark.desk.connections import Connections
+from earmark.desk.sampling import Lane
 from earmark.settings import DeskSettings
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Desk:
         target: Clips to be reviewed a day.
         draws_controls: Whether clips that nothing flagged are drawn for review.
         timezone: Whose days those are.
+        lane: How a sample is heard among the queue's top; None for none.
         templates: Of the pages.
     """
 
@@ -42,6 +44,7 @@ class Desk:
     target: int
     draws_controls: bool
     timezone: str
+    lane: Lane | None
     templates: Environment
 
     @property
@@ -69,6 +72,11 @@ class Visitor:
     token: str
     desk: Desk
 
+    @property
+    def hides_model(self) -> bool:
+        """Whether they are never told what the model said: that would tell a sample item."""
+        return self.desk.lane is not None and not self.reviewer.is_lead
+
     def page(
         self, connection: Connection, template: str, status: int = 200, **context: Any
     ) -> HTMLResponse:
@@ -85,6 +93,7 @@ class Visitor:
                 connection, self.reviewer.id, self.reviewer.break_minutes, self.desk.timezone
             ),
             last=decisions.last_decision(connection, self.reviewer),
+            hides_model=self.hides_model,
             **{"notices": [], **context},
         )
 

@@ -517,7 +517,10 @@ _CLASSIFICATION = ("audio_file_id", "policy", "flag_category")
 # which they were heard, as a larger fraction draws all that a smaller one does, and what was
 # flagged too.
 _KEEP_REVIEWED = """
-SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND (status = 'flagged' OR control)
+SELECT FROM audio_files WHERE archive_id = %(archive_id)s AND (
+    status = 'flagged' OR control
+    OR EXISTS (SELECT FROM review_sample s WHERE s.audio_file_id = audio_files.id)
+)
 ORDER BY ordinal FOR NO KEY UPDATE;  -- a decision that is being kept comes before, others after
 UPDATE audio_files old
 SET archive_id = NULL, ordinal = NULL, opus_path = NULL,
