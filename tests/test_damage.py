@@ -67,6 +67,23 @@ def test_a_damaged_file_is_set_aside_and_the_others_stay(
     assert f"{path} is damaged" in caplog.text
 
 
+def test_a_fetched_archive_that_is_cut_off_is_fetched_again(
+    volume: Volume, caplog: pytest.LogCaptureFixture
+) -> None:
+    fetched = volume.incoming(ARCHIVE.name)
+    fetched.parent.mkdir()
+    fetched.write_bytes(bytes(ARCHIVE.bytes))
+    set_damaged_aside(volume, [ARCHIVE])
+    assert fetched.exists()
+    fetched.write_bytes(bytes(ARCHIVE.bytes - 1))
+    with locks.exclusive(volume.archive_lock(ARCHIVE.name)):  # at work
+        set_damaged_aside(volume, [ARCHIVE])
+    assert fetched.exists()
+    set_damaged_aside(volume, [ARCHIVE])
+    assert not fetched.exists()
+    assert "it is fetched again" in caplog.text
+
+
 def test_what_was_set_aside_of_tables_goes_once_they_are_made_anew(volume: Volume) -> None:
     paths = files(volume)
     for path in paths:
