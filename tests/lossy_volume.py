@@ -2,8 +2,9 @@
 
 It promises what POSIX does and no more: the bytes of a file last once fsync(2) of the file has
 returned, and a name once fsync(2) of its folder has.  What wasn't synced may survive or not, each
-write and each name by itself; only a rename is never half done, as on every file system with a
-journal (Pillai and others, "All File Systems Are Not Created Equal", OSDI 2014).
+write and each name by itself, and of a write the sectors on one side of some boundary alone; only a
+rename is never half done, as on every file system with a journal (Pillai and others, "All File
+Systems Are Not Created Equal", OSDI 2014).
 
 :func:`mounted` gives a folder whose changes are recorded, and :class:`Disk` plays the record up to
 any point and leaves there what a power cut would (Mohan and others, "Finding Crash-Consistency Bugs
@@ -24,6 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+#: What a disk writes whole or not at all, in bytes.
+SECTOR = 512
+#: Share of the writes that are torn, of those that don't survive whole where some do.
+TORN = 0.2
 #: Number of the topmost folder.
 ROOT = 1
 
@@ -180,6 +185,8 @@ class Disk:
             for step in steps:
                 if rng.random() < survival:
                     kept[inode].change(step)
+                elif survival and rng.random() < TORN and (part := _torn(step, rng)):
+                    kept[inode].change(part)
         for number, name in self._loose_names.items():
             if rng.random() < survival:
                 for folder, _, _ in name.changes:
@@ -187,6 +194,20 @@ class Disk:
                         kept[folder] = kept[folder].copy()
                 self._keep(number, name, kept, since)
         return kept
+
+
+def _torn(step: Write | Resize | Describe, rng: random.Random) -> Write | None:
+    """What is on disk of a write that the power cut interrupts; None if it is of one sector."""
+    if not isinstance(step, Write):
+        return None
+    first = step.offset // SECTOR + 1
+    boundaries = range(first * SECTOR, step.offset + len(step.data), SECTOR)
+    if not boundaries:
+        return None
+    done = rng.choice(boundaries) - step.offset
+    if rng.random() < 0.5:
+        return step._replace(data=step.data[:done])
+    return step._replace(offset=step.offset + done, data=step.data[done:])
 
 
 def _rename(inodes: dict[int, Inode], changes: tuple[tuple[int, str, int | None], ...]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from lossy_volume import Disk, mounted, steps_of, write_tree
+from lossy_volume import SECTOR, Disk, mounted, steps_of, write_tree
 
 from earmark.files import sync, whole
 
@@ -98,3 +98,15 @@ def test_of_what_was_not_synced_a_part_may_be_left(tmp_path: Path) -> None:
     sizes = [path.stat().st_size for path in left(tmp_path, work, survival=0.5).iterdir()]
     assert 20 < len(sizes) < 80
     assert {*sizes} == {0, 4}
+
+
+def test_a_write_may_be_torn_between_two_sectors(tmp_path: Path) -> None:
+    def work(mount: Path) -> None:
+        for number in range(100):
+            write(mount / str(number), "x" * (2 * SECTOR + 1), lasting=False)
+        sync(mount)
+
+    files = [path.read_bytes() for path in left(tmp_path, work, survival=0.5).iterdir()]
+    torn = {content.count(b"x") for content in files} - {0, 2 * SECTOR + 1}
+    assert len(torn) > 1
+    assert torn <= {SECTOR, 2 * SECTOR, SECTOR + 1, 1}
