@@ -68,6 +68,7 @@ from earmark.gpu import GpuWatch
 from earmark.ingest.media import decode_audio, encode_opus
 from earmark.policy.classifier import batches
 from earmark.policy.policies import one_line, prompt_around
+from earmark.policy.quantization import chosen
 from earmark.settings import AsrSettings, ClassifySettings, EncodeSettings
 from earmark.speech.languages import best
 from earmark.speech.preparation import FRAMES, Clip
@@ -215,7 +216,9 @@ def build(plan: Plan) -> Plan:
     return replace(
         plan,
         asr=msgspec.structs.replace(plan.asr, model=str(whisper)),
-        classify=msgspec.structs.replace(plan.classify, model=str(gemma), adapter=str(adapter)),
+        classify=chosen(
+            msgspec.structs.replace(plan.classify, model=str(gemma), adapter=str(adapter))
+        ),
     )
 
 
@@ -633,7 +636,8 @@ def _full_plan(options: argparse.Namespace) -> Plan:
             beam_size=options.beam_size, threads=threads,
         ),
         classify=ClassifySettings(
-            quantization=quantization, batch_size=options.classify_batch_size, threads=threads
+            quantization=quantization, llm_int8_threshold=options.llm_int8_threshold,
+            batch_size=options.classify_batch_size, threads=threads,
         ),
         clips=options.clips,
         clip_seconds=60,
@@ -689,8 +693,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--beam-size", type=int, default=asr.beam_size, help="(%(default)s)")
     parser.add_argument(
-        "--quantization", choices=["8bit", "4bit", "none"], default=judge.quantization,
+        "--quantization", choices=["auto", "8bit", "4bit", "none"], default=judge.quantization,
         help="of ours; the baseline has 8 bits (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--llm-int8-threshold", type=float, default=judge.llm_int8_threshold,
+        help="with 8bit, 0 for none (%(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--threads", type=int, help="CPU threads of both sides (one a core, up to 16)"

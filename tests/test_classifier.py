@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -172,13 +173,62 @@ def test_a_policy_that_leaves_no_room_is_refused() -> None:
         judged(narrow, SCAMS, [BENIGN])
 
 
-@pytest.mark.parametrize(("quantization", "near"), [("8bit", 0.1), ("4bit", 0.35)])
+@pytest.mark.parametrize(
+    ("change", "near"),
+    [
+        ({"quantization": "8bit"}, 1e-3),
+        ({"quantization": "8bit", "dtype": "bfloat16"}, 2e-3),
+        ({"quantization": "8bit", "dtype": "bfloat16", "llm_int8_threshold": 0.0}, 2e-3),
+        ({"quantization": "4bit"}, 0.35),
+        ({"quantization": "4bit", "dtype": "bfloat16"}, 0.35),
+    ],
+    ids=str,
+)
 def test_quantized_weights_score_nearly_the_same(
-    classifier: Classifier, quantization: str, near: float
+    classifier: Classifier, change: dict, near: float
 ) -> None:
-    quantized = Classifier(replace(SETTINGS, quantization=quantization))
-    full = scores(classifier, SCAMS, CONTENTS)
-    assert scores(quantized, SCAMS, CONTENTS) == pytest.approx(full, abs=near)
+    quantized = Classifier(replace(SETTINGS, **change))
+    for policy in POLICIES:
+        full = scores(classifier, policy, CONTENTS)
+        assert scores(quantized, policy, CONTENTS) == pytest.approx(full, abs=near)
+
+
+def test_eight_bits_work_in_float16_without_a_cast_and_a_warning_for_each_matrix(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    said = logging.getLogger("bitsandbytes")
+    said.addHandler(caplog.handler)
+    try:
+        quantized = Classifier(replace(SETTINGS, quantization="8bit", dtype="bfloat16"))
+        judged(quantized, SCAMS, [BENIGN])
+    finally:
+        said.removeHandler(caplog.handler)
+    assert "will be cast" not in caplog.text
+    kept = {
+        name.rpartition(".")[0].split(".")[-2]: weight.dtype
+        for name, weight in quantized.model._model.named_parameters()
+        if "lora_" in name
+    }
+    assert kept == {"lora_A": torch.float16, "lora_B": torch.float16}
+
+
+def test_lengths_that_are_multiples_of_8_change_no_score(
+    classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = scores(classifier, SCAMS, CONTENTS)
+    seen = []
+    step = classifier.model._step
+
+    def watched(texts: Any, prefix: Any, cache: Any, keys: Any) -> Any:
+        states, keys = step(texts, prefix, cache, keys)
+        seen.append((len(prefix or ()), keys.shape[1]))
+        return states, keys
+
+    monkeypatch.setattr(classifier.model, "multiple", 8)
+    monkeypatch.setattr(classifier.model, "_step", watched)
+    assert scores(classifier, SCAMS, CONTENTS) == pytest.approx(odd, abs=1e-4)
+    assert len(seen) > 2
+    assert not any(prefix % 8 or own % 8 for prefix, own in seen)
 
 
 def test_half_precision_scores_nearly_the_same(classifier: Classifier) -> None:
@@ -246,6 +296,7 @@ def test_a_batch_too_large_for_the_gpu_goes_on_in_halves(
         ({"dtype": "int8"}, "classify.dtype is 'int8'; choose"),
         ({"answer": "yaml"}, "classify.answer is 'yaml'; choose logits or json"),
         ({"quantization": "2bit"}, "classify.quantization is '2bit'; choose"),
+        ({"quantization": "auto"}, "classify.quantization is 'auto'; choose"),  # nobody chose
         ({"max_tokens": 8193}, "reads at most 8192 tokens; lower it"),
     ],
 )

@@ -167,6 +167,7 @@ def test_the_file_says_what_made_it(classify: Any) -> None:
         "adapter": str(ADAPTER),
         "adapter_revision": "",
         "quantization": "",
+        "llm_int8_threshold": "",
         "dtype": "float32",
         "max_tokens": "8192",
         "answer": "logits",

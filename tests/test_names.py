@@ -8,7 +8,7 @@ import pytest
 
 from earmark.configuration import resolve
 from earmark.errors import EarmarkError
-from earmark.names import Name, asr_name, policy_set_name
+from earmark.names import Name, as_bound, asr_name, policy_set_name
 from earmark.speech.decoding import DECODING_FACTS
 from earmark.volume import Volume
 
@@ -160,3 +160,42 @@ def test_what_a_record_from_before_does_not_tell_is_accepted_and_completed(
         assert json.loads(known.record.read_bytes()) == json.loads(complete)
     with pytest.raises(EarmarkError, match="other settings: thresholds "):
         policies(volume, threshold=0.9).bind()
+
+
+def test_the_first_quantization_of_a_policy_set_is_that_of_all_under_its_name(
+    tmp_path: Path,
+) -> None:
+    volume = Volume(tmp_path)
+    auto = resolve({"classify": {"quantization": "auto"}}).classify
+    assert as_bound(auto, volume).quantization == "auto"
+    policies(volume, quantization=None).bind()  # what the first job chose
+    assert as_bound(auto, volume).quantization is None
+    policies(volume, quantization="auto").check()
+    with pytest.raises(EarmarkError, match=r"other settings: arithmetic, quantization "):
+        policies(volume, quantization="8bit").check()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"llm_int8_threshold": 0}, "llm_int8_threshold"),
+        ({"dtype": "float16"}, "arithmetic, dtype"),
+    ],
+)
+def test_another_arithmetic_of_eight_bits_wants_another_policy_set(
+    tmp_path: Path, change: dict, named: str
+) -> None:
+    policies(Volume(tmp_path), quantization="8bit").bind()
+    with pytest.raises(EarmarkError, match=f"other settings: {named} .*new classify.policy"):
+        policies(Volume(tmp_path), quantization="8bit", **change).check()
+
+
+def test_scores_of_a_release_that_rounded_otherwise_keep_their_name_to_themselves(
+    tmp_path: Path,
+) -> None:
+    known = policies(Volume(tmp_path), quantization="8bit")
+    known.bind()
+    old = {fact: value for fact, value in known.facts.items() if fact != "arithmetic"}
+    known.record.write_text(json.dumps(old))
+    with pytest.raises(EarmarkError, match="other settings: arithmetic "):
+        known.check()

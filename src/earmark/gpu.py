@@ -168,6 +168,13 @@ def cuda_uuid() -> str:
     return f"GPU-{torch.cuda.get_device_properties(0).uuid}"
 
 
+def free_bytes() -> int:
+    """Memory of the GPU that nobody uses; 0 where no GPU can be used."""
+    import torch
+
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else 0
+
+
 def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that the GPU's memory is full.
 

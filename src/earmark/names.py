@@ -14,11 +14,13 @@ import msgspec
 
 from earmark.errors import SetupError
 from earmark.files import whole
-from earmark.settings import Settings
+from earmark.settings import ClassifySettings, Settings
 from earmark.volume import Volume
 
 #: Keys of `asr` that change what is heard.
 ASR_FACTS = ("model", "revision", "compute_type", "beam_size", "language", "vad")
+#: What bitsandbytes itself takes for ``classify.llm_int8_threshold``.
+INT8_THRESHOLD = 6.0
 #: Facts that records made before Earmark 0.2.0 lack, as it wasn't written down what they were.
 _LATER_FACTS = frozenset({"decoding", "prompt_sha256", "thresholds"})
 
@@ -109,7 +111,7 @@ def policy_set_name(
         texts: The set's policies by category, in full.
         prompt_sha256: SHA-256 of the prompt around policy and content, hexadecimal.
     """
-    classify = settings.classify
+    classify = as_bound(settings.classify, volume)
     thresholds = {each: classify.threshold_of(each) for each in texts}
     keys = (
         "model",
@@ -132,12 +134,44 @@ def policy_set_name(
                 if classify.answer == "json"
                 else {}
             ),
+            **_arithmetic(classify),
             "prompt_sha256": prompt_sha256,
             "thresholds": thresholds,
             **{f"{category}.md": text for category, text in texts.items()},
         },
         _policy_record(volume, classify.policy),
     )
+
+
+def as_bound(classify: ClassifySettings, volume: Volume) -> ClassifySettings:
+    """The settings with the quantization that the policy set's name was bound to, if ``auto``.
+
+    Args:
+        classify: The settings.
+        volume: The shared volume.
+
+    Raises:
+        SetupError: the record of the name is damaged.
+    """
+    known = _read(_policy_record(volume, classify.policy))
+    if known is None or classify.quantization != "auto":
+        return classify
+    return msgspec.structs.replace(classify, quantization=known.get("quantization"))
+
+
+def _arithmetic(classify: ClassifySettings) -> dict[str, Any]:
+    """What else decides how 8-bit weights are multiplied.
+
+    Names that were bound before there was a choice had bitsandbytes' threshold, and in bfloat16
+    other roundings than now.
+    """
+    if classify.quantization != "8bit":
+        return {}
+    threshold = classify.llm_int8_threshold
+    return {
+        **({"llm_int8_threshold": threshold} if threshold != INT8_THRESHOLD else {}),
+        **({"arithmetic": "float16"} if classify.dtype == "bfloat16" else {}),
+    }
 
 
 def policy_texts(volume: Volume, policy: str) -> list[str]:

@@ -312,7 +312,11 @@ class ClassifySettings(_Section, frozen=True):
             by default its `base_model_name_or_path` must end in the same name.
         device: Where the model runs.
         quantization: Quantization of the base model by bitsandbytes, `8bit` (LLM.int8) or `4bit`
-            (NF4), or null for none; on a CPU both work and neither is faster.
+            (NF4), or null for none; on a CPU both work and neither is faster. `auto` is none where
+            the GPU's memory holds the model unquantized, which is fastest, and `8bit` otherwise;
+            the first job that a `policy` name is used in decides for all under the name.
+        llm_int8_threshold: With `8bit`, inputs of a layer that have a value from this one on are
+            multiplied in 16 bits. 0 for none is faster, and changes scores.
         dtype: Number format of what is not quantized.
         answer: `logits`: one step of the model, score from the tokens "0" and "1", as CoPE-A was
             trained for; `json`: an instruction-tuned model (such as google/gemma-2-9b-it, with
@@ -344,7 +348,8 @@ class ClassifySettings(_Section, frozen=True):
     adapter_revision: Commit | None = None
     adapter_fits: bool = False
     device: Literal["cuda", "cpu"] = "cuda"
-    quantization: Literal["8bit", "4bit", None] = "8bit"
+    quantization: Literal["auto", "8bit", "4bit", None] = "8bit"
+    llm_int8_threshold: NotNegative = 6.0
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     answer: Literal["logits", "json"] = "logits"
     max_new_tokens: Annotated[int, Meta(ge=16)] = 100

@@ -6,6 +6,7 @@ in part answers like another one.  Whether all weights were used shows only when
 """
 
 import json
+import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -70,6 +71,23 @@ def _weights(folder: Path) -> list[Path]:
             if shards:
                 return [folder / shard for shard in sorted(shards)]
     raise SetupError(f"{BASE} {folder} holds no weights (model.safetensors); put them there", BASE)
+
+
+def weights_count(folder: Path) -> int:
+    """How many weights a base model has; of pickles, at least so many.
+
+    Raises:
+        SetupError: as :func:`check_base`.
+    """
+    count = 0
+    for file in _weights(folder):
+        if file.suffix != ".safetensors":
+            count += file.stat().st_size // 2  # a number has two bytes or more
+            continue
+        with safe_open(file, "np") as weights:
+            for key in weights.keys():  # noqa: SIM118  # no mapping
+                count += math.prod(weights.get_slice(key).get_shape())
+    return count
 
 
 def check_adapter(folder: Path, bases: list[str], is_said_to_fit: bool) -> None:

@@ -87,6 +87,7 @@ class Classifier:
                 _device(settings.device),
                 _dtype(settings.dtype),
                 _quantization(settings.quantization),
+                settings.llm_int8_threshold,
             )
         except SetupError:
             raise
@@ -161,12 +162,15 @@ class Classifier:
     ) -> Iterator[tuple[int, Classification]]:
         """Judge contents whose prompts begin alike."""
         begin = [*first, *splits[0].begin]
+        # What is left of the beginning goes with each text.
+        shared = max(1, len(begin) - len(begin) % self.model.multiple)
+        begin, left = begin[:shared], begin[shared:]
         (prefix,) = self._batches.run(lambda _: [self.model.begin(begin)], [begin], len(begin))
         ask = partial(self._score if self.settings.answer == "logits" else self._read, prefix)
-        lengths = [len(split.rest) for split in splits]
+        lengths = [len(left) + len(split.rest) for split in splits]
         groups = batches(lengths, len(prefix), self.settings.batch_size, self.settings.max_tokens)
         for group in groups:
-            batch = [splits[each].rest for each in group]
+            batch = [[*left, *splits[each].rest] for each in group]
             asked = self._batches.run(ask, batch, weight=max(map(len, batch)))
             for each, classification in zip(group, asked, strict=True):
                 if splits[each].truncated:

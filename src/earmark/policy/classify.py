@@ -157,6 +157,9 @@ def classifier_facts(
         "adapter": settings.adapter,
         "adapter_revision": adapter and adapter.revision,
         "quantization": settings.quantization,
+        "llm_int8_threshold": (
+            settings.llm_int8_threshold if settings.quantization == "8bit" else None
+        ),
         "dtype": settings.dtype,
         "max_tokens": settings.max_tokens,
         "answer": settings.answer,

@@ -51,6 +51,7 @@ class LanguageModel:
 
     Attributes:
         longest: Most tokens that it can read.
+        multiple: Of so many tokens the beginning of texts is best, and texts are padded to.
         tokenizer: Transformers' tokenizer.
         safe_tokenizer: The same for texts from outside.
     """
@@ -62,6 +63,7 @@ class LanguageModel:
         device: str,
         dtype: torch.dtype,
         quantization: str | None,
+        int8_threshold: float = 6.0,
     ) -> None:
         """Load tokenizer, base and adapter.
 
@@ -71,6 +73,7 @@ class LanguageModel:
             device: ``cuda`` or ``cpu``.
             dtype: Of the weights that are not quantized.
             quantization: ``8bit`` or ``4bit`` (bitsandbytes), or None.
+            int8_threshold: From which input on a layer of 8 bits multiplies in 16.
 
         Raises:
             SetupError: a weight is missing or isn't used, of the base or of the adapter.
@@ -85,7 +88,7 @@ class LanguageModel:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             base.folder,
             dtype=dtype,
-            quantization_config=quantization_config(quantization, dtype),
+            quantization_config=quantization_config(quantization, dtype, int8_threshold),
             device_map={"": device},
             attn_implementation=NAME,
             output_loading_info=True,
@@ -110,8 +113,14 @@ class LanguageModel:
             # Merged, it saves its own products in each layer; but quantized weights would be
             # rounded once more (figures are in benchmarks/README.md).
             model = adapted.merge_and_unload() if quantization is None else inner
+            if quantization is not None:
+                _cast_adapter(inner, _products(quantization, dtype))
+        if _products(quantization, dtype) != dtype:
+            _work_in_half(model.get_decoder().layers, dtype)
         self._model = model.eval()
         self._device = device
+        # A GPU multiplies matrices slowly whose sides are odd.
+        self.multiple = 8 if device == "cuda" else 1
 
     def begin(self, tokens: Sequence[int]) -> Prefix:
         """Compute the beginning that texts share.
@@ -217,6 +226,8 @@ class LanguageModel:
             States of the last tokens, of shape [texts, width], and positions of all own tokens.
         """
         width = max(map(len, texts))
+        if keys is None:
+            width += -width % self.multiple
         tokens = torch.zeros((len(texts), width), dtype=torch.long)  # any: nothing attends to it
         positions = torch.full((len(texts), width), PADDING)
         starts = [len(prefix or ())] * len(texts)
@@ -343,18 +354,64 @@ def _check_used(adapted: Any, folder: str) -> None:
     _check_whole(f"classify.adapter {folder}", differences)
 
 
-def quantization_config(name: str | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+def _products(quantization: str | None, dtype: torch.dtype) -> torch.dtype:
+    """What layers with quantized weights work in: bitsandbytes multiplies 8 bits in float16."""
+    return torch.float16 if quantization == "8bit" and dtype == torch.bfloat16 else dtype
+
+
+def _cast_adapter(model: Any, dtype: torch.dtype) -> None:
+    """Keep an adapter beside quantized weights as they work; PEFT makes float32 of it."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in model.modules():
+        if isinstance(layer, BaseTunerLayer):
+            for name in layer.adapter_layer_names:
+                getattr(layer, name).to(dtype)
+
+
+def _work_in_half(layers: Any, dtype: torch.dtype) -> None:
+    """Let attention and feed-forward work in float16, and add what they say up in ``dtype``.
+
+    bitsandbytes would cast the input of each matrix to float16, and the output back, with a
+    warning each time.  It makes float16 of both in any case, so nothing overflows that would not;
+    the sums of all layers, which might, stay as they are.
+    """
+
+    def cast(value: Any, to: torch.dtype) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cast(each, to) for each in value)
+        is_number = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(to) if is_number else value
+
+    def enter(_: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        half = torch.float16
+        return cast(args, half), {name: cast(each, half) for name, each in kwargs.items()}
+
+    def leave(_: Any, __: Any, output: Any) -> Any:
+        return cast(output, dtype)
+
+    for layer in layers:
+        for part in (layer.self_attn, layer.mlp):
+            part.register_forward_pre_hook(enter, with_kwargs=True)
+            part.register_forward_hook(leave)
+
+
+def quantization_config(
+    name: str | None, dtype: torch.dtype, int8_threshold: float = 6.0
+) -> BitsAndBytesConfig | None:
     """How bitsandbytes quantizes a model, as Transformers is told.
 
     Args:
         name: ``8bit``, ``4bit`` or None.
         dtype: What 4-bit weights are multiplied in.
+        int8_threshold: From which input on a layer of 8 bits multiplies in 16.
     """
     if name is None:
         return None
     return BitsAndBytesConfig(
         load_in_8bit=name == "8bit",
         load_in_4bit=name == "4bit",
+        llm_int8_threshold=int8_threshold,
         # QLoRA's choice; bitsandbytes' own default is FP4 that is multiplied in float32.
         bnb_4bit_quant_type="nf4",
         bnb_4bit_compute_dtype=dtype,
