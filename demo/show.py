@@ -29,6 +29,8 @@ What to try next
   .venv/bin/earmark review --configfile demo/config.yaml
                     listen and decide, at http://127.0.0.1:8400
   .venv/bin/earmark analyse --configfile demo/config.yaml flag_rate
+  .venv/bin/earmark evaluate demo/gold.jsonl --configfile demo/config.yaml
+                    how good its classifier is on 300 texts
   .venv/bin/snakemake --profile profiles/local --configfile demo/config.yaml
                     finds nothing to do; touch an archive in demo/archives, and it is done again
   make demo-clean   start over

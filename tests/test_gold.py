@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from loaded_archive import Archive, query
 
+from demo.make_gold import gold, references
+from earmark import REPOSITORY
 from earmark.errors import EarmarkError
 from earmark.evaluation.gold import Labelled, Place, Reference, read, transcripts
 
@@ -156,6 +158,13 @@ def test_no_damaged_parquet_is_a_traceback(tmp_path, data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
     can_be_said(path, Labelled)
+
+
+def test_the_demo_s_files_are_what_makes_them():
+    for name, made, kind in (("gold", gold(), Labelled), ("references", references(), Reference)):
+        path = REPOSITORY / "demo" / f"{name}.jsonl"
+        assert [json.loads(line) for line in path.read_text().splitlines()] == made
+        assert len(read(path, kind).rows) == len(made)
 
 
 def labelled_clip(clip):
