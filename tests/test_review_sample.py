@@ -21,7 +21,7 @@ from earmark.desk.claims import Claim
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import Judgement
 from earmark.desk.sampling import Lane
-from earmark.record.review_sample import BOUNDS, allocate, expected_rates, order, strata
+from earmark.record.review_sample import BOUNDS, allocate, expected_rates, luck, order, strata
 
 HARMLESS = Judgement("not reportable")
 HARMFUL = Judgement("reportable", frozenset({"scams"}))
@@ -78,7 +78,7 @@ def test_what_was_heard_corrects_what_the_scores_promise() -> None:
 def test_whoever_stops_has_heard_the_same_part_of_each_stratum() -> None:
     stratum = np.repeat([0, 1, 2], [500, 100, 40])
     numbers = [30, 20, 10]
-    drawn = order(contents(640), stratum, numbers)
+    drawn = order(luck(contents(640)), stratum, numbers)
     assert Counter(stratum[drawn].tolist()) == {0: 30, 1: 20, 2: 10}
     for stop in range(61):
         heard = np.bincount(stratum[drawn[:stop]], minlength=3)
@@ -89,10 +89,10 @@ def test_the_draw_depends_on_contents_and_not_on_the_order_in_which_they_came() 
     clips = np.array(contents(300))
     stratum = np.arange(300) % 3
     mixed = np.random.default_rng(0).permutation(300)
-    drawn = clips[order(clips.tolist(), stratum, [10, 5, 5])]
-    again = clips[mixed][order(clips[mixed].tolist(), stratum[mixed], [10, 5, 5])]
+    drawn = clips[order(luck(clips.tolist()), stratum, [10, 5, 5])]
+    again = clips[mixed][order(luck(clips[mixed].tolist()), stratum[mixed], [10, 5, 5])]
     assert drawn.tolist() == again.tolist()
-    fewer = clips[order(clips.tolist(), stratum, [6, 3, 3])]
+    fewer = clips[order(luck(clips.tolist()), stratum, [6, 3, 3])]
     assert {*fewer} < {*drawn}
 
 
@@ -103,7 +103,7 @@ def test_stopping_early_gives_each_clip_of_a_stratum_the_same_chance() -> None:
     times = np.zeros(50)
     heard = np.zeros(2)
     for world in range(worlds):
-        first = order(contents(50, world), stratum, [12, 8])[:stop]
+        first = order(luck(contents(50, world)), stratum, [12, 8])[:stop]
         times[first] += 1
         heard += np.bincount(stratum[first], minlength=2)
     expected = heard / [40, 10] / worlds

@@ -10,5 +10,6 @@ NAMES = (
     *("init", "check", "discover", "cycle", "doctor", "redo", "retry", "status", "report"),
     *("clean", "erase"),
     *("models", "screening-policy", "migrate", "queue", "review", "reviewer", "backup", "restore"),
-    *("health", "search", "show", "export", "database", "evaluate", "gold-set", "analyse"),
+    *("health", "search", "show", "export", "database", "evaluate", "gold-set", "harm"),
+    "analyse",
 )

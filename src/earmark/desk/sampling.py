@@ -110,7 +110,7 @@ def _draw(
         heard[each], reportable[each] = counts
     rates = review_sample.expected_rates(totals / np.maximum(sizes, 1), heard, reportable)
     numbers = review_sample.allocate(sizes, rates, lane.per_day)
-    chosen = review_sample.order(contents, stratum, numbers.tolist())
+    chosen = review_sample.order(review_sample.luck(contents), stratum, numbers.tolist())
     cursor.execute(
         "INSERT INTO review_draws (drawn_on, bounds) "
         "VALUES ((now() AT TIME ZONE %s)::date, %s) RETURNING id",

@@ -66,7 +66,7 @@ def run(
             f"there is no query {query}; known are {', '.join(queries())}, or give the path of "
             "a file"
         )
-    connection = _open(volume_root)
+    connection = open_volume(volume_root)
     try:
         for name, date in (("since", since), ("until", until)):
             connection.execute(f"SET VARIABLE {name} = ?", [date])
@@ -142,7 +142,7 @@ WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
 """
 
 
-def _open(volume_root: Path) -> duckdb.DuckDBPyConnection:
+def open_volume(volume_root: Path) -> duckdb.DuckDBPyConnection:
     """An in-memory database with the views of ``views.sql``."""
     connection = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     known = _VIEWS.read_text(encoding="utf-8")

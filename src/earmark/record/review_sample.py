@@ -79,30 +79,32 @@ def allocate(sizes: npt.ArrayLike, rates: npt.ArrayLike, number: int) -> npt.NDA
     return np.asarray(whole)
 
 
+def luck(contents: Sequence[str]) -> npt.NDArray[np.float64]:
+    """The number of each content by which it is drawn, uniform from 0 to 1."""
+    return np.array([uniform(content, "review sample") for content in contents])
+
+
 def order(
-    contents: Sequence[str],
-    stratum: npt.ArrayLike,
-    numbers: Sequence[int],
+    luck: npt.ArrayLike, stratum: npt.ArrayLike, numbers: Sequence[int]
 ) -> npt.NDArray[np.int64]:
     """Who is drawn, in the order in which they are to be heard.
 
-    A number that depends on the content alone decides within a stratum, so that whoever stops has
-    heard a simple random sample of each.  The strata alternate in proportion to what is drawn of
-    them, the same for every content, so that the order of strata says nothing of what is in them.
+    Within a stratum the smallest numbers come first, so that whoever stops has heard a simple
+    random sample of each.  The strata alternate in proportion to what is drawn of them, whatever
+    is in them.
 
     Args:
-        contents: SHA-256 of each clip.
+        luck: :func:`luck` of each clip, shape (clips,).
         stratum: Of each clip, from 0.
         numbers: How many to draw of each stratum.
 
     Returns:
-        Positions in ``contents``, the first to be heard first.
+        Positions of clips, the first to be heard first.
     """
-    stratum = np.asarray(stratum)
+    luck, stratum = np.asarray(luck, float), np.asarray(stratum)
     drawn, turns = [], []
     for each, number in enumerate(numbers):
-        members = np.flatnonzero(stratum == each).tolist()
-        luck = [uniform(contents[place], "review sample") for place in members]
-        drawn.append(np.array(members, np.int64)[np.argsort(luck, kind="stable")[:number]])
+        members = np.flatnonzero(stratum == each)
+        drawn.append(members[np.argsort(luck[members], kind="stable")[:number]])
         turns.append((np.arange(len(drawn[-1])) + 0.5) / max(1, number))
     return np.concatenate(drawn)[np.argsort(np.concatenate(turns), kind="stable")]
