@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo demo-clean demo-accuracy demo-models demo-archives machine test test-fast lint format lock schema settings picture screenshots \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
-  bench-gpu bench-load bench-queue bench-desk simulate-noon check-cluster slurm-up slurm-down
+  bench-gpu bench-load bench-queue bench-desk simulate-noon simulate-evidence check-cluster slurm-up slurm-down
 
 help:
 	@echo "make install        the environment of production: requirements.lock and Earmark"
@@ -34,6 +34,7 @@ help:
 	@echo "make bench-load     loading against row by row and against a bare COPY"
 	@echo "make bench-queue    the review queue over ten million clips (ten minutes, 25 GB)"
 	@echo "make simulate-noon  flagged clips at noon under both orders, weeks with bad days (simulated)"
+	@echo "make simulate-evidence  whether the intervals of earmark harm hold (simulated, 20 minutes)"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
 	@echo "make bench-desk     the review desk's pages over ten million clips (a quarter of an hour, 25 GB)"
@@ -120,6 +121,9 @@ bench-desk: $(READY)
 
 simulate-noon: $(READY)
 	$(BIN)/python -m benchmarks.noon
+
+simulate-evidence: $(READY)
+	$(BIN)/python -m benchmarks.evidence
 
 slurm-up:
 	deploy/one-machine/slurm up

@@ -16,7 +16,8 @@
 -- The interval is Wilson's at the effective sample size prevalence (1 - prevalence) /
 -- variance (Kott and Carr, Journal of Official Statistics 13, 1997), which also holds where
 -- few clips are flagged, or none.  It is about the clips that came in these days; it knows
--- nothing of other days, nor of what a classifier gets wrong.
+-- nothing of other days, nor of what a classifier gets wrong: `earmark harm` counts what people
+-- find, this counts flags.
 --
 -- With a screen, sampling has two phases (Särndal and others, section 9.4).  Of what the screen
 -- let through every answer is known; each clip of the rest counts with the rest's rate of flags,

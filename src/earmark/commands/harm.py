@@ -4,7 +4,7 @@ import argparse
 import json
 
 from earmark.commands import place
-from earmark.commands.parser import Commands, add, add_days
+from earmark.commands.parser import Commands, add, add_period
 from earmark.record.harm import Study, classifier_tables, harm_tables
 from earmark.settings import Settings
 from earmark.volume import Volume
@@ -26,7 +26,7 @@ def add_to(commands: Commands) -> None:
         "--classifier", action="store_true",
         help="instead, what the classifier's scores are worth: thresholds, calibration, drift",
     )  # fmt: skip
-    add_days(parser)
+    add_period(parser)
 
 
 def _harm(settings: Settings, arguments: argparse.Namespace) -> None:
