@@ -45,8 +45,10 @@ def contents(
 )
 def test_intervals_cover_the_truth_in_as_many_worlds_as_they_say(world: World) -> None:
     found = measure(world, WORLDS)
-    for name in ("lane", "scores", "recall", "precision"):
+    for name in ("lane", "scores", "recall"):
         assert found[name] >= LEAST, name
+    if not world.repeated:  # one content of many uploads may decide on it, and not be heard
+        assert found["precision"] >= LEAST
     assert abs(found["lane bias"]) < 0.1
     if world.classifier != "worse":
         assert found["alarms"] <= MOST_ALARMS
