@@ -4,6 +4,7 @@ import csv
 import json
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -140,6 +141,19 @@ def test_a_clip_is_shown_whole_by_its_id_or_file(place, migrated_database, capsy
     assert json.loads(capsys.readouterr().out)["transcripts"][0]["segments"][1]["text"] == " Now!"
 
 
+def test_a_copy_of_an_earlier_member_is_shown_with_its_audio_and_transcript(
+    tmp_path, place, migrated_database, capsys
+):
+    archive = Archive(tmp_path, migrated_database, "copies.tar")
+    archive.members = [member(0), member(1, member="copy.mp3", duplicate_of=0, opus_path=None)]
+    archive.heard, archive.judged = [transcript(0)], [judgement(0, "scams", 0.9)]
+    archive.load()
+    assert cli.main(["show", "--configfile", str(place.file), "copy.mp3", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["audio"].endswith("copies.tar/000000.opus")
+    assert (len(shown["transcripts"]), len(shown["scores"])) == (1, 1)
+
+
 def test_of_several_clips_of_a_name_the_ids_are_told(place, migrated_database, capsys):
     query(migrated_database, "UPDATE audio_files SET original_filename = 'x/same.mp3'")
     assert cli.main(["show", "--configfile", str(place.file), "same.mp3"]) == 2
@@ -187,6 +201,7 @@ def test_a_transcript_is_a_file_for_each_clip(place, tmp_path, capsys, kind):
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
 def test_transcripts_are_one_table(place, tmp_path, kind):
     target = tmp_path / f"out.{kind}"
+    rows: list[dict[str, Any]]
     assert cli.main(["export", "--configfile", str(place.file), kind, str(target)]) == 0
     match kind:
         case "csv":

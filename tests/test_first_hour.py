@@ -1,6 +1,7 @@
 """The first configuration: written, checked as a whole, and warned of where it means nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from earmark.gpu import has_gpu
 from earmark.ingest.source import source_of
 from earmark.models.inventory import warning_of_demo
 
-DEMO_MODELS = {
+DEMO_MODELS: dict[str, dict[str, Any]] = {
     "asr": {"name": "demo", "model": "demo/models/whisper-demo", "device": "cpu"},
     "classify": {
         "policy": "demo",
@@ -188,14 +189,16 @@ def test_where_the_demos_models_meet_another_source_results_mean_nothing(
     place = Place(tmp_path, tmp_path / "volume")
     place.use(migrated_database)
     place.configure(**DEMO_MODELS)
-    meaning = "transcripts, scores and flags mean nothing here: asr.model and classify.model"
-    assert place.status().meaningless.startswith(meaning)
+    meaning = "transcripts, scores and flags mean nothing here: asr.model, classify.model"
+    assert str(place.status().meaningless).startswith(meaning)
     assert place.show() == 0
     assert meaning in capsys.readouterr().out
     assert cli.main(["queue", "--configfile", str(place.file)]) == 0
     assert meaning in capsys.readouterr().err
     place.configure(asr={**DEMO_MODELS["asr"], "model": "small"})
-    assert place.status().meaningless.startswith("scores and flags mean nothing here: classify")
+    assert str(place.status().meaningless).startswith(
+        "scores and flags mean nothing here: classify"
+    )
 
 
 def test_the_report_says_so_too(tmp_path, migrated_database):

@@ -211,7 +211,7 @@ def warning_of_demo(settings: Settings) -> str | None:
         return None
     what = "transcripts, scores and flags" if "asr.model" in keys else "scores and flags"
     return (
-        f"{what} mean nothing here: {' and '.join(keys)} name the demo's models, which know a "
+        f"{what} mean nothing here: {', '.join(keys)} name the demo's models, which know a "
         "hundred words of the demo's own clips; name real models (docs/models.md)"
     )
 

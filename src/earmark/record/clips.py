@@ -144,7 +144,7 @@ class Whole:
 
     Attributes:
         facts: Where it comes from, what it is and what became of it, by the database's columns.
-        audio: Its Opus file; None if there is none.
+        audio: Its Opus file, that of the first member with its content; None if there is none.
         metadata: What its source says of it, a JSON object; None if nothing.
         transcripts: What it was heard to say, one for each set.
         scores: What the policies say, one for each set and category.
@@ -166,11 +166,11 @@ SELECT
     af.id, af.archive_source AS archive, a.date, af.ordinal, af.original_filename, af.opus_path,
     af.status, af.error, af.duration_seconds, af.source_format, af.source_bytes, af.sample_rate,
     af.channels, af.source_sha256, af.duplicate_of, af.copied_from, af.selected, af.control,
-    af.created_at, af.processed_at, af.archive_id, a.asr, a.policy
+    af.created_at, af.processed_at, a.asr, a.policy
 FROM audio_files af LEFT JOIN archives a ON a.id = af.archive_id
-WHERE af.id = %s
+WHERE af.id = %(id)s
 """
-# A copy of an earlier member has its transcript and scores there.
+# A copy of an earlier member has its audio, transcript and scores there.
 _OF_ORIGINAL = """
 COALESCE((
     SELECT original.id FROM audio_files af JOIN audio_files original
@@ -178,6 +178,7 @@ COALESCE((
     WHERE af.id = %(id)s
 ), %(id)s)
 """
+_AUDIO = f"SELECT opus_path FROM audio_files WHERE id = {_OF_ORIGINAL}"
 _TRANSCRIPTS = f"""
 SELECT asr, status, error, language, languages, confidence, no_speech_probability,
     compression_ratio, doubt, speech_seconds, transcript_text, segments
@@ -214,15 +215,15 @@ def show(connection: Connection, volume: Volume, asked: str) -> Whole:
         EarmarkError: there is no such clip, or there are several.
     """
     number = _find(connection, volume, asked)
-    facts = _rows(connection, _FACTS, [number])
+    of_clip = {"id": number}
+    facts = _rows(connection, _FACTS, of_clip)
     if not facts or (facts[0]["source_sha256"] or "") in Erased(volume):
         raise EarmarkError(f"the database has no clip {asked}; `earmark search` finds clips")
     (clip,) = facts
-    del clip["archive_id"]
-    of_clip = {"id": number}
+    ((audio,),) = (row.values() for row in _rows(connection, _AUDIO, of_clip))
     return Whole(
         facts=clip,
-        audio=volume.root / clip["opus_path"] if clip["opus_path"] else None,
+        audio=volume.root / audio if audio else None,
         metadata=_metadata(volume, clip),
         transcripts=_rows(connection, _TRANSCRIPTS, of_clip),
         scores=_rows(connection, _SCORES, of_clip),
