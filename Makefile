@@ -15,7 +15,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install demo demo-clean demo-accuracy demo-models demo-archives machine test test-fast lint format lock schema settings picture screenshots \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
-  bench-gpu bench-load bench-queue bench-desk simulate-noon simulate-evidence check-cluster slurm-up slurm-down
+  bench-gpu bench-load bench-queue bench-desk simulate-noon simulate-evidence check-cluster slurm-up slurm-down \
+  cluster-up cluster-demo cluster-faults cluster-down
 
 help:
 	@echo "make install        the environment of production: requirements.lock and Earmark"
@@ -37,6 +38,9 @@ help:
 	@echo "make simulate-evidence  whether the intervals of earmark harm hold (simulated, 20 minutes)"
 	@echo "make slurm-up       a SLURM cluster on this machine, to try profiles/slurm (root)"
 	@echo "make slurm-down     remove it again"
+	@echo "make cluster-up     the five machines of docs/deploy.md as containers, set up by its commands (root)"
+	@echo "make cluster-demo   let them work through the demo's archives; make cluster-faults kills their daemons"
+	@echo "make cluster-down   remove them again"
 	@echo "make bench-desk     the review desk's pages over ten million clips (a quarter of an hour, 25 GB)"
 	@echo "make bench-cycle    what 100,000 finished archives cost a run's start"
 	@echo "make bench-feed     how much of the GPUs' time a driver leaves unused (half an hour; root)"
@@ -136,6 +140,18 @@ bench-cycle: $(READY)
 
 bench-feed: $(READY)
 	$(BIN)/python -m benchmarks.feed
+
+cluster-up:
+	python3 deploy/containers/cluster.py up
+
+cluster-demo:
+	python3 deploy/containers/cluster.py demo
+
+cluster-faults:
+	python3 deploy/containers/cluster.py faults
+
+cluster-down:
+	python3 deploy/containers/cluster.py down
 
 check-cluster: $(READY)
 	$(BIN)/python -m benchmarks.cluster

@@ -120,6 +120,58 @@ def test_checking_a_machine_that_is_set_up_finds_all_of_it(machine: str, tmp_pat
     assert "missing" not in result.stdout
 
 
+@pytest.mark.parametrize(("started", "stale"), [(-60, True), (60, False)])
+def test_a_daemon_is_older_than_a_file_that_was_brought_since_whatever_time_the_file_has(
+    tmp_path: Path, started: float, stale: bool
+) -> None:
+    key = tmp_path / "munge.key"
+    key.write_text("another machine's")
+    os.utime(key, (0, 0))  # as `tar --extract --preserve-permissions` leaves it
+    microseconds = int((time.clock_gettime(time.CLOCK_BOOTTIME) + started) * 1e6)
+    (tmp_path / "systemctl").write_text(f"#!/bin/sh\necho {microseconds}\n")
+    (tmp_path / "systemctl").chmod(0o755)
+    asked = f"set -- ; . {CLUSTER}/steps.sh; is_newer munge.service {key} {tmp_path}/none"
+    done = subprocess.run(
+        ["bash", "-c", asked], env={"PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False
+    )
+    assert (done.returncode == 0) is stale
+
+
+@pytest.mark.parametrize(
+    ("machine", "daemons"),
+    [
+        ("coordinator", ["munge", "slurmctld", "postgresql@", "caddy"]),
+        ("transfer", ["munge", "slurmd"]),
+        ("worker", ["munge", "slurmd"]),
+    ],
+)
+def test_a_daemon_that_ends_by_itself_is_started_again_however_often(
+    machine: str, daemons: list[str], tmp_path: Path
+) -> None:
+    bring_secrets(tmp_path)
+    set_up(machine, tmp_path)
+    for daemon in daemons:
+        unit = configparser.ConfigParser(strict=False)
+        unit.read(tmp_path / f"etc/systemd/system/{daemon}.service.d/earmark-restart.conf")
+        assert unit["Service"]["Restart"] == "on-failure"
+        assert unit["Unit"]["StartLimitIntervalSec"] == "0"
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_a_volume_that_something_else_shares_is_neither_exported_nor_mounted(
+    machine: str, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    bring_secrets(root)
+    done = set_up(machine, root, "--env", str(environment(tmp_path, VOLUME_SHARE="other")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (root / "etc/fstab").exists()
+    assert not (root / "etc/exports.d").exists()
+    done = set_up(machine, root, "--env", str(environment(tmp_path, VOLUME_SHARE="smb")))
+    assert done.returncode == 2
+    assert "VOLUME_SHARE is nfs or other" in done.stderr
+
+
 @pytest.mark.needs("root")
 @pytest.mark.parametrize("machine", MACHINES)
 def test_checking_this_machine_looks_at_users_daemons_and_devices_too(machine: str) -> None:

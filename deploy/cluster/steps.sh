@@ -9,8 +9,6 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=${EARMARK_ROOT:-}
 check_only=
 missing=0
-# Destinations of the files that this run wrote, for the daemons that read them.
-changed=" "
 
 usage() {
   cat <<END
@@ -104,8 +102,9 @@ read_env() {
     [[ ${!name} =~ ^[0-9]+$ ]] || die "$1: $name is '${!name}'; expected a number"
   done
   [[ $EARMARK_TRIGGER =~ ^(systemd|cron)$ ]] || die "$1: EARMARK_TRIGGER is systemd or cron"
-  # Earlier files have neither.
-  REVIEW_HOST=${REVIEW_HOST:-} REVIEW_TLS=${REVIEW_TLS:-internal}
+  # Earlier files have none of these.
+  REVIEW_HOST=${REVIEW_HOST:-} REVIEW_TLS=${REVIEW_TLS:-internal} VOLUME_SHARE=${VOLUME_SHARE:-nfs}
+  [[ $VOLUME_SHARE =~ ^(nfs|other)$ ]] || die "$1: VOLUME_SHARE is nfs or other"
   [[ $REVIEW_HOST =~ ^([a-z0-9.-]+)?$ ]] || die "$1: REVIEW_HOST is '$REVIEW_HOST'; expected a host's name"
   [[ $REVIEW_TLS =~ ^(internal|[A-Za-z0-9.+_-]+@[A-Za-z0-9.-]+|(/[A-Za-z0-9._-]+)+\ (/[A-Za-z0-9._-]+)+)$ ]] ||
     die "$1: REVIEW_TLS is '$REVIEW_TLS'; expected internal, a mail address, or a certificate's and a" \
@@ -204,7 +203,7 @@ install_file() {
     mkdir --parents "$(dirname "$root$path")" &&
       new=$(mktemp "$root$path.XXXXXX") &&
       printf %s "$content" > "$new" && chmod "$mode" "$new" && own "$owner" "$new" &&
-      mv "$new" "$root$path" && changed+="$path "
+      mv "$new" "$root$path"
   }
   item "$path" file_is_right write_file
 }
@@ -214,7 +213,7 @@ install_file() {
 install_secret() {
   local owner=$1 path=$2 make=$3 remedy=
   [[ -n $make ]] ||
-    remedy="copy it from $COORDINATOR_NAME (docs/deploy.md, \"The two secrets\") and run this again"
+    remedy="copy it from $COORDINATOR_NAME (docs/deploy.md, step 5) and run this again"
   secret_is_right() {
     [[ -s $root$path && ! -L $root$path && $(stat --format %a "$root$path") == 600 ]] &&
       owned "$owner" "$path"
@@ -228,7 +227,7 @@ install_secret() {
       mkdir --parents "$(dirname "$root$path")" && new=$(mktemp "$root$path.XXXXXX") &&
         $make "$new" && mv "$new" "$root$path" || return 1
     fi
-    chmod 600 "$root$path" && own "$owner" "$root$path" && changed+="$path "
+    chmod 600 "$root$path" && own "$owner" "$root$path"
   }
   item "$path" secret_is_right write_secret "$remedy"
 }
@@ -311,20 +310,49 @@ is_up() {
   systemctl is-enabled --quiet "$1" 2> /dev/null && systemctl is-active --quiet "$1" 2> /dev/null
 }
 
-# serve UNIT FILE...: the unit is enabled and runs, and was started again if this run wrote a FILE.
+# is_newer UNIT FILE...: whether a file came to be what it is after the unit started. Who copies a
+# file may keep its time of modification; the time of its last change is the kernel's.
+is_newer() {
+  local started
+  started=$(systemctl show --property ActiveEnterTimestampMonotonic --value "$1")
+  { stat --format %.9Z "${@:2}" 2> /dev/null || true; } |
+    awk -v now="$(date +%s.%N)" -v up="$(cut --delimiter=' ' --fields=1 /proc/uptime)" \
+      -v started="$started" '$1 > now - up + started / 1e6 { newer = 1 } END { exit !newer }'
+}
+
+# serve UNIT PROBE FILE...: the unit is enabled, answers the command PROBE, and has been started
+# since each FILE, and what is beside its unit file, is what it is. With a PROBE of `true`, that it
+# runs is all that can be asked.
 serve() {
-  local unit=$1 file stale=
-  shift
-  for file in "$@"; do
-    [[ $changed != *" $file "* ]] || stale=1
-  done
-  unit_runs() {
-    [[ -z $stale ]] && is_up "$unit"
-  }
+  local unit=$1 probe=$2
+  local files=("${@:3}" /etc/systemd/system/"${unit/@*./@.}".d/*.conf)
+  unit_serves() { is_up "$unit" && ! is_newer "$unit" "${files[@]}" && $probe; }
   start_unit() {
-    systemctl daemon-reload && systemctl enable --quiet "$unit" && systemctl restart "$unit" && stale=
+    systemctl daemon-reload && systemctl enable --quiet "$unit" && systemctl restart "$unit" &&
+      wait_for "$probe"
   }
-  on_machine "$unit runs" unit_runs start_unit "see systemctl status $unit"
+  on_machine "$unit runs, with its files of today" unit_serves start_unit \
+    "see systemctl status $unit"
+}
+
+# wait_for COMMAND: half a minute, for a daemon that answers a moment after it has started.
+wait_for() {
+  local try
+  for ((try = 0; try < 30; try++)); do
+    if $1; then
+      return
+    fi
+    sleep 1
+  done
+  return 1
+}
+
+munge_answers() { munge --no-input 2> /dev/null | unmunge > /dev/null 2>&1; }
+slurmd_answers() { timeout 20 scontrol show slurmd > /dev/null 2>&1; }
+
+# restarts UNIT: it is started again whenever it ends by itself; Debian's own units are not.
+restarts() {
+  install_file 0644 root:root "/etc/systemd/system/$1.d/earmark-restart.conf" < "$here/restart.conf"
 }
 
 # The volume's mount point: nobody can write into it while nothing is mounted there.
@@ -355,8 +383,20 @@ fstab_entry() {
   on_machine "$VOLUME_ROOT is mounted" is_mounted mount_it "see what \`mount $VOLUME_ROOT\` says"
 }
 
+# The volume where something else than these scripts shares it.
+volume_by_others() {
+  is_mounted() { mountpoint --quiet "$VOLUME_ROOT"; }
+  on_machine "$VOLUME_ROOT is mounted" is_mounted '' \
+    "VOLUME_SHARE is not nfs, so it is to be mounted by what shares it"
+}
+
 # The volume as the transfer machine and the workers see it; docs/deploy.md has the reasons.
-volume_by_nfs() {
+volume_of_node() {
+  if [[ $VOLUME_SHARE == other ]]; then
+    volume_by_others
+    return
+  fi
+  install_packages nfs-common
   mount_point
   fstab_entry "$COORDINATOR_ADDRESS:$VOLUME_ROOT $VOLUME_ROOT nfs hard,vers=4.2,proto=tcp,noatime,lookupcache=positive,nosuid,nodev,_netdev,nofail,x-systemd.automount 0 0"
 }
@@ -383,15 +423,17 @@ slurm_node() {
   install_file 0755 root:root /usr/local/lib/earmark/node-health < "$here/node-health"
   install_secret munge:munge /etc/munge/munge.key ''
   install_secret "$EARMARK_USER:$EARMARK_USER" "$EARMARK_HOME/.pgpass" ''
-  serve munge.service /etc/munge/munge.key
+  restarts munge.service
+  serve munge.service munge_answers /etc/munge/munge.key
   memory_suffices() {
     (($(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo) >= NODE_MEMORY_MB &&
       $(nproc --all) >= NODE_CPUS))
   }
   on_machine "at least $NODE_CPUS cores and $NODE_MEMORY_MB MB of memory" memory_suffices '' \
     "lower NODE_CPUS or NODE_MEMORY_MB; SLURM drains a node that has less than it should"
-  serve slurmd.service /etc/slurm/slurm.conf /etc/slurm/gres.conf /etc/slurm/cgroup.conf \
-    /etc/munge/munge.key /etc/systemd/system/slurmd.service.d/earmark.conf
+  restarts slurmd.service
+  serve slurmd.service slurmd_answers /etc/slurm/slurm.conf /etc/slurm/gres.conf \
+    /etc/slurm/cgroup.conf /etc/munge/munge.key
   controller_answers() { timeout 20 sinfo --noheader > /dev/null 2>&1; }
   on_machine "slurmctld answers: the munge keys are the same" controller_answers '' \
     "copy munge.key from $COORDINATOR_NAME again; is port 6817 open, does slurmctld run?"

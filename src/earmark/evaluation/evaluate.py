@@ -27,10 +27,11 @@ from earmark.evaluation.metrics import (
 from earmark.evaluation.results import Confusion, Estimate, Evaluation, Figures
 from earmark.evaluation.scores import classify
 from earmark.models.inventory import find_classifier
-from earmark.names import Name, policy_set_name
+from earmark.names import Name, as_bound, policy_set_name
 from earmark.policy.classifier import Classification
 from earmark.policy.classify import classifier_facts
 from earmark.policy.policies import Policy, load_policies, prompt_sha256, texts_of
+from earmark.policy.quantization import chosen
 from earmark.policy.screen import with_screen
 from earmark.settings import SCREEN, ClassifySettings, Settings
 from earmark.volume import Volume
@@ -204,6 +205,8 @@ def measure(
             "leave --weighted out, or take them out of the set"
         )
     volume, policies = Volume.of(settings), policies_of(settings)
+    kept = chosen(as_bound(settings.classify, volume))
+    settings = msgspec.structs.replace(settings, classify=kept)
     answers = classify(volume, settings.classify, policies, [text.text for text in texts])
     judged = _judged(settings.classify, policies, texts, answers, weighted)
     known = {policy.category for policy in policies}

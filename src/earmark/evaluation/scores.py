@@ -18,11 +18,9 @@ import pyarrow as pa
 from earmark import locks, version
 from earmark.checkpoints import Checkpoint
 from earmark.models.inventory import Found, find_classifier
-from earmark.names import as_bound
 from earmark.policy.classifier import Classification, Classifier
 from earmark.policy.classify import classifier_facts
 from earmark.policy.policies import Policy, one_line
-from earmark.policy.quantization import chosen
 from earmark.policy.screen import with_screen
 from earmark.policy.self_check import self_check
 from earmark.progress import track
@@ -68,7 +66,6 @@ def classify(
         EarmarkError: a model is missing, or as the stage has it.
         OSError: the volume can't be written.
     """
-    settings = chosen(as_bound(settings, volume))
     base, adapter = find_classifier(settings)
     contents = {_sha256(text): text for text in texts if text.strip()}
     asking = with_screen(policies, settings)
