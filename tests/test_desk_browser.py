@@ -28,7 +28,7 @@ from earmark.policy.policies import load_policies
 if TYPE_CHECKING:
     from axe_playwright_python import sync_playwright as axe
     from playwright import sync_api
-    from playwright.sync_api import Browser, Page, Playwright, Response
+    from playwright.sync_api import Browser, Dialog, Page, Playwright, Response
 else:
     axe = OnDemand("axe_playwright_python.sync_playwright")
     sync_api = OnDemand("playwright.sync_api")
@@ -297,7 +297,12 @@ def test_a_note_is_kept_while_it_is_written_and_what_is_too_long_is_refused_whol
     ada.page.reload()
     assert len(note.input_value()) == 4_001
     asked: list[str] = []
-    ada.page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+
+    def refuse(dialog: Dialog) -> None:
+        asked.append(dialog.type)
+        dialog.dismiss()
+
+    ada.page.on("dialog", refuse)
     note.press_sequentially("x")
     ada.page.evaluate("location.assign('/')")
     ada.page.wait_for_timeout(300)

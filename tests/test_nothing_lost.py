@@ -28,7 +28,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -602,8 +601,6 @@ def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_erased_is_lef
 ) -> None:
     known = known_clips(shared_folder)
     give_answers(known, monkeypatch)
-    monkeypatch.setattr(cli, "_parser", cache(cli._parser))
-    cli._parser()
     monkeypatch.setattr(os, "fsync", lambda _: None)  # what a power cut takes, others test
     sequences = pytestconfig.getoption("--state-sequences")
 

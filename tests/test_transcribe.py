@@ -235,7 +235,7 @@ def test_full_gpu_memory_makes_batches_smaller_and_changes_no_answer(
     sizes = []
 
     def cramped(
-        self: Recogniser, encoded: object, languages: Sequence[str], speech: object
+        self: Recogniser, encoded: object, languages: Sequence[str], speech: Sequence[float]
     ) -> list:
         sizes.append(len(languages))
         if len(languages) > 2:
@@ -259,7 +259,9 @@ def test_a_job_that_failed_goes_on_from_its_last_part(
     decode = Recogniser.decode
     heard = 0
 
-    def broken(self: Recogniser, encoded: object, languages: Sequence[str], speech: object) -> list:
+    def broken(
+        self: Recogniser, encoded: object, languages: Sequence[str], speech: Sequence[float]
+    ) -> list:
         nonlocal heard
         if heard >= 4:
             raise RuntimeError("CUDA failed with error an illegal memory access was encountered")
@@ -273,7 +275,7 @@ def test_a_job_that_failed_goes_on_from_its_last_part(
     passes = []
 
     def counted(
-        self: Recogniser, encoded: object, languages: Sequence[str], speech: object
+        self: Recogniser, encoded: object, languages: Sequence[str], speech: Sequence[float]
     ) -> list:
         passes.append(len(languages))
         return decode(self, encoded, languages, speech)
