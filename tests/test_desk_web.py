@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from argon2 import PasswordHasher
 from desk_record import PASSWORD, ask, fill, join
 from desk_server import Browser, Server, serving, write_config
 from on_demand import OnDemand
@@ -37,6 +42,7 @@ class Desk(NamedTuple):
     url: str
     record: Connections
     root: Path
+    conninfo: str
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +64,7 @@ def desk(server: tuple[Server, Path], migrated_database: str) -> Iterator[Desk]:
     join(migrated_database, "lea", role="lead")
     record = Connections(migrated_database, 2)
     ask(record, "TRUNCATE sign_in_failures")
-    yield Desk(server[0].url, record, server[1])
+    yield Desk(server[0].url, record, server[1], migrated_database)
     record.close()
 
 
@@ -329,6 +335,60 @@ def test_sign_ins_are_limited_by_the_address_that_the_proxy_tells(desk: Desk) ->
     assert answers == [401] * 5 + [429] * 2
     with browser_of(desk, "ada") as browser:  # from elsewhere
         assert browser.get("/").status_code == 200
+
+
+# --- slow and many requests -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: d",
+                                  b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\nGET /he"])  # fmt: skip
+def test_a_request_that_does_not_come_to_its_end_is_not_waited_for(desk: Desk, sent: bytes) -> None:
+    with socket.create_connection(address_of(desk), timeout=120) as connection:
+        connection.sendall(sent)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.count(b" 200 ") == sent.count(b"\r\n\r\n")
+
+
+def test_a_body_that_does_not_come_to_its_end_is_not_waited_for(desk: Desk) -> None:
+    with socket.create_connection(address_of(desk), timeout=120) as connection:
+        connection.sendall(
+            b"POST /sign-in HTTP/1.1\r\nHost: d\r\nContent-Length: 99\r\n"
+            b"Content-Type: application/x-www-form-urlencoded\r\n\r\nname=a"
+        )
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+def address_of(desk: Desk) -> tuple[str, int]:
+    found = urlsplit(desk.url)
+    return found.hostname or "", found.port or 80
+
+
+def test_many_who_sign_in_at_once_do_not_hold_up_the_health_page(desk: Desk) -> None:
+    join(desk.conninfo, *(f"person{number}" for number in range(45)))
+    ask(
+        desk.record,
+        "UPDATE reviewers SET password_hash = %s WHERE name LIKE 'person%%'",
+        PasswordHasher().hash(PASSWORD),
+    )
+
+    def sign_in(number: int) -> int:
+        with Browser(desk.url) as browser:
+            browser.timeout = 300
+            browser.visit("/sign-in")
+            fields = {"name": f"person{number}", "password": PASSWORD}
+            started.release()
+            return browser.submit("/sign-in", **fields).status_code
+
+    started = threading.Semaphore(0)
+    with ThreadPoolExecutor(45) as pool, Browser(desk.url) as browser:
+        answers = [pool.submit(sign_in, number) for number in range(45)]
+        for _ in range(45):
+            started.acquire()
+        assert browser.get("/healthz").status_code == 200
+        still_waiting = sum(not answer.done() for answer in answers)
+        assert [answer.result() for answer in answers] == [303] * 45
+    assert still_waiting > 0
 
 
 # --- what an answer carries -------------------------------------------------------------

@@ -1,5 +1,6 @@
 """The review desk's application: its pages, its error pages, and the headers of every answer."""
 
+import asyncio
 import datetime
 import logging
 from functools import partial
@@ -33,6 +34,9 @@ logger = logging.getLogger(__name__)
 MOST_CONNECTIONS = 12
 #: Of a request, in bytes; a note of 4,000 characters is at most 48,000 when encoded for a form.
 MOST_BODY = 64 * 1024
+
+#: So long a request's body may take, in seconds.
+BODY_SECONDS = 30.0
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -176,7 +180,7 @@ class _Static(StaticFiles):
 
 
 class _Armour:
-    """Puts security headers on every answer, and keeps plain HTTP on this machine."""
+    """Puts security headers on every answer, keeps plain HTTP here, and waits for no slow body."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -198,4 +202,33 @@ class _Armour:
             refusal = PlainTextResponse("Passwords travel here: use https.\n", 403)
             await refusal(scope, receive, send_with_headers)
             return
-        await self._app(scope, receive, send_with_headers)
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
+        is_whole = is_late = False
+
+        async def receive_in_time() -> Message:
+            nonlocal is_whole, is_late
+            if is_whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                is_late = True
+                return {"type": "http.disconnect"}
+            is_whole = not message.get("more_body", False)
+            return message
+
+        async def send_unless_late(message: Message) -> None:
+            if not is_late:
+                await send_with_headers(message)
+
+        try:
+            await self._app(scope, receive_in_time, send_unless_late)
+        except Exception:
+            if not is_late:
+                raise
+        if is_late:
+            refusal = PlainTextResponse(
+                "The request took too long.\n", 408, {"Connection": "close"}
+            )
+            await refusal(scope, receive, send_with_headers)

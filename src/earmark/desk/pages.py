@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import (
     FileResponse,
@@ -87,7 +88,7 @@ def _sign_in_form(
 
 
 @router.post("/sign-in")
-def sign_in(
+async def sign_in(
     request: Request,
     desk: TheDesk,
     submitted: Submitted,
@@ -95,7 +96,25 @@ def sign_in(
     password: Annotated[str, Form(max_length=1000)],
     next: Annotated[str, Form(max_length=200)] = "",
 ) -> Response:
-    """Open a session, always a new one, and go to the page that was asked for."""
+    """Open a session, always a new one, and go to the page that was asked for.
+
+    Passwords are checked a few at a time, and who waits for that takes no thread from other pages.
+    """
+    if _checking.statistics().tasks_waiting >= _MOST_WAITING:
+        raise HTTPException(503, "Too many people are signing in at this moment. Try again.")
+    return await to_thread.run_sync(
+        _sign_in, request, desk, submitted, name, password, next, limiter=_checking
+    )
+
+
+#: Each check takes 64 MiB and a core.
+_checking = CapacityLimiter(2)
+_MOST_WAITING = 100
+
+
+def _sign_in(
+    request: Request, desk: TheDesk, submitted: str, name: str, password: str, next: str
+) -> Response:
     visit = request.cookies.get(_VISIT, "")
     if not visit:
         return _sign_in_form(

@@ -48,6 +48,8 @@ if (at("player")) {
     j: () => step(1),
     k: () => step(-1),
     m: () => player.mute(),
+    "-": () => player.changeVolume(-1),
+    "+": () => player.changeVolume(1),
   });
 }
 

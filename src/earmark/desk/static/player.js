@@ -4,6 +4,8 @@ import { Heard } from "./heard.js";
 import { Waveform } from "./waveform.js";
 
 const START_VOLUME = 0.5;
+const VOLUME = "earmark.volume"; // stays from item to item, like the speed
+const STEP = 0.1;
 const SPEED = "earmark.speed"; // stays from item to item
 
 function clock(seconds) {
@@ -28,7 +30,9 @@ export class Player {
     this.waveform = new Waveform(find("canvas"));
     this.waveform.load(`/items/${item}/waveform`);
 
-    this.audio.volume = START_VOLUME;
+    this.volume = find(".volume");
+    this.volume.value = localStorage.getItem(VOLUME) ?? START_VOLUME;
+    this.setVolume();
     this.speed.value = localStorage.getItem(SPEED) ?? "1";
     this.setSpeed();
 
@@ -38,8 +42,7 @@ export class Player {
     this.position.addEventListener("input", () => this.seek(Number(this.position.value)));
     this.speed.addEventListener("change", () => this.setSpeed());
     this.muteButton.addEventListener("click", () => this.mute());
-    const volume = find(".volume");
-    volume.addEventListener("input", () => (this.audio.volume = volume.value));
+    this.volume.addEventListener("input", () => this.setVolume());
 
     this.heard = new Heard(this.audio);
     for (const event of ["timeupdate", "seeked"])
@@ -101,6 +104,18 @@ export class Player {
     this.audio.pause();
     this.audio.removeAttribute("src");
     this.audio.load();
+  }
+
+  /** @param by how much louder, of 1; less than 0 for less loud. */
+  changeVolume(by) {
+    this.volume.value = Number(this.volume.value) + by * STEP;
+    this.setVolume();
+    return `Volume ${Math.round(this.audio.volume * 100)} %`;
+  }
+
+  setVolume() {
+    this.audio.volume = Number(this.volume.value);
+    localStorage.setItem(VOLUME, this.volume.value);
   }
 
   mute() {
