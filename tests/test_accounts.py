@@ -122,12 +122,19 @@ def test_trying_many_at_once_does_not_get_round_the_limit(desk):
     assert refusals.count(SignInRefused) == accounts.MOST_FAILURES
 
 
-def test_an_address_that_tries_many_names_is_refused(desk):
-    for number in range(40):
+def test_failures_with_other_names_keep_nobody_at_the_same_address_out(desk):
+    for number in range(41):
         with pytest.raises(SignInRefused, match="do not fit"):
             sign_in(desk, "wrong", f"name{number}")
+    assert who(desk, sign_in(desk)) == "ada"
+
+
+def test_a_name_that_is_tried_from_many_addresses_is_refused(desk):
+    for number in range(50):
+        with pytest.raises(SignInRefused, match="do not fit"):
+            sign_in(desk, "wrong", at=f"192.0.2.{number}")
     with pytest.raises(TooManyFailures):
-        sign_in(desk)
+        sign_in(desk, at="198.51.100.1")
 
 
 @pytest.mark.parametrize("name", ["", "Ada", "a b", "-ada", "a" * 65, "ädä", "a\n"])

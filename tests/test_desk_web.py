@@ -177,7 +177,7 @@ def request(browser: Browser, method: str, path: str, fields: dict[str, Any]) ->
 def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
     wrong = {}
     for (method, path), fields in ROUTES.items():
-        ask(desk.record, "TRUNCATE review_claims, review_decisions, review_waiting")
+        ask(desk.record, "TRUNCATE review_claims, review_decisions, review_waiting, review_drafts")
         ask(desk.record, "UPDATE audio_files SET status = 'flagged' WHERE status = 'reviewed'")
         with browser_of(desk, "ada") as ada:
             clip = ada.submit("/claim", mode="score").headers["location"]
