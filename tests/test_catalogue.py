@@ -251,7 +251,7 @@ def test_a_source_that_does_not_answer_is_a_warning_and_the_known_archives_go_on
     assert now.checked_at == before.checked_at
     assert now.problem == "the host is asleep"
     assert catalogue.read(volume) == now
-    assert "the host is asleep; going on with the 1 archives known" in caplog.text
+    assert "the host is asleep; going on with 1 known archive" in caplog.text
     source.listed = []
     assert poll(source, volume, 0).problem is None
 

@@ -132,7 +132,7 @@ def test_archives_that_appear_meanwhile_are_taken_in_and_edits_of_the_config_wai
         (source / ".later.tar").rename(source / "later.tar")
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said + run.driver_said()
-    assert "2 archives were done, 0 failed" in said
+    assert "done: 2 archives; failed: 0" in said
     rows = run.query(ROWS)
     expected = only(undisturbed, "small.tar")
     assert len(rows) == 2 * len(expected)
@@ -155,7 +155,7 @@ def test_a_term_signal_lets_running_jobs_end_and_the_next_cycle_does_the_rest(
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=600)
     assert process.returncode == 0, said + run.driver_said()
-    assert "0 archives were done, 0 failed" in said
+    assert "done: 0 archives; failed: 0" in said
     assert run.volume.incoming("small.tar").exists()
     code, said = run.run()
     assert code == 0, said
@@ -169,7 +169,7 @@ def test_time_that_is_up_ends_a_driver_like_a_term_signal(run: Cycle) -> None:
     code, said = run.run()
     assert code == 0, said + run.driver_said()
     assert "time is up" in said
-    assert "0 archives were done" in said
+    assert "done: 0 archives" in said
 
 
 def test_an_archive_whose_stage_fails_makes_the_status_4_and_is_given_up_and_released(
@@ -194,7 +194,7 @@ def test_an_archive_whose_stage_fails_makes_the_status_4_and_is_given_up_and_rel
         pass
     code, said = run.run()
     assert code == 0, said
-    assert "1 archives were done, 0 failed" in said
+    assert "done: 1 archive; failed: 0" in said
     (source / "more.tar").unlink()
     run.query("DELETE FROM archives WHERE name = 'more.tar' RETURNING name")
     blocked.unlink()
@@ -228,5 +228,5 @@ def test_an_interrupt_ends_the_driver_also_where_a_shell_has_it_ignored(
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stopping; running jobs are cancelled" in said
-    assert "0 archives were done" in said
+    assert "done: 0 archives" in said
     assert not locks.is_held(run.volume.driver_lock)

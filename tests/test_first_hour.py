@@ -1,17 +1,23 @@
 """The first configuration: written, checked as a whole, and warned of where it means nothing."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from place import Place
+from hypothesis import given
+from hypothesis import strategies as st
+from place import Place, judgement, member
 
 from earmark import REPOSITORY, cli, configuration
 from earmark.driver.checks import problems
 from earmark.gpu import has_gpu
 from earmark.ingest.source import source_of
 from earmark.models.inventory import warning_of_demo
+from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
+from earmark.volume import Volume
+from earmark.wording import counted
 
 DEMO_MODELS: dict[str, dict[str, Any]] = {
     "asr": {"name": "demo", "model": "demo/models/whisper-demo", "device": "cpu"},
@@ -210,3 +216,45 @@ def test_the_report_says_so_too(tmp_path, migrated_database):
     (page,) = place.volume.root.glob("reports/*/index.html")
     assert "scores and flags mean nothing here" in page.read_text()
     assert "One GPU" not in page.read_text()
+
+
+# What is said
+
+
+@given(st.integers(0, 10**7))
+def test_one_thing_is_no_things(count):
+    assert counted(count, "archive") == ("1 archive" if count == 1 else f"{count:,} archives")
+
+
+def test_slurm_without_a_cluster_is_no_slurm(tmp_path, monkeypatch):
+    (tmp_path / "volume").mkdir()
+    place = Place(tmp_path, tmp_path / "volume")
+    squeue = tmp_path / "squeue"
+    # As squeue(1) of 22.05 ends without slurm.conf.
+    squeue.write_text(
+        "#!/bin/sh\necho 'squeue: error: fetch_config: DNS SRV lookup failed' >&2\n"
+        "echo 'squeue: fatal: Could not establish a configuration source' >&2\nexit 1\n"
+    )
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert place.status().slurm.problem is None
+    squeue.write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    assert "Unable to contact" in str(place.status().slurm.problem)
+
+
+def test_an_analysis_with_nothing_to_show_says_why(tmp_path, capsys):
+    volume = Volume(tmp_path / "volume")
+    place = Place(tmp_path, volume.root)
+    rows = [{**member("a.tar", 0, "2026-11-02"), "archive": "a.tar"}]
+    write_table(volume.manifest("2026-11-02", "a.tar"), MANIFEST, rows, {"archive_status": "ok"})
+    said = [{"archive": "a.tar", "ordinal": 0, "text": "hi", "segments": [], "status": "ok"}]
+    write_table(volume.transcripts("asr", "2026-11-02", "a.tar"), TRANSCRIPTS, said, {})
+    judged = [judgement("a.tar", 0, "scams", 0.9)]
+    write_table(volume.classes("set", "2026-11-02", "a.tar"), CLASSES, judged, {})
+    analyse = ["analyse", "--configfile", str(place.file)]
+    assert cli.main([*analyse, "agreement"]) == 0
+    assert "only the policy set set has judged" in capsys.readouterr().out
+    assert cli.main([*analyse, "scores", "--since", "2026-12-01"]) == 0
+    assert "they are from 2026-11-02 to 2026-11-02" in capsys.readouterr().out
+    assert cli.main([*analyse, "scores"]) == 0
+    assert capsys.readouterr().out.startswith("scores\n")

@@ -476,7 +476,7 @@ def test_a_volume_that_is_mounted_read_only_is_shown_as_it_is(
             subprocess.run(["umount", "--lazy", root], check=True)
     shown = capsys.readouterr().out
     assert "1 pending" in shown
-    assert "1 stages at work" in shown
+    assert "1 stage at work" in shown
 
 
 def test_archives_that_are_classified_again_are_not_counted_in_the_rates(
@@ -521,13 +521,13 @@ def test_a_person_sees_it_all_on_one_screen(
     assert len(shown.splitlines()) < 30
     for line in (
         r"^Database   answers$",
-        r"^Archives   2 pending$",
+        r"^Archives   at the source: 2 pending$",
         r"^           the oldest that waits: b\.tar, for 0 min$",
-        r"^Finished   in the last 24 h: 1 ok, 0 partial, 0 failed$",
+        r"^Finished   archives of the last 24 h: 1 ok, 0 partial, 0 failed$",
         r"^Rate       2 clips and 0\.1 h of audio per hour, over the last 6 h$",
-        r"^Review     12 flagged in the last 24 h, 12 wait for review; the target is 10$",
+        r"^Review     12 clips flagged in the last 24 h, each content once, 12 wait for",
         r"^           noon, 20..-..-.. ..:.. UTC: on course, as 1[78] will wait then:$",
-        r"^1 stages at work$",
+        r"^1 stage at work$",
         r"^encode_opus   odd \"node\"\\ +1 +0$",
     ):
         assert re.search(line, shown, re.MULTILINE), (line, shown)

@@ -4,6 +4,7 @@
 # Snakemake parses these files again in every job, on every machine. Only the main process
 # looks at the source; a job touches neither network nor database here.
 
+import atexit
 import sys
 
 import msgspec

@@ -21,4 +21,6 @@ onsuccess:
 
 onerror:
     if drives():
+        # After all that Snakemake has to say.
+        atexit.register(print, work.where_to_look(), file=sys.stderr)
         explained(work.end)

@@ -30,4 +30,8 @@ def _analyse(settings: Settings, arguments: argparse.Namespace) -> None:
         arguments.query, Volume.of(settings).root, arguments.since, arguments.until
     )
     rows = [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
-    show(rows, arguments.json, arguments.query)
+    title = arguments.query
+    if not rows and not arguments.json:
+        root, since, until = Volume.of(settings).root, arguments.since, arguments.until
+        title = f"{arguments.query}: {analysis.why_empty(root, since, until)}"
+    show(rows, arguments.json, title)

@@ -8,6 +8,7 @@ from earmark.commands.parser import Commands, add
 from earmark.record import backup
 from earmark.settings import Settings
 from earmark.watch.display import show
+from earmark.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -32,4 +33,4 @@ def _backup(settings: Settings, arguments: argparse.Namespace) -> None:
         {"backup": str(path), "bytes": sum(file.stat().st_size for file in path.iterdir())}
         for path in backup.backups(folder)
     ]
-    show(rows, arguments.json, f"{len(rows)} backups in {folder}")
+    show(rows, arguments.json, f"{counted(len(rows), 'backup')} in {folder}")

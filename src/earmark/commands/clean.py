@@ -16,6 +16,7 @@ from earmark.progress import track
 from earmark.settings import Settings
 from earmark.volume import Volume
 from earmark.watch.display import show
+from earmark.wording import counted
 
 
 def add_to(commands: Commands) -> None:
@@ -64,4 +65,5 @@ def _clean(settings: Settings, arguments: argparse.Namespace) -> None:
         ]
     verb = "Would remove" if arguments.dry_run else "Removed"
     total = decimal(sum(row["bytes"] for row in rows))
-    show(rows, arguments.json, f"{verb} {sum(row['items'] for row in rows)} things, {total}")
+    things = counted(sum(row["items"] for row in rows), "thing")
+    show(rows, arguments.json, f"{verb} {things}, {total}")

@@ -10,6 +10,7 @@ from earmark.settings import Settings
 from earmark.volume import Volume
 from earmark.watch.display import show
 from earmark.watch.status import state_of_each
+from earmark.wording import counted
 
 #: Exit status when the source didn't answer and what was known is shown.
 UNANSWERED = 1
@@ -39,5 +40,5 @@ def _discover(settings: Settings, arguments: argparse.Namespace) -> int:
         for archive in found.archives
     ]
     pending = sum(state == "pending" for state in states.values())
-    show(rows, arguments.json, f"{len(rows)} archives, {pending} pending")
+    show(rows, arguments.json, f"{counted(len(rows), 'archive')}, {pending} pending")
     return UNANSWERED if found.problem else 0

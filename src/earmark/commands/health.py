@@ -9,6 +9,11 @@ from earmark.record.review_queue import health
 from earmark.settings import Settings
 from earmark.watch.display import show
 
+_TITLE = (
+    "Clips of the last 24 hours, by when they were loaded; content that several archives have\n"
+    "counts once in each, and once if it is repeated within one"
+)
+
 
 def add_to(commands: Commands) -> None:
     """Add the command."""
@@ -20,4 +25,4 @@ def add_to(commands: Commands) -> None:
 
 def _health(settings: Settings, arguments: argparse.Namespace) -> None:
     counts = dataclasses.asdict(health(place.existing_database(settings)))
-    show([counts], arguments.json, "Clips of the last 24 hours")
+    show([counts], arguments.json, _TITLE)

@@ -9,6 +9,7 @@ from earmark.errors import EarmarkError
 from earmark.ingest.again import ask, requests
 from earmark.settings import Settings
 from earmark.watch.display import show
+from earmark.wording import counted
 
 
 def add_to(commands: Commands) -> None:
@@ -53,4 +54,6 @@ def _redo(settings: Settings, arguments: argparse.Namespace) -> None:
         for request in meant
     ]
     title = "Would be" if arguments.dry_run else "To be"
-    show(rows, arguments.json, f"{title} done again by the next run: {len(rows)} archives")
+    show(
+        rows, arguments.json, f"{title} done again by the next run: {counted(len(rows), 'archive')}"
+    )

@@ -8,6 +8,7 @@ from earmark.driver import quarantine
 from earmark.errors import EarmarkError
 from earmark.settings import Settings
 from earmark.watch.display import show
+from earmark.wording import counted
 
 
 def add_to(commands: Commands) -> None:
@@ -32,4 +33,4 @@ def _retry(settings: Settings, arguments: argparse.Namespace) -> None:
         {"archive": each.archive, "since": each.since, "reason": each.reason, "log": each.log}
         for each in quarantine.in_quarantine(volume)
     ]
-    show(rows, arguments.json, f"{len(rows)} archives in quarantine")
+    show(rows, arguments.json, f"{counted(len(rows), 'archive')} in quarantine")

@@ -12,6 +12,7 @@ from earmark.errors import EarmarkError
 from earmark.record import database
 from earmark.settings import Settings
 from earmark.watch.display import show
+from earmark.wording import counted
 
 
 def add_to(commands: Commands) -> None:
@@ -78,7 +79,7 @@ def _list(settings: Settings, arguments: argparse.Namespace) -> None:
     with database.connect(place.existing_database(settings)) as connection:
         database.require_schema(connection)
         rows = [dataclasses.asdict(account) for account in accounts.accounts(connection)]
-    show(rows, arguments.json, f"{len(rows)} accounts")
+    show(rows, arguments.json, counted(len(rows), "account"))
 
 
 def _new_password(name: str) -> str:

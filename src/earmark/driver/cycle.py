@@ -35,6 +35,7 @@ from earmark.policy.policies import EXAMPLES_FILE
 from earmark.record.throughput import receipts_since
 from earmark.settings import Settings
 from earmark.volume import Volume
+from earmark.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ def cycle(settings: Settings, profile: Path, directory: Path = REPOSITORY) -> in
     quarantine.update(volume, archives, settings)
     plan = catalogue.plan_run(archives, volume, settings.source)
     if not plan.now:
-        logger.info("nothing to do: %d archives are known, none is pending", len(archives))
+        known = counted(len(archives), "known archive")
+        logger.info("nothing to do: none of %s is pending", known)
         return NOTHING_TO_DO
     return _drive(settings, volume, options, lock, prefix)
 
@@ -133,7 +135,7 @@ def _drive(
         )
     done = receipts_since(volume, began_at)
     failed = _failed_since(volume, began_at, process.stopped)
-    logger.info("%d archives were done, %d failed", len(done), len(failed))
+    logger.info("done: %s; failed: %d", counted(len(done), "archive"), len(failed))
     # One that is asked to end before it listens is killed, and has done nothing yet.
     if code < 0 and not (process.stopped and code == -signal.SIGTERM):
         raise EarmarkError(

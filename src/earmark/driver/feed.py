@@ -17,6 +17,7 @@ from earmark.ingest.catalogue import Archive, Catalogue
 from earmark.ingest.source import source_of
 from earmark.settings import Settings
 from earmark.volume import Volume
+from earmark.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +113,8 @@ class Feed(Queue[Any]):
             self.put(str(volume.receipt(archive.date, archive.name)))
         if fresh:
             logger.info(
-                "taken in: %d archives; %d in work, %d wait",
-                len(fresh), len(in_work) + len(fresh), len(waiting) - len(fresh)
+                "taken in: %s; %d in work, %d wait",
+                counted(len(fresh), "archive"), len(in_work) + len(fresh), len(waiting) - len(fresh)
             )  # fmt: skip
         if in_work or fresh:
             self._busy_at = time.monotonic()

@@ -10,6 +10,7 @@ from earmark.errors import EarmarkError
 from earmark.settings import Settings
 from earmark.tables import TABLES
 from earmark.volume import Volume
+from earmark.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,10 @@ def to_reclassify(settings: Settings) -> tuple[list[str], list[str]]:
             silent.append(archive)
     if silent:
         logger.warning(
-            "%d archives have no transcripts of %s (asr.name) and are left out, such as %s",
-            len(silent), asr, silent[0]
+            "left out, as there are no transcripts of %s (asr.name): %s, such as %s",
+            asr, counted(len(silent), "archive"), silent[0]
         )  # fmt: skip
-    logger.info("%d archives are to have the policy set %s", len(wanted) // 2, policy_set)
+    logger.info("to have the policy set %s: %s", policy_set, counted(len(wanted) // 2, "archive"))
     return wanted, again
 
 
@@ -73,8 +74,8 @@ def _classified(volume: Volume) -> list[tuple[str, str]]:
     kept = [each for each in sorted(found) if not _would_be_made_anew(volume, *each)]
     if left_out := sorted(found.difference(kept)):
         logger.warning(
-            "%d archives are left out, as another one of the name came since or the manifest is "
-            "gone, such as %s of %s", len(left_out), left_out[0][1], left_out[0][0],
+            "left out, as another one of the name came since or the manifest is gone: %s, such as "
+            "%s of %s", counted(len(left_out), "archive"), left_out[0][1], left_out[0][0],
         )  # fmt: skip
     return kept
 

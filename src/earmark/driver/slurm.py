@@ -48,6 +48,10 @@ class Job:
     comment: str
 
 
+class NoClusterError(EarmarkError):
+    """This machine has SLURM's commands, and nothing tells them of a cluster."""
+
+
 def job_prefix(volume_root: Path) -> str:
     """How the jobs of all runs on one volume are called, before the run's own number."""
     return f"earmark-{hashlib.sha256(os.fsencode(volume_root)).hexdigest()[:8]}"
@@ -165,6 +169,10 @@ def _ask(*command: str) -> str:
         ) from error
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.split())[:300]
+        if "configuration source" in error.stderr:  # squeue(1), where there is no slurm.conf
+            raise NoClusterError(
+                f"{command[0]} knows of no cluster here; put its slurm.conf into /etc/slurm"
+            ) from error
         raise EarmarkError(
             f"SLURM refused {command[0]}: {said}; see `scontrol ping` and `sinfo`"
         ) from error

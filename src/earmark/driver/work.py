@@ -124,6 +124,13 @@ class Work:
         if self._settings.source.delete_after:
             delete_at_source(source_of(self._settings), self._volume, archives)
 
+    def where_to_look(self) -> str:
+        """What to do after a run in which something failed."""
+        return (
+            "earmark: not all was done: `earmark status` names what failed and why, and the logs "
+            f"are in {self._volume.root / 'logs'}; the next run tries it again"
+        )
+
     def _tidy_up(self, archives: Sequence[Archive]) -> None:
         quarantine.give_up(self._volume, archives, self._settings.failure.max_attempts)
         url = self._settings.database.url

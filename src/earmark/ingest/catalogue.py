@@ -28,6 +28,7 @@ from earmark.receipts import Receipt
 from earmark.settings import SourceSettings
 from earmark.tables import TABLES
 from earmark.volume import ARCHIVE_NAME, Volume
+from earmark.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -151,8 +152,8 @@ def discover(source: Source, volume: Volume, intake: SourceSettings) -> Catalogu
     pause = max(archive.noted_at for archive in new) + intake.poll_seconds - time.time()
     pause = min(max(pause, 0.0), intake.poll_seconds)  # the clock may have been put back
     logger.info(
-        "%d archives were seen for the first time; looking once more in %.0f seconds whether they "
-        "still grow (source.poll_seconds)", len(new), pause
+        "seen for the first time: %s; looking once more in %.0f seconds whether more is written "
+        "(source.poll_seconds)", counted(len(new), "archive"), pause
     )  # fmt: skip
     time.sleep(pause)
     return poll(source, volume, intake.poll_seconds, catalogue)
@@ -203,7 +204,8 @@ def poll(
         if not isinstance(error, SourceUnreachableError):
             _write(catalogue, volume, at_work, history)
             raise
-        logger.warning("%s; going on with the %d archives known", error, len(known.archives))
+        had = counted(len(known.archives), "known archive")
+        logger.warning("%s; going on with %s", error, had)
     else:
         here = {
             archive.name: archive

@@ -32,6 +32,7 @@ from earmark.tables import (
     write_table,
 )
 from earmark.volume import Volume
+from earmark.wording import counted
 from earmark.worker import DiedError, OutOfTimeError, Worker, Workers
 
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ def encode_archive(
         raise
     counts = Counter(row["status"] for row in rows)
     said = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
-    logger.info("%s: %d members: %s", archive, len(rows), said or "none")
+    logger.info("%s: %s: %s", archive, counted(len(rows), "member"), said or "none")
 
 
 def _forget_former(volume: Volume, manifest: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -33,6 +33,7 @@ from earmark.ingest.tarheaders import BLOCK
 from earmark.ingest.tarstream import readable
 from earmark.settings import UnpackLimits
 from earmark.tables import MEMBERS, read_table, write_table
+from earmark.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -254,10 +255,10 @@ def unpack_archive(archive: Path, destination: Path, limits: UnpackLimits | None
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if end["status"] == "ok":
-        logger.info("%s: %s with %d members", archive.name, kind, len(rows))
+        logger.info("%s: %s with %s", archive.name, kind, counted(len(rows), "member"))
     else:
-        said = (archive.name, end["status"], len(rows), end["error"])
-        logger.warning("%s: %s, %d members: %s", *said)
+        said = (archive.name, end["status"], counted(len(rows), "member"), end["error"])
+        logger.warning("%s: %s, %s: %s", *said)
 
 
 def is_unpacked(folder: Path) -> bool:

@@ -100,6 +100,30 @@ def _room(volume: Volume) -> Iterator[str]:
         yield own
 
 
+def why_empty(
+    volume_root: Path, since: datetime.date | None = None, until: datetime.date | None = None
+) -> str:
+    """Why a query may have answered nothing.
+
+    Args:
+        volume_root: As :func:`run` takes it.
+        since: Likewise.
+        until: Likewise.
+
+    Raises:
+        EarmarkError: the volume holds no results.
+    """
+    connection = _open(volume_root)
+    first, last = connection.sql("SELECT min(date), max(date) FROM manifests").fetchall()[0]
+    if first and ((since and since > last) or (until and until < first)):
+        return f"no archive is of these dates; they are from {first} to {last}"
+    sets = [name for (name,) in connection.sql("SELECT DISTINCT policy FROM classes").fetchall()]
+    if len(sets) < 2:
+        known = f"only the policy set {sets[0]}" if sets else "no policy set"
+        return f"nothing fits the question; {known} has judged, and comparing takes two"
+    return "nothing in these archives fits the question"
+
+
 def _answer(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyRelation:
     answer = connection.sql(path.read_text(encoding="utf-8"))
     if answer is None:

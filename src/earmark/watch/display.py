@@ -18,6 +18,7 @@ from earmark.clock import age
 from earmark.visible import visible
 from earmark.watch.forecast import Forecast
 from earmark.watch.status import Status
+from earmark.wording import counted
 
 
 def show(rows: Sequence[dict[str, Any]], as_json: bool, title: str) -> None:
@@ -61,7 +62,7 @@ def show_status(now: Status) -> None:
         }
         for jobs in now.jobs
     ]
-    show(places, False, f"{len(now.running)} stages at work")
+    show(places, False, f"{counted(len(now.running), 'stage')} at work")
     if not now.running:
         return
     print()
@@ -102,7 +103,7 @@ def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
     if now.not_checked:
         yield "Policies", now.not_checked
     counts = [f"{count:,} {state}" for state, count in now.archives.items() if count]
-    yield "Archives", ", ".join(counts) or "none in the catalogue"
+    yield "Archives", f"at the source: {', '.join(counts) or 'none in the catalogue'}"
     if now.oldest_waiting_archive:
         waited = age(now.oldest_waiting_seconds)
         yield "", f"the oldest that waits: {now.oldest_waiting_archive}, for {waited}"
@@ -119,7 +120,7 @@ def _status_lines(now: Status) -> Iterator[tuple[str, str]]:
     text = f"{done.ok_count:,} ok, {done.partial_count:,} partial, {done.failed_count:,} failed"
     if done.unread_count:
         text += f", {done.unread_count:,} not read"
-    yield "Finished", f"in the last {done.window_hours:g} h: {text}"
+    yield "Finished", f"archives of the last {done.window_hours:g} h: {text}"
     if done.not_taken_count or done.not_audio_count:
         text = f"{done.not_audio_count:,} that are no audio"
         if done.not_taken_count:
@@ -136,7 +137,8 @@ def _review_lines(review: Forecast) -> Iterator[tuple[str, str]]:
     if review.projected_count is None:
         yield "Review", f"unknown without the database; {target}"
         return
-    text = f"{review.flagged_24h_count:,} flagged in the last 24 h, {review.waiting_count:,} wait"
+    flagged = counted(review.flagged_24h_count or 0, "clip")
+    text = f"{flagged} flagged in the last 24 h, each content once, {review.waiting_count:,} wait"
     yield "Review", f"{text} for review; {target}"
     noon = f"{datetime.fromisoformat(review.next_noon):%Y-%m-%d %H:%M} {review.timezone}"
     yield "", f"noon, {noon}: {review.verdict}, as {review.projected_count:,} will wait then:"

@@ -323,12 +323,19 @@ def _in_one_line(error: Exception) -> str:
 
 
 def _in_slurm(volume: Volume) -> tuple[dict[str, int], dict[str, int]] | None:
-    """Jobs that SLURM has not started and those that it has, by what the comment names."""
+    """Jobs that SLURM has not started and those that it has, by what the comment names.
+
+    None where there is no cluster.
+    """
     if not slurm.is_installed():
         return None
     queued: Counter[str] = Counter()
     started: Counter[str] = Counter()
-    for job in slurm.jobs(slurm.job_prefix(volume.root)):
+    try:
+        jobs = slurm.jobs(slurm.job_prefix(volume.root))
+    except slurm.NoClusterError:
+        return None
+    for job in jobs:
         rule = job.comment.partition("_wildcards_")[0].removeprefix("rule_") or "?"
         (started if job.node else queued)[rule] += 1
     return dict(sorted(queued.items())), dict(sorted(started.items()))
