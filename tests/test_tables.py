@@ -63,7 +63,7 @@ def test_rows_come_back_as_they_were(file, schema):
 def test_a_missing_key_is_null_and_no_rows_are_a_table_too(file):
     write_table(file, MEMBERS, [MEMBER], {})
     assert read_table(file, MEMBERS).to_pylist() == [
-        {**MEMBER, "file": None, "sha256": None, "error": None}
+        {**MEMBER, "file": None, "sha256": None, "error": None, "metadata": None}
     ]
     write_table(file, MEMBERS, [], {})
     assert read_table(file, MEMBERS).num_rows == 0
