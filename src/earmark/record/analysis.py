@@ -113,7 +113,7 @@ def why_empty(
     Raises:
         EarmarkError: the volume holds no results.
     """
-    connection = _open(volume_root)
+    connection = open_volume(volume_root)
     first, last = connection.sql("SELECT min(date), max(date) FROM manifests").fetchall()[0]
     if first and ((since and since > last) or (until and until < first)):
         return f"no archive is of these dates; they are from {first} to {last}"

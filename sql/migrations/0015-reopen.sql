@@ -1,4 +1,4 @@
--- depends: 0013-screen-check
+-- depends: 0014-review-sample
 
 -- A lead may take back what somebody decided; the row says who did.
 

@@ -1,4 +1,4 @@
--- depends: 0022-drafts
+-- depends: 0017-drafts
 
 -- What was played of a clip before somebody decided about it.
 

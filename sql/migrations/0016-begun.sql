@@ -1,4 +1,4 @@
--- depends: 0020-reopen
+-- depends: 0015-reopen
 
 -- What somebody began to review does not leave the desk's queue by the clock.
 

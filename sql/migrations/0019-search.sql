@@ -1,4 +1,4 @@
--- depends: 0013-screen-check
+-- depends: 0018-heard
 
 -- What was said is found by its words. Without a language's own rules, as a clip may have several,
 -- and no more of a text than any index entry can hold.

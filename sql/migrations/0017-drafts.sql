@@ -1,4 +1,4 @@
--- depends: 0021-begun
+-- depends: 0016-begun
 
 -- What somebody has written and ticked about an item that they have not decided yet.
 
