@@ -92,6 +92,8 @@ def test_a_decision_comes_with_what_made_the_clip_come_up(decided: str, tmp_path
         "note": "@SUM(1)",
         "reviewer": "ada",
         "reviewer_role": "reviewer",
+        "heard_seconds": None,
+        "heard_share": None,
         "round": "first",
         "chosen_by": "score",
         "claimed_at": "2026-11-19T22:59:00+00:00",

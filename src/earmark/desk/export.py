@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg2.extensions import connection as Connection
 
-from earmark.desk.journal import HEARD
+from earmark.desk.journal import HEARD, HEARD_SHARE
 from earmark.files import whole
 from earmark.record.queue_files import CSV_ENCODING, cell
 
@@ -72,7 +72,7 @@ COLUMNS = (
     Column("round", pa.string(), "d.round"),
     Column("chosen_by", pa.string(), "d.chosen_by"),
     Column("heard_seconds", pa.float64(), HEARD),
-    Column("heard_share", pa.float64(), f"LEAST(1, {HEARD} / NULLIF(af.duration_seconds, 0))"),
+    Column("heard_share", pa.float64(), HEARD_SHARE),
     Column("claimed_at", _TIME, "d.claimed_at"),
     Column("decided_at", _TIME, "d.decided_at"),
     Column("stands", pa.bool_(), _STANDS),

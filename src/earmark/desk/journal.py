@@ -13,6 +13,11 @@ HEARD = (
     "(SELECT COALESCE(sum((part ->> 1)::FLOAT8 - (part ->> 0)::FLOAT8), 0) "
     "FROM jsonb_array_elements(d.heard) part HAVING d.heard IS NOT NULL)"
 )
+#: Their share of the clip, 0 to 1; NULL likewise, and for a clip without sound.
+HEARD_SHARE = (
+    "CASE WHEN d.heard IS NOT NULL AND af.duration_seconds > 0 "
+    f"THEN LEAST(1, {HEARD} / af.duration_seconds) END"
+)
 
 Entry = TypeVar("Entry")
 
@@ -100,7 +105,7 @@ def decisions(connection: Connection, before: int | None = None) -> Page[Decided
             "EXISTS (SELECT FROM review_decisions later WHERE later.id > d.id "
             "AND later.audio_file_id = d.audio_file_id AND later.reviewer_id = d.reviewer_id), "
             "lead.name, CASE WHEN d.verdict NOT IN ('skipped', 'undone') THEN "
-            f"LEAST(1, {HEARD} / NULLIF(af.duration_seconds, 0)) END "
+            f"{HEARD_SHARE} END "
             "FROM review_decisions d JOIN reviewers r ON r.id = d.reviewer_id "
             "LEFT JOIN reviewers lead ON lead.id = d.undone_by "
             "JOIN audio_files af ON af.id = d.audio_file_id "
