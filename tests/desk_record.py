@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -90,3 +91,8 @@ def ask(connections: Connections, sql: str, *values: object) -> Sequence[tuple[A
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(sql, values)
         return cursor.fetchall() if cursor.description else []
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of an export as JSON Lines."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -5,10 +5,10 @@ import datetime
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from desk_record import json_lines
 from loaded_archive import Archive, member, query
 
 from earmark import REPOSITORY
@@ -63,10 +63,6 @@ def exported(conninfo: str, path: Path, format: Format, days: int = 0) -> Path:
     with connect(conninfo) as connection:
         export(connection, path, format, since, until, "Europe/Zurich")
     return path
-
-
-def json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_decision_comes_with_what_made_the_clip_come_up(decided: str, tmp_path: Path) -> None:

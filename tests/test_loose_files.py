@@ -19,7 +19,7 @@ from earmark.errors import EarmarkError, UnavailableError
 from earmark.ingest import catalogue
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.fetch import FETCHING, fetch_archive
-from earmark.ingest.loose_files import LooseFiles
+from earmark.ingest.loose_files import LooseFiles, forget
 from earmark.ingest.source import LooseSource, source_of
 from earmark.ingest.unpack import MEMBERS_FILE, unpack_archive
 from earmark.locks import exclusive
@@ -133,6 +133,42 @@ def test_files_of_a_done_archive_may_go_and_the_rest_is_not_taken_again(folder, 
     (folder / "a.wav").unlink()
     assert loose(folder, volume).files() == []
     assert archive.exists()
+
+
+def test_nothing_is_known_of_a_file_that_is_gone_from_a_done_archive(tmp_path, folder, volume):
+    put(folder / "jane.wav"), put(folder / "other.wav")
+    rows = [{"path": "jane.wav", "said": "secret words"}, {"path": "other.wav", "said": "hello"}]
+    source = loose(folder, volume, listing=write_list(tmp_path / "list.csv", rows))
+    fetched(source, volume)
+    (folder / "jane.wav").unlink()
+    assert source.files() == []
+    (cut,) = volume.cuts.iterdir()
+    assert b"secret" not in cut.read_bytes()
+    put(folder / "jane.wav", age_seconds=0)
+    (new,) = source.files()  # neither the archive that is done nor the file that stayed
+    source.copy(new.name, tmp_path / "new.tar", 60, [])
+    assert list(members(tmp_path / "new.tar")) == ["jane.wav"]
+
+
+def test_what_a_list_says_of_an_erased_clip_goes_and_its_archive_stays_what_it_is(
+    tmp_path, folder, volume
+):
+    put(folder / "0.wav"), put(folder / "1.wav", age_seconds=60)
+    rows = [{"path": "0.wav", "said": "secret wörds"}, {"path": "1.wav", "said": "hello"}]
+    source = loose(folder, volume, listing=write_list(tmp_path / "list.jsonl", rows))
+    (archive,) = source.files()
+    source.copy(archive.name, tmp_path / "before.tar", 60, [])
+    forget(volume, archive.name, [0])
+    source.copy(archive.name, tmp_path / "after.tar", 60, [])
+    assert source.files() == [archive]
+    assert b"secret" not in (volume.cuts / f"{archive.name}.json").read_bytes()
+    before, after = (tmp_path / "before.tar", tmp_path / "after.tar")
+    assert before.stat().st_size == after.stat().st_size == archive.bytes
+    assert members(before) == members(after)
+    assert b"secret" in before.read_bytes()
+    assert b"secret" not in after.read_bytes()
+    assert b"hello" in after.read_bytes()
+    forget(volume, "of_another_source.tar", [0])
 
 
 def test_links_pipes_hidden_files_and_the_volume_are_left_out(tmp_path, folder):

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from desk_record import ask, fill, join
+from desk_record import ask, fill, join, json_lines
 from desk_server import Browser, serving, write_config
 from hypothesis import given
 from hypothesis import strategies as st
-from test_desk_export import json_lines
 
 from earmark.desk import claims, decisions, export, sampling
 from earmark.desk.accounts import Reviewer

@@ -13,7 +13,7 @@ import os
 import stat
 import tarfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -87,6 +87,55 @@ class Cut(msgspec.Struct, frozen=True):
     def date(self) -> str:
         """The UTC day of ``modified_ns``."""
         return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).date().isoformat()
+
+
+#: What is left of a file that is gone from an archive that was fetched.
+_NOTHING = Member(b"", 0, 0)
+
+
+def forget(volume: Volume, archive: str, ordinals: Collection[int]) -> None:
+    """Forget what a list said of some members of an archive, if it is one of loose files.
+
+    The archive stays as long as it was, should it be written again; its files' names go when the
+    files do.
+
+    Args:
+        volume: The shared volume.
+        archive: The archive's name.
+        ordinals: The members' positions.
+
+    Raises:
+        OSError: the volume can't be read or written.
+    """
+    path = _file(volume, archive)
+    if not path.exists():
+        return
+    with locks.exclusive(volume.cuts_lock, "erase"):
+        try:
+            cut = _read(path)
+        except ValueError:  # nobody can say which part of it is of these members
+            path.unlink()
+            return
+        members = [
+            msgspec.structs.replace(member, metadata="{" + " " * (size - 2) + "}")
+            if ordinal in ordinals and (size := len((member.metadata or "").encode()))
+            else member
+            for ordinal, member in enumerate(cut.members)
+        ]
+        _write(path, msgspec.structs.replace(cut, members=tuple(members)))
+
+
+def _file(volume: Volume, name: str) -> Path:
+    return volume.cuts / f"{name}.json"
+
+
+def _read(path: Path) -> Cut:
+    return msgspec.json.decode(path.read_bytes(), type=Cut)
+
+
+def _write(path: Path, cut: Cut) -> None:
+    with whole(path) as partial:
+        partial.write_bytes(msgspec.json.encode(cut))
 
 
 @dataclass(frozen=True)
@@ -166,6 +215,10 @@ class LooseFiles:
             elif not self._is_fetched(cut):
                 path.unlink()
                 continue
+            elif any(member.path and member.path not in now for member in cut.members):
+                # It can't be written again; of what is gone, nothing need be known any more.
+                left = [each if each.path in now else _NOTHING for each in cut.members]
+                _write(path, msgspec.structs.replace(cut, members=tuple(left)))
             done.update((each.path, each.bytes, each.modified_ns) for each in cut.members)
         new = [
             member
@@ -177,8 +230,7 @@ class LooseFiles:
         for members in self._parts(new):
             cut = _cut_of(members)
             make_folder(self.volume.cuts)
-            with whole(self._file(cut.name)) as partial:
-                partial.write_bytes(msgspec.json.encode(cut))
+            _write(self._file(cut.name), cut)
             there.append(cut)
         return there
 
@@ -250,11 +302,11 @@ class LooseFiles:
         return any(path.exists() for path in (*known, volume.receipt(cut.date, name)))
 
     def _file(self, name: str) -> Path:
-        return self.volume.cuts / f"{name}.json"
+        return _file(self.volume, name)
 
     def _read(self, path: Path) -> Cut:
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Cut)
+            return _read(path)
         except FileNotFoundError as error:
             raise EarmarkError(f"{path.stem} has vanished from {self}") from error
         except ValueError as error:

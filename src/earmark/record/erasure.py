@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 from earmark import checkpoints, locks
 from earmark.errors import EarmarkError
 from earmark.files import aside_path, make_folder, partials_of, sync, whole
+from earmark.ingest import loose_files
 from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
 from earmark.record.database import connect, require_schema
@@ -438,6 +439,7 @@ def _erase_files(
     if volume.audio(date, archive).exists():
         sync(volume.audio(date, archive))
     checkpoints.remove(volume, archive)  # what was done is done again
+    loose_files.forget(volume, archive, ordinals)
     if ordinals and _is_fetched(volume, archive, date):
         volume.incoming(archive).unlink(missing_ok=True)
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
