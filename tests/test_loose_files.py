@@ -137,7 +137,10 @@ def test_files_of_a_done_archive_may_go_and_the_rest_is_not_taken_again(folder, 
 
 def test_nothing_is_known_of_a_file_that_is_gone_from_a_done_archive(tmp_path, folder, volume):
     put(folder / "jane.wav"), put(folder / "other.wav")
-    rows = [{"path": "jane.wav", "said": "secret words"}, {"path": "other.wav", "said": "hello"}]
+    rows: list[dict[str, object]] = [
+        {"path": "jane.wav", "said": "secret words"},
+        {"path": "other.wav", "said": "hello"},
+    ]
     source = loose(folder, volume, listing=write_list(tmp_path / "list.csv", rows))
     fetched(source, volume)
     (folder / "jane.wav").unlink()
@@ -154,7 +157,10 @@ def test_what_a_list_says_of_an_erased_clip_goes_and_its_archive_stays_what_it_i
     tmp_path, folder, volume
 ):
     put(folder / "0.wav"), put(folder / "1.wav", age_seconds=60)
-    rows = [{"path": "0.wav", "said": "secret wörds"}, {"path": "1.wav", "said": "hello"}]
+    rows: list[dict[str, object]] = [
+        {"path": "0.wav", "said": "secret wörds"},
+        {"path": "1.wav", "said": "hello"},
+    ]
     source = loose(folder, volume, listing=write_list(tmp_path / "list.jsonl", rows))
     (archive,) = source.files()
     source.copy(archive.name, tmp_path / "before.tar", 60, [])
