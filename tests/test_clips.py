@@ -55,9 +55,9 @@ def place(tmp_path: Path, migrated_database: str) -> Place:
     return place
 
 
-def found(place: Place, conninfo: str, **wanted: object) -> list[int | None]:
+def found(place: Place, conninfo: str, **wanted: Any) -> list[int | None]:
     with connect(conninfo) as connection:
-        return [clip.ordinal for clip in search(connection, place.volume, Wanted(**wanted))]  # type: ignore[arg-type]
+        return [clip.ordinal for clip in search(connection, place.volume, Wanted(**wanted))]
 
 
 @pytest.mark.parametrize(

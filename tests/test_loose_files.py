@@ -5,6 +5,7 @@ import os
 import tarfile
 import time
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -51,8 +52,8 @@ def put(path: Path, content: bytes = b"sound", age_seconds: float = 3600) -> Pat
     return path
 
 
-def loose(folder: Path, volume: Volume, **options: object) -> LooseSource:
-    return LooseSource(LooseFiles(folder, options.pop("listing", None), volume, **options))  # type: ignore[arg-type]
+def loose(folder: Path, volume: Volume, **options: Any) -> LooseSource:
+    return LooseSource(LooseFiles(folder, options.pop("listing", None), volume, **options))
 
 
 def fetched(source: LooseSource, volume: Volume) -> list[Path]:
@@ -68,7 +69,7 @@ def fetched(source: LooseSource, volume: Volume) -> list[Path]:
 
 def members(archive: Path) -> dict[str, bytes]:
     with tarfile.open(archive, encoding="utf-8") as tar:
-        return {each.name: tar.extractfile(each).read() for each in tar}  # type: ignore[union-attr]
+        return {each.name: file.read() for each in tar if (file := tar.extractfile(each))}
 
 
 def test_files_of_all_folders_become_an_archive_of_the_size_that_was_told(folder, volume):

@@ -236,7 +236,7 @@ def _find(connection: Connection, volume: Volume, asked: str) -> int:
     if re.fullmatch(r"[0-9]{1,18}", asked):
         return int(asked)
     root = f"{volume.root}/"
-    path = os.path.abspath(asked) if Path(asked).exists() else asked  # noqa: PTH100
+    path = os.path.normpath(Path.cwd() / asked) if Path(asked).exists() else asked
     # No pattern is made of what is asked for: it may hold anything.
     rows = _rows(
         connection,
