@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
+from on_demand import OnDemand
 
 from earmark.evaluation.metrics import (
     RESAMPLES,
@@ -19,6 +19,8 @@ from earmark.evaluation.metrics import (
     reliability,
     resamples,
 )
+
+sklearn = OnDemand("sklearn.metrics")
 
 ROWS = st.lists(
     st.tuples(
@@ -42,7 +44,7 @@ def test_precision_recall_f1_and_auc_are_scikit_learns(rows):
     truth, scores, weights = columns(rows)
     flagged = scores >= 0.5
     found = detection(truth, flagged, weights[np.newaxis])
-    theirs = precision_recall_fscore_support(
+    theirs = sklearn.precision_recall_fscore_support(
         truth, flagged, average="binary", sample_weight=weights, zero_division=np.nan
     )
     for name, value in zip(("precision", "recall", "f1"), theirs[:3], strict=True):
@@ -51,7 +53,7 @@ def test_precision_recall_f1_and_auc_are_scikit_learns(rows):
     if truth.all() or not truth.any():
         assert math.isnan(area)
     else:
-        assert area == pytest.approx(roc_auc_score(truth, scores, sample_weight=weights))
+        assert area == pytest.approx(sklearn.roc_auc_score(truth, scores, sample_weight=weights))
 
 
 @given(ROWS)

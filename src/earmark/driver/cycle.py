@@ -77,9 +77,9 @@ def cycle(settings: Settings, profile: Path, directory: Path = REPOSITORY) -> in
     if holder := locks.holder_of(volume.driver_lock):
         logger.info("nothing to do: a driver is at work (%s)", holder)
         return NOTHING_TO_DO
+    prefix = slurm.job_prefix(volume.root) if _executor(profile) == "slurm" else None
     check_inputs(settings)
     options = ["--profile", str(profile), "--directory", str(directory)]
-    prefix = slurm.job_prefix(volume.root) if _executor(profile) == "slurm" else None
     if prefix:
         options += ["--slurm-jobname-prefix", prefix]
         slurm.clear(prefix, settings.cycle.await_minutes * 60)

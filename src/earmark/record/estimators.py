@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 Floats = npt.NDArray[np.float64]
 
@@ -211,6 +210,8 @@ def _exact(rate: float, n: float) -> tuple[float, float]:
     """The interval of Clopper and Pearson (Biometrika 26, 1934) where n is no whole number."""
     if np.isinf(n):
         return rate, rate
+    from scipy import stats  # a second of a core
+
     low = stats.beta.ppf(_TAIL, rate * n, n - rate * n + 1) if rate > 0 else 0.0
     high = stats.beta.ppf(1 - _TAIL, rate * n + 1, n - rate * n) if rate < 1 else 1.0
     return float(low), float(high)
