@@ -10,12 +10,11 @@ import psycopg2
 import pytest
 import yaml
 
-from earmark import cli, locks
+from earmark import cli, commands, locks
 from earmark.volume import Volume
 
-COMMANDS = [
-    "discover", "status", "clean", "migrate", "queue", "health", "database", "evaluate", "analyse",
-]  # fmt: skip
+#: Those that are given a configuration and no second word.
+COMMANDS = [each for each in commands.NAMES if each not in ("init", "models", "reviewer")]
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-#: Folders, by device and inode, whose name this process knows to be on disk.
-_named: set[tuple[int, int]] = set()
+#: Folders, by path, device and inode, whose name this process knows to be on disk.
+_named: set[tuple[Path, int, int]] = set()
 
 
 def make_folder(folder: Path) -> None:
@@ -82,14 +82,15 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
     status = folder.stat()
-    if (status.st_dev, status.st_ino) in _named:
+    named = (folder, status.st_dev, status.st_ino)
+    if was_there and named in _named:  # a new one may have the inode of one that has gone
         return
     try:
         sync(folder.parent)
     except PermissionError:  # nobody who may not read a folder has made another one in it
         if not was_there:
             raise
-    _named.add((status.st_dev, status.st_ino))
+    _named.add(named)
 
 
 @contextmanager

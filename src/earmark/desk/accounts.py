@@ -183,7 +183,7 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
         SignInRefused: they don't fit, or the account is not active.
     """
     name = name.strip().lower()[:64].replace("\0", "")
-    address = _subscriber(address)
+    address = subscriber(address)
     nobody = _nobodys_hash()
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark sign in'))")
@@ -262,7 +262,7 @@ def _nobodys_hash() -> str:
     return _hasher.hash(secrets.token_urlsafe())
 
 
-def _subscriber(address: str) -> str:
+def subscriber(address: str) -> str:
     """An address as far as it tells subscribers apart: of IPv6, each has 2⁶⁴ addresses or more."""
     try:
         known = ipaddress.ip_address(address)

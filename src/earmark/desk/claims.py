@@ -123,6 +123,19 @@ _BEGUN = f"""
     ORDER BY q.since, q.id LIMIT 1
 """
 
+# Likewise of the sample, whose newest draw alone is given out.
+_BEGUN_OF_SAMPLE = f"""
+    SELECT q.id
+    FROM (
+        SELECT af.id, b.since, COALESCE(af.queue_categories, '{{}}') AS flag_categories
+        FROM review_begun b JOIN audio_files af ON af.id = b.audio_file_id
+        WHERE af.waits_since IS NULL AND af.status = 'transcribed' AND af.opus_path IS NOT NULL
+          AND EXISTS (SELECT FROM review_sample s WHERE s.audio_file_id = af.id)
+    ) q
+    WHERE NOT q.flag_categories && %(opted_out)s AND {_FREE} AND {_UNHEARD}
+    ORDER BY q.since, q.id LIMIT 1
+"""
+
 # Whatever else waits, the oldest first, in the order of an index.
 _WAITS = f"""
     SELECT q.id
@@ -224,6 +237,8 @@ def claim_next(
         rounds: list[tuple[str, Round, str]] = [(_WAITING, "adjudication", "adjudication")]
         if mode != "adjudication":
             rounds = [(sql, "first", mode) for sql in (_BEGUN, _FIRST[mode], _OLDER[mode])]
+            if mode == "score":
+                rounds.insert(1, (_BEGUN_OF_SAMPLE, "first", "sample"))
             if mode == "score" and sample_share:
                 # By chance, as a pattern could be learnt.
                 turn = 0 if random.random() < sample_share else len(rounds)

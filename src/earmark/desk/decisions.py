@@ -135,6 +135,10 @@ def decide(
                 "this item is not open for you any more: it was decided, put back, or went to "
                 "somebody else. Nothing was kept of this decision"
             )
+        if judgement.verdict == "skipped" and _stands(cursor, reviewer, audio_file_id):
+            # A lead who looked at what they settled before: it stays settled.
+            claims.release(connection, reviewer)
+            return claim
         known = items.categories(cursor, audio_file_id, claim.policy)
         if unknown := judgement.categories - {*known}:
             raise EarmarkError(f"there is no category {', '.join(sorted(unknown))} in its policies")
@@ -159,6 +163,14 @@ def decide(
                 _draw_second(cursor, audio_file_id, second_review_fraction)
             _keep_waiting(cursor, audio_file_id)
         return claim
+
+
+def _stands(cursor: Cursor, reviewer: Reviewer, audio_file_id: int) -> bool:
+    cursor.execute(
+        "SELECT FROM review_standing WHERE audio_file_id = %s AND reviewer_id = %s",
+        [audio_file_id, reviewer.id],
+    )
+    return cursor.fetchone() is not None
 
 
 _INSERT = """

@@ -1,8 +1,12 @@
 """The pages of everybody who reviews: signing in, the queue, an item, settings."""
 
+import logging
+import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import psycopg2
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import (
@@ -29,7 +33,9 @@ from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
 from earmark.desk.claims import Mode
 from earmark.desk.decisions import SKIP_REASONS, Judgement, Verdict
 from earmark.desk.drafts import Draft
+from earmark.desk.sampling import Lane
 from earmark.desk.web import (
+    Desk,
     SignedIn,
     Submitted,
     TheDesk,
@@ -45,6 +51,8 @@ from earmark.desk.web import (
     set_cookie,
 )
 from earmark.errors import EarmarkError
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -100,16 +108,26 @@ async def sign_in(
 
     Passwords are checked a few at a time, and who waits for that takes no thread from other pages.
     """
-    if _checking.statistics().tasks_waiting >= _MOST_WAITING:
+    address = accounts.subscriber(request.client.host if request.client else "")
+    if _waiting.total() >= _MOST_WAITING or _waiting[address] >= _MOST_OF_ADDRESS:
         raise HTTPException(503, "Too many people are signing in at this moment. Try again.")
-    return await to_thread.run_sync(
-        _sign_in, request, desk, submitted, name, password, next, limiter=_checking
-    )
+    _waiting[address] += 1
+    try:
+        return await to_thread.run_sync(
+            _sign_in, request, desk, submitted, name, password, next, limiter=_checking
+        )
+    finally:
+        _waiting[address] -= 1
+        if not _waiting[address]:
+            del _waiting[address]
 
 
 #: Each check takes 64 MiB and a core.
 _checking = CapacityLimiter(2)
+#: Who waits for one or has one, by address; nobody keeps all others out.
+_waiting: Counter[str] = Counter()
 _MOST_WAITING = 100
+_MOST_OF_ADDRESS = 50
 
 
 def _sign_in(
@@ -193,11 +211,28 @@ def claim(
     return _next(visitor, mode, category)
 
 
+#: So often it is tried to draw a sample, in seconds, where that fails or there is nothing to draw.
+_DRAW_SECONDS = 300.0
+
+
+def _draw_sample(desk: Desk, lane: Lane) -> None:
+    """See to it that there is a sample of today; without one, the desk goes on all the same."""
+    if time.monotonic() < desk.draw_from:
+        return
+    desk.draw_from = time.monotonic() + _DRAW_SECONDS  # who comes meanwhile waits for nothing
+    try:
+        with desk.connections.transaction() as connection:
+            if sampling.draw_of_today(connection, lane):
+                desk.draw_from = 0.0
+    except (EarmarkError, psycopg2.Error) as error:
+        logger.warning("the review sample could not be drawn, and is tried again: %s", error)
+
+
 def _next(visitor: Visitor, mode: Mode, category: str | None) -> Response:
     lane = visitor.desk.lane
+    if lane is not None:
+        _draw_sample(visitor.desk, lane)
     with visitor.desk.connections.transaction() as connection:
-        if lane is not None:
-            sampling.draw_of_today(connection, lane)
         found = claims.claim_next(
             connection,
             visitor.reviewer,

@@ -70,19 +70,25 @@ class Lane:
         return min(1.0, self.per_day / self.target)
 
 
-def draw_of_today(connection: Connection, lane: Lane) -> None:
-    """Draw the day's sample, unless that is done or there is nothing new to draw from."""
+def draw_of_today(connection: Connection, lane: Lane) -> bool:
+    """Draw the day's sample, unless that is done or there is nothing new to draw from.
+
+    Returns:
+        Whether there is one; if another process is about to draw it, there is none yet.
+    """
     with connection.cursor() as cursor:
         if _is_drawn(cursor, lane):
-            return
-        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark review sample'))")
-        if _is_drawn(cursor, lane):
-            return
+            return True
+        cursor.execute("SELECT pg_try_advisory_xact_lock(hashtext('earmark review sample'))")
+        if cursor.fetchall() != [(True,)] or _is_drawn(cursor, lane):
+            return False
+        cursor.execute("SET LOCAL statement_timeout = '10min'")  # of days that nobody reviewed
         cursor.execute(_NEW_ARCHIVES)
         archives = cursor.fetchall()
         cursor.execute(_CLIPS, [[id for id, _ in archives], [policy for _, policy in archives]])
         if clips := cursor.fetchall():
             _draw(cursor, lane, archives, clips)
+        return bool(clips)
 
 
 def _is_drawn(cursor: Cursor, lane: Lane) -> bool:

@@ -23,7 +23,7 @@ from earmark.settings import DeskSettings
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Desk:
     """What all requests share.
 
@@ -35,6 +35,7 @@ class Desk:
         draws_controls: Whether clips that nothing flagged are drawn for review.
         timezone: Whose days those are.
         lane: How a sample is heard among the queue's top; None for none.
+        draw_from: The monotonic time before which no sample is drawn.
         templates: Of the pages.
     """
 
@@ -46,6 +47,7 @@ class Desk:
     timezone: str
     lane: Lane | None
     templates: Environment
+    draw_from: float = 0.0
 
     @property
     def lease_seconds(self) -> float:
