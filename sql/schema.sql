@@ -293,8 +293,6 @@ ALTER TABLE ONLY public.transcripts
 ALTER TABLE ONLY public.transcripts
     ADD CONSTRAINT transcripts_pkey PRIMARY KEY (id);
 
-CREATE INDEX idx_transcripts_words ON public.transcripts USING gin (to_tsvector('simple'::regconfig, "left"(transcript_text, 100000)));
-
 ALTER TABLE ONLY public.transcripts
     ADD CONSTRAINT transcripts_audio_file_id_fkey FOREIGN KEY (audio_file_id) REFERENCES public.audio_files(id) ON DELETE CASCADE;
 

@@ -81,14 +81,15 @@ def test_clips_are_found_by(place, migrated_database, wanted, ordinals):
     assert found(place, migrated_database, **wanted) == ordinals
 
 
-def test_words_are_looked_up_in_an_index(migrated_database):
+def test_words_of_scripts_without_spaces_are_found_within_a_text(place, migrated_database):
     with connect(migrated_database) as connection, connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute(
-            "EXPLAIN SELECT id FROM transcripts t WHERE to_tsvector('simple', "
-            "left(t.transcript_text, 100000)) @@ websearch_to_tsquery('simple', 'bank')"
-        )
-        assert "idx_transcripts_words" in str(cursor.fetchall())
+            "UPDATE transcripts SET transcript_text = '我的银行账户密码是什么 100%% Bank' "
+            "WHERE audio_file_id = (SELECT id FROM audio_files WHERE ordinal = 1)", ()
+        )  # fmt: skip
+    assert found(place, migrated_database, words="银行") == [1]
+    assert found(place, migrated_database, words="密码 bank 100%") == [1]
+    assert found(place, migrated_database, words="银行 账_") == []
 
 
 def test_a_clip_that_is_being_erased_is_not_found_or_shown_any_more(

@@ -115,3 +115,9 @@ def test_audio_that_can_t_be_heard_is_told_by_its_row(
 ) -> None:
     assert run(place, {"audio": name, "text": "hello"}) == 2
     assert said in capsys.readouterr().err
+
+
+def test_writing_the_same_otherwise_is_no_error():
+    assert errors_of("Café—don’t wait, नमस्ते!", "cafe\u0301 dont WAIT नमस्ते").wrong_words == 0
+    assert errors_of("bank account", "bank—account").wrong_words == 0
+    assert errors_of("bank account", "bankaccount").wrong_words == 2

@@ -241,7 +241,9 @@ def measure(
             category: reliability(each.truth[answered], each.scores[answered])
             for category, each in judged.items()
             if category != ANY and (answered := np.isfinite(each.scores)).any()
-        },
+        }
+        if not weighted  # its counts are of the set, and not of what the set stands for
+        else {},
     )
     return Measured(name_of(settings, policies), evaluation, judged)
 
@@ -359,6 +361,8 @@ def compare(first: Measured, second: Measured) -> Iterator[Comparison]:
         other = second.judged.get(category)
         if other is None or other.texts != one.texts or not one.texts:
             continue
+        if not np.array_equal(one.truth, other.truth):
+            continue  # any category, of different categories
 
         def difference(ways: Floats, one: Judged = one, other: Judged = other) -> dict[str, Floats]:
             before, after = one.figures(ways), other.figures(ways)

@@ -248,7 +248,14 @@ def not_evaluated(volume: Volume, name: Name) -> str | None:
     )
 
 
+_HOW_KEPT = ("quantization", "llm_int8_threshold", "arithmetic")
+
+
 def _folder(volume: Volume, name: Name) -> Path:
-    facts = json.dumps(name.facts, sort_keys=True, default=list)
+    # How the weights are kept may be decided by the first job; each result says what it was.
+    facts = json.dumps(
+        {fact: value for fact, value in name.facts.items() if fact not in _HOW_KEPT},
+        sort_keys=True, default=list,
+    )  # fmt: skip
     digest = hashlib.sha256(facts.encode()).hexdigest()[:12]
     return volume.evaluations / name.key / f"{name.name}-{digest}"

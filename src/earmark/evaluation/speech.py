@@ -5,6 +5,7 @@ meaningful character error rate alone.
 """
 
 import datetime
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,21 +150,24 @@ def errors_of(reference: str, text: str) -> Errors:
     """
     import jiwer
 
-    normal = jiwer.Compose(
-        [
-            jiwer.ToLowerCase(),
-            jiwer.RemovePunctuation(),
-            jiwer.RemoveMultipleSpaces(),
-            jiwer.Strip(),
-        ]
-    )
-    said, heard = normal(reference), normal(text)
+    said, heard = _normal(reference), _normal(text)
     by_word, by_character = jiwer.process_words(said, heard), jiwer.process_characters(said, heard)
 
     def wrong(alignment: Any) -> int:
         return int(alignment.substitutions + alignment.deletions + alignment.insertions)
 
     return Errors(len(said.split()), wrong(by_word), len(said), wrong(by_character))
+
+
+def _normal(text: str) -> str:
+    """Lower case and one space between words; an apostrophe parts no word, a dash does."""
+    text = unicodedata.normalize("NFC", text).lower().replace("'", "").replace("’", "")
+    kinds = (unicodedata.category(sign) for sign in text)
+    parted = (
+        " " if kind == "Cc" or kind[0] == "P" else sign
+        for sign, kind in zip(text, kinds, strict=True)
+    )
+    return " ".join("".join(parted).split())
 
 
 def _word_errors(

@@ -86,6 +86,10 @@ class Clip:
 
 
 _WORDS = "to_tsvector('simple', left(t.transcript_text, 100000))"
+#: Thai to Tibetan, Burmese, Khmer, Japanese and Chinese: their words are not parted by spaces.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff]"
+)
 
 _SEARCH = f"""
 SELECT
@@ -102,7 +106,11 @@ LEFT JOIN LATERAL (
     ORDER BY flag_score DESC NULLS LAST, flag_category LIMIT 1
 ) s ON TRUE
 WHERE t.asr = COALESCE(a.asr, 'unrecorded') AND t.status = 'ok'
-  AND (%(words)s::text IS NULL OR {_WORDS} @@ websearch_to_tsquery('simple', %(words)s))
+  AND (%(words)s::text IS NULL OR CASE
+        WHEN %(signs)s::text [] IS NULL
+        THEN {_WORDS} @@ websearch_to_tsquery('simple', %(words)s)
+        ELSE t.transcript_text ILIKE ALL (%(signs)s::text [])
+    END)
   AND (%(language)s::text IS NULL OR t.language = %(language)s
        OR t.languages @> jsonb_build_array(jsonb_build_object('language', %(language)s::text)))
   AND (%(category)s::text IS NULL OR s.flagged)
@@ -115,6 +123,10 @@ ORDER BY s.flag_score DESC NULLS LAST, af.id
 
 def search(connection: Connection, volume: Volume, wanted: Wanted) -> Iterator[Clip]:
     """The clips that are asked for, the highest score first.
+
+    Reads the transcripts of the days that are asked for: an index of all words would be among the
+    largest of the database, and keep words of clips that were erased.  Where one of the words is in
+    a script without spaces, each is looked for as it is written.
 
     Args:
         connection: To a database with the schema, in a transaction.
@@ -132,10 +144,18 @@ def search(connection: Connection, volume: Volume, wanted: Wanted) -> Iterator[C
     erased = Erased(volume)
     with connection.cursor(name="clips") as cursor:
         cursor.itersize = _ROWS
-        cursor.execute(_SEARCH, vars(wanted))
+        cursor.execute(_SEARCH, {**vars(wanted), "signs": _signs(wanted.words)})
         for content, *values in cursor:
             if content is None or content not in erased:
                 yield Clip(*values)
+
+
+def _signs(words: str | None) -> list[str] | None:
+    if words is None or not _UNSPACED.search(words):
+        return None
+    return [
+        "%" + re.sub(r"([\\%_])", r"\\\1", word) + "%" for word in words.replace('"', " ").split()
+    ]
 
 
 @dataclass(frozen=True)
