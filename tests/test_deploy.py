@@ -167,6 +167,14 @@ def test_a_volume_that_something_else_shares_is_neither_exported_nor_mounted(
     assert done.returncode == 0, done.stdout + done.stderr
     assert not (root / "etc/fstab").exists()
     assert not (root / "etc/exports.d").exists()
+    by_nfs = str(environment(tmp_path, VOLUME_SHARE="nfs"))
+    assert set_up(machine, root, "--env", by_nfs).returncode == 0
+    assert "/mnt/data" in (root / "etc/fstab").read_text()
+    (root / "etc/fstab").write_text((root / "etc/fstab").read_text() + "/dev/sda1 / ext4\n")
+    done = set_up(machine, root, "--env", str(environment(tmp_path, VOLUME_SHARE="other")))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (root / "etc/fstab").read_text() == "/dev/sda1 / ext4\n"
+    assert not (root / "etc/exports.d/earmark.exports").exists()
     done = set_up(machine, root, "--env", str(environment(tmp_path, VOLUME_SHARE="smb")))
     assert done.returncode == 2
     assert "VOLUME_SHARE is nfs or other" in done.stderr

@@ -383,8 +383,15 @@ fstab_entry() {
   on_machine "$VOLUME_ROOT is mounted" is_mounted mount_it "see what \`mount $VOLUME_ROOT\` says"
 }
 
-# The volume where something else than these scripts shares it.
+# The volume where something else than these scripts shares it; what they wrote for it before goes.
 volume_by_others() {
+  local table=$root/etc/fstab
+  own_line="^($COORDINATOR_ADDRESS:$VOLUME_ROOT|$VOLUME_DEVICE) $VOLUME_ROOT "
+  no_own_line() { [[ ! -e $table ]] || ! grep --quiet --extended-regexp "$own_line" "$table"; }
+  drop_own_line() { sed --in-place --regexp-extended "\\#$own_line#d" "$table"; }
+  item "/etc/fstab leaves $VOLUME_ROOT to others" no_own_line drop_own_line
+  stop_export() { [[ -n $root ]] || systemctl disable --now nfs-server.service; }
+  absent /etc/exports.d/earmark.exports stop_export
   is_mounted() { mountpoint --quiet "$VOLUME_ROOT"; }
   on_machine "$VOLUME_ROOT is mounted" is_mounted '' \
     "VOLUME_SHARE is not nfs, so it is to be mounted by what shares it"

@@ -329,6 +329,8 @@ def leader(name: str) -> str | None:
     """The process of a machine's systemd, as this machine numbers it; None if there is none."""
     try:
         pid = (STATE / "machines" / name / "pid").read_text()
+        if f"--machine=earmark-{name}" not in Path(f"/proc/{pid}/cmdline").read_text():
+            return None  # a process of another boot
         return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1]
     except (FileNotFoundError, IndexError):
         return None
