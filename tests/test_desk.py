@@ -803,3 +803,11 @@ def test_audio_is_served_from_the_audio_folder_only(team, tmp_path, path):
 
     assert found("audio/date=2026-11-02/0.opus") == good.resolve()
     assert found(path) is None
+
+
+def test_a_lead_who_looks_again_at_what_they_settled_and_skips_leaves_it_settled(team):
+    team.review(team.ada, Judgement("unsure"))
+    for judgement in (REPORTABLE, SKIPPED):
+        team.overrule(team.lea, 1)
+        team.decide(team.lea, 1, judgement)
+        assert team.outcome(1)[:2] == ("settled", "reportable")

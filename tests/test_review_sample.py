@@ -271,6 +271,19 @@ def test_a_clip_that_is_not_flagged_leaves_and_comes_back_like_any_other(desk: D
     assert desk.ask(status, clip) == [("transcribed",)]
 
 
+def test_an_item_of_an_older_draw_that_is_reopened_comes_up_again(desk: Desk) -> None:
+    while (found := desk.review(desk.ada).audio_file_id) <= 8:
+        pass  # until one that nothing flagged
+    desk.ask(
+        "UPDATE review_draws SET drawn_on = drawn_on - 1, drawn_at = drawn_at - INTERVAL '1 day'"
+    )
+    with desk.connections.transaction() as connection:
+        decisions.reopen(connection, desk.lea, found)
+    claim = desk.claim(desk.ben)
+    assert claim is not None
+    assert (claim.audio_file_id, claim.chosen_by) == (found, "sample")
+
+
 def test_no_page_tells_an_item_of_the_sample_from_another(
     desk: Desk, migrated_database: str, tmp_path: Path
 ) -> None:

@@ -246,7 +246,13 @@ def claim_next(
             if not reviewer.is_lead:
                 rounds.insert(0, (_WAITING, "second", "second"))
         # What they put back comes again only where nothing else is left.
-        for once_more, (candidate, round_, chosen_by) in product((False, True), rounds):
+        cursor.execute(
+            "SELECT FROM review_drafts WHERE reviewer_id = %s "
+            "AND put_back_at > now() - INTERVAL '1 day' LIMIT 1",
+            [reviewer.id],
+        )
+        turns = (False, True) if cursor.fetchone() is not None else (False,)
+        for once_more, (candidate, round_, chosen_by) in product(turns, rounds):
             cursor.execute(candidate, wanted | {"round": round_, "once_more": once_more})
             if found := cursor.fetchone():
                 asr, policy = items.sets_of(cursor, found[0])
