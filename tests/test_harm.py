@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from desk_record import join
 from desk_server import write_config
-from loaded_archive import judgement, member, transcript
+from loaded_archive import judgement, member, query, transcript
 
 from earmark import cli
 from earmark.desk import claims, decisions, sampling
@@ -32,8 +32,26 @@ def is_harmful(ordinal: int) -> bool:
     return ordinal % 5 == 0
 
 
-def put(root: Path, conninfo: str, name: str, first: int = 0) -> None:
-    """An archive of 60 clips and one that repeats clip 0, in the volume and in the record."""
+def put(
+    root: Path,
+    conninfo: str,
+    name: str,
+    first: int = 0,
+    policy: str = "p",
+    flags: bool = True,
+    copied: str | None = None,
+) -> None:
+    """An archive of 60 clips and one that repeats clip 0, in the volume and in the record.
+
+    Args:
+        root: Of the volume.
+        conninfo: Of the record.
+        name: Of the archive.
+        first: Number of its first content.
+        policy: Policy set that judged it.
+        flags: Whether that flags anything.
+        copied: Archive in which the same clips were heard; None if they were heard here.
+    """
     volume = Volume(root)
     contents = [hashlib.sha256(str(first + each).encode()).hexdigest() for each in range(CLIPS)]
     path = f"audio/date={DATE}/{name}/{{:06d}}.opus"
@@ -50,17 +68,25 @@ def put(root: Path, conninfo: str, name: str, first: int = 0) -> None:
         member(CLIPS, source_sha256=contents[0], duplicate_of=0, member="left/again.mp3")
     )
     scores = [
-        0.9 - each / 1000 if is_harmful(each) and each % 20 else 0.3 - each / 250
+        0.9 - each / 1000 if flags and is_harmful(each) and each % 20 else 0.3 - each / 250
+        for each in range(CLIPS)
+    ]
+    heard = [
+        transcript(
+            each,
+            language="en" if each % 2 else "de",
+            copied_from=copied and f"audio/date={DATE}/{copied}/{each:06d}.opus",
+        )
         for each in range(CLIPS)
     ]
     files = (volume.manifest(DATE, name), volume.transcripts("v2", DATE, name),
-             volume.classes("p", DATE, name))  # fmt: skip
+             volume.classes(policy, DATE, name))  # fmt: skip
     for file, schema, rows in zip(
         files,
         (MANIFEST, TRANSCRIPTS, CLASSES),
         (
             members,
-            [transcript(each, language="en" if each % 2 else "de") for each in range(CLIPS)],
+            heard,
             [judgement(each, "threats", score) for each, score in enumerate(scores)],
         ),
         strict=True,
@@ -70,7 +96,7 @@ def put(root: Path, conninfo: str, name: str, first: int = 0) -> None:
             "policy_sha256": json.dumps({"threats": "0", "scams": "1"}),
         }
         write_table(file, schema, [{"archive": name, **row} for row in rows], facts)
-    load_archive(*files, volume.receipt(DATE, name), conninfo, name, DATE, "v2", "p")
+    load_archive(*files, volume.receipt(DATE, name), conninfo, name, DATE, "v2", policy)
 
 
 @pytest.fixture
@@ -87,7 +113,8 @@ def review(migrated_database: str, tmp_path: Path) -> Callable[[int], Study]:
     return go_on
 
 
-def decide_next(conninfo: str, who: Reviewer) -> None:
+def decide_next(conninfo: str, who: Reviewer) -> str:
+    """Returns why the item came up."""
     lane = Lane(per_day=40, target=40, timezone="Europe/Zurich")
     with connect(conninfo) as connection, connection.cursor() as cursor:
         sampling.draw_of_today(connection, lane)
@@ -101,6 +128,7 @@ def decide_next(conninfo: str, who: Reviewer) -> None:
             else Judgement("not reportable")
         )
         decisions.decide(connection, who, claim.audio_file_id, said, 0)
+        return claim.chosen_by
 
 
 def test_the_truth_lies_in_the_interval_and_scores_find_what_flags_miss(
@@ -149,6 +177,33 @@ def test_contents_of_no_draw_are_counted_as_unknown(
     put(tmp_path, migrated_database, "b.tar", first=1_000)
     (found, _) = review(0).prevalence()
     assert (found.uploads, found.outside) == (61, 61)
+
+
+def test_what_a_later_policy_set_brings_up_again_is_no_sample_of_an_earlier_draw(
+    migrated_database: str, tmp_path: Path
+) -> None:
+    put(tmp_path, migrated_database, "a.tar", policy="p1", flags=False)
+    (ada,) = join(migrated_database, "ada")
+    for _ in range(20):
+        decide_next(migrated_database, ada)
+    put(tmp_path, migrated_database, "b.tar", policy="p2", copied="a.tar")
+    (before, *_) = Study(tmp_path, migrated_database).prevalence()
+    query(
+        migrated_database,
+        "UPDATE review_draws SET drawn_on = drawn_on - 1, drawn_at = drawn_at - INTERVAL '1 day'",
+    )
+    (again,) = query(
+        migrated_database,
+        "SELECT count(*) FROM audio_files WHERE archive_source = 'b.tar' AND status = 'flagged' "
+        "AND copied_from IS NULL",
+    )[0]
+    assert again >= 3
+    assert {decide_next(migrated_database, ada) for _ in range(again)} == {"sample"}
+    assert query(migrated_database, "SELECT count(*) FROM review_sample_heard") == [(20 + again,)]
+    (after, *_) = Study(tmp_path, migrated_database).prevalence()
+    assert after == before
+    assert (after.uploads, after.sample.heard) == (2 * CLIPS + 2, 20)
+    assert after.sample.low < 13 / 61 < after.sample.high
 
 
 def test_the_queue_s_top_is_known_and_helps(

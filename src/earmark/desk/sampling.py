@@ -2,7 +2,10 @@
 
 A draw takes in all archives that were loaded since the one before, at the first item that is asked
 for on a day; an archive that is loaded later, or commits later, is in the next one.  So each
-content is in one draw, and a draw's population is known before anybody hears any of it.
+clip is in one draw, and a draw's population is known before anybody hears any of it.  A content
+can be in two, where a later policy set flags what an earlier one did not: to find out would take
+an index by content, or reading all clips of a year.  :mod:`earmark.record.harm` counts it in the
+first.
 """
 
 from dataclasses import dataclass

@@ -43,17 +43,34 @@ _DRAWS = """
     JOIN review_draws b ON b.id = d.draw_id
 """
 
+# What is settled comes first.
 _DECIDED = """
-    SELECT af.source_sha256, s.audio_file_id IS NOT NULL, o.verdict, o.categories
+    SELECT
+        af.source_sha256, d.draw_id, a.date, a.name, af.ordinal,
+        s.audio_file_id IS NOT NULL, o.verdict, o.categories
     FROM review_standing first
     JOIN audio_files af ON af.id = first.audio_file_id
-    JOIN review_draw_archives d ON d.archive_id = af.archive_id
+    JOIN archives a ON a.id = af.archive_id
+    JOIN review_draw_archives d ON d.archive_id = a.id
     LEFT JOIN review_sample_heard s ON s.audio_file_id = af.id
     LEFT JOIN review_outcomes o ON o.audio_file_id = af.id
     WHERE first.round = 'first'
+    ORDER BY COALESCE(o.verdict IN ('reportable', 'not reportable'), FALSE) DESC, af.id
 """
 
-# Each content once, where the machine heard it.
+# A content can be decided about in several archives, as where a later policy set flags what an
+# earlier one did not. Its row in the frame alone was drawn with the probability of its stratum.
+_PLACES = """
+    SELECT
+        frame.place, decided.number,
+        (frame.draw, frame.date, frame.archive, frame.ordinal)
+        = (decided.draw, decided.date, decided.archive, decided.ordinal) AS is_own
+    FROM decided
+    JOIN frame USING (content)
+    ORDER BY is_own DESC, decided.number
+"""
+
+# Each content once, where the machine heard it, and in the first draw that has it.
 _FRAME = """
     CREATE TEMP TABLE frame AS
     WITH judged AS (
@@ -180,11 +197,11 @@ class Study:
             cursor.execute(_DRAWS)
             draws = cursor.fetchall()
             cursor.execute(_DECIDED)
-            decided = cursor.fetchall()
+            *rows, sampled, verdicts, named = _turned(cursor.fetchall(), 8)
         self._volume = open_volume(volume_root)
         for name in self._dates:
             self._volume.execute(f"SET VARIABLE {name} = NULL")
-        names, dates, numbers, policies, _ = zip(*draws, strict=True) if draws else [()] * 5
+        names, dates, numbers, policies, _ = _turned(draws, 5)
         self._volume.register(
             "draws",
             pa.table(
@@ -197,20 +214,18 @@ class Study:
             ),
         )
         self._volume.execute(_FRAME)
-        frame = _columns(
-            self._volume, "SELECT content, draw, highest, queued FROM frame ORDER BY place"
-        )
+        frame = _columns(self._volume, "SELECT draw, highest, queued FROM frame ORDER BY place")
         self._draw, highest = frame["draw"].astype(np.int64), _floats(frame["highest"])
-        place = {content: at for at, content in enumerate(frame["content"])}
-        self._sampled = np.zeros(len(place), bool)
+        self._volume.register("decided", _decided_table(rows))
+        found = _columns(self._volume, _PLACES)
+        self._sampled = np.zeros(len(self._draw), bool)
         self._verdict: dict[int, tuple[str | None, frozenset[str]]] = {}
-        for content, is_sampled, verdict, categories in decided:
-            if (at := place.get(content)) is not None:
-                self._sampled[at] |= is_sampled
-                self._verdict[at] = (verdict, frozenset(categories or ()))
-        heard = np.zeros(len(place), bool)
+        for at, number, is_own in zip(*(each.tolist() for each in found.values()), strict=True):
+            self._sampled[at] |= is_own and sampled[number]
+            self._verdict.setdefault(at, (verdicts[number], frozenset(named[number] or ())))
+        heard = np.zeros(len(self._draw), bool)
         heard[list(self._verdict)] = True
-        self._stratum = np.zeros(len(place), np.int64)
+        self._stratum = np.zeros(len(self._draw), np.int64)
         for draw, bounds in {(number, tuple(bounds)) for _, _, number, _, bounds in draws}:
             of_draw = self._draw == draw
             self._stratum[of_draw] = strata(highest[of_draw], bounds)
@@ -420,6 +435,24 @@ _UNTOLD = dict.fromkeys(("with_scores", "with_scores_low", "with_scores_high"))
 
 def _share(value: float) -> float | None:
     return None if np.isnan(value) else round(value, 6)
+
+
+def _turned(rows: list[tuple[Any, ...]], width: int) -> list[tuple[Any, ...]]:
+    return list(zip(*rows, strict=True)) if rows else [()] * width
+
+
+def _decided_table(columns: list[tuple[Any, ...]]) -> pa.Table:
+    contents, draws, dates, archives, ordinals = columns
+    return pa.table(
+        {
+            "number": pa.array(range(len(contents)), pa.int64()),
+            "content": pa.array(contents, pa.string()),
+            "draw": pa.array(draws, pa.int64()),
+            "date": pa.array(dates, pa.date32()),
+            "archive": pa.array(archives, pa.string()),
+            "ordinal": pa.array(ordinals, pa.int64()),
+        }
+    )
 
 
 def _columns(volume: DuckDBPyConnection, sql: str, **values: object) -> dict[str, npt.NDArray[Any]]:
