@@ -206,6 +206,28 @@ def test_what_a_later_policy_set_brings_up_again_is_no_sample_of_an_earlier_draw
     assert after.sample.low < 13 / 61 < after.sample.high
 
 
+def test_a_second_set_of_transcripts_changes_no_figure(
+    review: Callable[[int], Study], migrated_database: str, tmp_path: Path
+) -> None:
+    review(30)
+    put(tmp_path, migrated_database, "b.tar", first=1_000)  # of no draw
+
+    def figures() -> str:
+        study = review(0)
+        parts = [*study.prevalence("language")], [*study.thresholds()], [*study.calibration()]
+        return repr(parts)  # NaN is NaN there
+
+    before = figures()
+    for name in ("a.tar", "b.tar"):
+        again = [
+            {"archive": name, **transcript(each, language="fr", copied_from="elsewhere.opus")}
+            for each in range(CLIPS)
+        ]
+        for asr in ("v1", "v3"):
+            write_table(Volume(tmp_path).transcripts(asr, DATE, name), TRANSCRIPTS, again, {})
+        assert figures() == before
+
+
 def test_the_queue_s_top_is_known_and_helps(
     review: Callable[[int], Study], migrated_database: str
 ) -> None:

@@ -5,7 +5,7 @@ What is done with them is :mod:`earmark.record.estimators`.
 """
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ PARTS = {
     "language": "COALESCE(t.language, 'no speech')",
     "folder": "regexp_extract(m.member, '^(.*)/[^/]*$', 1)",
 }
+
+_ARCHIVES = "SELECT name, date, asr FROM archives WHERE asr IS NOT NULL"
 
 _DRAWS = """
     SELECT a.name, a.date, d.draw_id, d.policy, b.bounds
@@ -70,6 +72,20 @@ _PLACES = """
     ORDER BY is_own DESC, decided.number
 """
 
+# Of each archive one set: what was transcribed with a former asr.name stays on the volume. Where
+# none is loaded, one of which a policy set is made.
+_TRANSCRIPTS = """
+    CREATE TEMP TABLE sets AS
+    SELECT DISTINCT ON (t.date, t.archive) t.date, t.archive, t.asr
+    FROM (SELECT DISTINCT date, archive, asr FROM transcripts) t
+    LEFT JOIN loaded USING (date, archive)
+    ORDER BY
+        t.date, t.archive, COALESCE(t.asr = loaded.asr, FALSE) DESC,
+        t.asr IN (SELECT asr FROM policies WHERE asr IS NOT NULL) DESC, t.asr DESC;
+    CREATE TEMP VIEW one_transcript AS
+    SELECT t.* FROM transcripts t JOIN sets USING (date, archive, asr)
+"""
+
 # Each content once, where the machine heard it, and in the first draw that has it.
 _FRAME = """
     CREATE TEMP TABLE frame AS
@@ -88,7 +104,7 @@ _FRAME = """
             m.source_sha256 AS content, j.draw, j.highest, j.queued, m.date, m.archive, m.ordinal
         FROM manifests m
         JOIN judged j USING (date, archive, ordinal)
-        JOIN transcripts t USING (date, archive, ordinal)
+        JOIN one_transcript t USING (date, archive, ordinal)
         WHERE t.status = 'ok' AND m.duplicate_of IS NULL AND t.copied_from IS NULL
         ORDER BY m.source_sha256, j.draw, m.date, m.archive
     )
@@ -114,7 +130,7 @@ _UPLOADS = """
         FROM (
             SELECT ({part})::VARCHAR AS part, frame.place, m.inclusion_probability AS p
             FROM manifests m
-            JOIN transcripts t
+            JOIN one_transcript t
                 ON (t.date, t.archive, t.ordinal)
                 = (m.date, m.archive, COALESCE(m.duplicate_of, m.ordinal))
             LEFT JOIN frame ON frame.content = m.source_sha256
@@ -126,6 +142,9 @@ _UPLOADS = """
     GROUP BY ALL
     ORDER BY part
 """
+
+#: Of the columns that the volume's queries are given from the record; the others are texts.
+_TYPES = {"date": pa.date32(), **dict.fromkeys(("draw", "number", "ordinal"), pa.int64())}
 
 
 @dataclass(frozen=True)
@@ -194,6 +213,8 @@ class Study:
         self._dates = {"since": since, "until": until}
         with connect(conninfo) as connection, connection.cursor() as cursor:
             require_schema(connection)
+            cursor.execute(_ARCHIVES)
+            archives = _turned(cursor.fetchall(), 3)
             cursor.execute(_DRAWS)
             draws = cursor.fetchall()
             cursor.execute(_DECIDED)
@@ -201,22 +222,14 @@ class Study:
         self._volume = open_volume(volume_root)
         for name in self._dates:
             self._volume.execute(f"SET VARIABLE {name} = NULL")
-        names, dates, numbers, policies, _ = _turned(draws, 5)
-        self._volume.register(
-            "draws",
-            pa.table(
-                {
-                    "archive": pa.array(names, pa.string()),
-                    "date": pa.array(dates, pa.date32()),
-                    "draw": pa.array(numbers, pa.int64()),
-                    "policy": pa.array(policies, pa.string()),
-                }
-            ),
-        )
+        self._register("loaded", ("archive", "date", "asr"), archives)
+        self._register("draws", ("archive", "date", "draw", "policy"), _turned(draws, 5)[:4])
+        self._volume.execute(_TRANSCRIPTS)
         self._volume.execute(_FRAME)
         frame = _columns(self._volume, "SELECT draw, highest, queued FROM frame ORDER BY place")
         self._draw, highest = frame["draw"].astype(np.int64), _floats(frame["highest"])
-        self._volume.register("decided", _decided_table(rows))
+        columns = ("number", "content", "draw", "date", "archive", "ordinal")
+        self._register("decided", columns, [range(len(verdicts)), *rows])
         found = _columns(self._volume, _PLACES)
         self._sampled = np.zeros(len(self._draw), bool)
         self._verdict: dict[int, tuple[str | None, frozenset[str]]] = {}
@@ -323,6 +336,14 @@ class Study:
             )
             for category, contents in self._classified()
         }
+
+    def _register(self, name: str, columns: Sequence[str], values: Sequence[Sequence[Any]]) -> None:
+        """Give the volume's queries a table out of the record."""
+        table = {
+            column: pa.array(each, _TYPES.get(column, pa.string()))
+            for column, each in zip(columns, values, strict=True)
+        }
+        self._volume.register(name, pa.table(table))
 
     @property
     def _days(self) -> int:
@@ -439,20 +460,6 @@ def _share(value: float) -> float | None:
 
 def _turned(rows: list[tuple[Any, ...]], width: int) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True)) if rows else [()] * width
-
-
-def _decided_table(columns: list[tuple[Any, ...]]) -> pa.Table:
-    contents, draws, dates, archives, ordinals = columns
-    return pa.table(
-        {
-            "number": pa.array(range(len(contents)), pa.int64()),
-            "content": pa.array(contents, pa.string()),
-            "draw": pa.array(draws, pa.int64()),
-            "date": pa.array(dates, pa.date32()),
-            "archive": pa.array(archives, pa.string()),
-            "ordinal": pa.array(ordinals, pa.int64()),
-        }
-    )
 
 
 def _columns(volume: DuckDBPyConnection, sql: str, **values: object) -> dict[str, npt.NDArray[Any]]:
