@@ -7,6 +7,7 @@ What is done with them is :mod:`earmark.record.estimators`.
 import datetime
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -345,7 +346,7 @@ class Study:
         }
         self._volume.register(name, pa.table(table))
 
-    @property
+    @cached_property
     def _days(self) -> int:
         return max(1, len(list(self._parts("day"))))
 
