@@ -19,8 +19,10 @@ from earmark.desk.accounts import Reviewer
 from earmark.desk.claims import Claim
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import Judgement
+from earmark.desk.gold_set import write_gold_set
 from earmark.desk.sampling import Lane
 from earmark.record.review_sample import BOUNDS, allocate, expected_rates, luck, order, strata
+from earmark.volume import Volume
 
 HARMLESS = Judgement("not reportable")
 HARMFUL = Judgement("reportable", frozenset({"scams"}))
@@ -258,6 +260,29 @@ def test_a_decision_of_the_sample_stands_for_the_part_of_its_stratum_that_was_he
         assert row["sample_draw"] is not None
     total = sum(row["weight"] or 0 for row in rows)
     assert total == sum(clips[each] for each in of_stratum)
+
+
+def test_an_item_of_the_sample_that_lost_its_place_keeps_its_weight(
+    desk: Desk, tmp_path: Path
+) -> None:
+    for _ in range(4):
+        desk.review(desk.ada)
+    before = desk.exported(tmp_path / "before.jsonl")
+    volume = Volume(tmp_path / "volume")
+    with desk.connections.transaction() as connection:
+        write_gold_set(connection, volume, tmp_path / "before.gold.jsonl")
+    desk.ask(
+        "UPDATE audio_files SET archive_id = NULL, ordinal = NULL, opus_path = NULL "
+        "WHERE id IN (SELECT audio_file_id FROM review_decisions)"
+    )
+    after = desk.exported(tmp_path / "after.jsonl")
+    with desk.connections.transaction() as connection:
+        write_gold_set(connection, volume, tmp_path / "after.gold.jsonl")
+    gold = [json_lines(tmp_path / f"{when}.gold.jsonl") for when in ("before", "after")]
+    for rows in (before, after, *gold):
+        assert sorted(row["weight"] for row in rows) == sorted(row["weight"] for row in before)
+    assert len(before) == 4
+    assert [row["sample_draw"] for row in after] == [row["sample_draw"] for row in before]
 
 
 def test_a_clip_that_is_not_flagged_leaves_and_comes_back_like_any_other(desk: Desk) -> None:

@@ -129,7 +129,8 @@ _DECISIONS = f"""
     JOIN audio_files af ON af.id = d.audio_file_id
     LEFT JOIN archives a ON a.id = af.archive_id
     LEFT JOIN review_draw_archives drawn ON drawn.archive_id = af.archive_id
-    LEFT JOIN review_draws draw ON draw.id = drawn.draw_id
+    LEFT JOIN review_sample own ON own.audio_file_id = d.audio_file_id  -- also without a place
+    LEFT JOIN review_draws draw ON draw.id = COALESCE(own.draw_id, drawn.draw_id)
     LEFT JOIN review_sample_heard sample ON sample.audio_file_id = d.audio_file_id
     LEFT JOIN transcripts t
         ON t.audio_file_id = d.audio_file_id AND t.asr = COALESCE(d.asr, 'unrecorded')
