@@ -228,6 +228,20 @@ def test_a_second_set_of_transcripts_changes_no_figure(
         assert figures() == before
 
 
+@pytest.mark.parametrize("is_cut_off", [True, False])
+def test_a_damaged_file_is_an_error_that_says_what_finds_it(
+    review: Callable[[int], Study], tmp_path: Path, is_cut_off: bool
+) -> None:
+    study = review(1)
+    file = Volume(tmp_path).classes("p", DATE, "a.tar")
+    whole = file.read_bytes()
+    # Where there is a footer, only whoever reads the rows meets the damage.
+    file.write_bytes(whole[:-9] if is_cut_off else whole[:4] + bytes(1_000) + whole[1_004:])
+    for ask in (lambda: review(0), lambda: list(study.prevalence())):
+        with pytest.raises(EarmarkError, match="`earmark doctor` finds what is damaged"):
+            ask()
+
+
 def test_the_queue_s_top_is_known_and_helps(
     review: Callable[[int], Study], migrated_database: str
 ) -> None:

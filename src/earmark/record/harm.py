@@ -6,15 +6,16 @@ What is done with them is :mod:`earmark.record.estimators`.
 
 import datetime
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from duckdb import DuckDBPyConnection
 
 from earmark.errors import EarmarkError
 from earmark.record import estimators
@@ -209,7 +210,8 @@ class Study:
             until: Only uploads in archives of this date and earlier; None for all.
 
         Raises:
-            EarmarkError: there are no results, or the database can't be reached.
+            EarmarkError: there are no results, a file of them is damaged, or the database can't be
+                reached.
         """
         self._dates = {"since": since, "until": until}
         with connect(conninfo) as connection, connection.cursor() as cursor:
@@ -225,8 +227,9 @@ class Study:
             self._volume.execute(f"SET VARIABLE {name} = NULL")
         self._register("loaded", ("archive", "date", "asr"), archives)
         self._register("draws", ("archive", "date", "draw", "policy"), _turned(draws, 5)[:4])
-        self._volume.execute(_TRANSCRIPTS)
-        self._volume.execute(_FRAME)
+        with _damage_explained():
+            self._volume.execute(_TRANSCRIPTS)
+            self._volume.execute(_FRAME)
         frame = _columns(self._volume, "SELECT draw, highest, queued FROM frame ORDER BY place")
         self._draw, highest = frame["draw"].astype(np.int64), _floats(frame["highest"])
         columns = ("number", "content", "draw", "date", "archive", "ordinal")
@@ -256,12 +259,13 @@ class Study:
     @property
     def categories(self) -> list[str]:
         """All that the classifier or people named."""
-        asked = self._volume.sql(
+        asked = _columns(
+            self._volume,
             "SELECT DISTINCT c.category FROM classes c JOIN draws "
-            "ON (draws.date, draws.archive, draws.policy) = (c.date, c.archive, c.policy)"
-        ).fetchall()
+            "ON (draws.date, draws.archive, draws.policy) = (c.date, c.archive, c.policy)",
+        )["category"].tolist()
         named = {category for _, each in self._verdict.values() for category in each}
-        return sorted({category for (category,) in asked} | named)
+        return sorted({*asked, *named})
 
     def prevalence(self, by: str | None = None) -> Iterator[Part]:
         """Estimate how much of what came is harmful.
@@ -273,7 +277,7 @@ class Study:
             Harm of any category and of each, for each part.
 
         Raises:
-            EarmarkError: there is no such column.
+            EarmarkError: there is no such column, or a file is damaged.
         """
         parts = list(self._parts(by))
         for category in (ANY, *self.categories):
@@ -463,9 +467,23 @@ def _turned(rows: list[tuple[Any, ...]], width: int) -> list[tuple[Any, ...]]:
     return list(zip(*rows, strict=True)) if rows else [()] * width
 
 
-def _columns(volume: DuckDBPyConnection, sql: str, **values: object) -> dict[str, npt.NDArray[Any]]:
+@contextmanager
+def _damage_explained() -> Iterator[None]:
+    """What is asked is always the same, so it is for the files' sake if it can't be answered."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        raise EarmarkError(str(error)) from error
+    except duckdb.Error as error:
+        raise EarmarkError(f"{error}; `earmark doctor` finds what is damaged") from error
+
+
+def _columns(
+    volume: duckdb.DuckDBPyConnection, sql: str, **values: object
+) -> dict[str, npt.NDArray[Any]]:
     """An answer by column; null is NaN in numbers, and None elsewhere."""
-    answer = volume.sql(sql, params=values).to_arrow_table()
+    with _damage_explained():
+        answer = volume.sql(sql, params=values).to_arrow_table()
     return {name: answer[name].to_numpy() for name in answer.column_names}
 
 
