@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,7 +21,7 @@ from earmark.errors import EarmarkError, UnavailableError
 from earmark.ingest import catalogue
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.fetch import FETCHING, fetch_archive
-from earmark.ingest.loose_files import LooseFiles, forget
+from earmark.ingest.loose_files import Cut, LooseFiles, forget
 from earmark.ingest.source import LooseSource, source_of
 from earmark.ingest.unpack import MEMBERS_FILE, unpack_archive
 from earmark.locks import exclusive
@@ -152,6 +153,52 @@ def test_nothing_is_known_of_a_file_that_is_gone_from_a_done_archive(tmp_path, f
     (new,) = source.files()  # neither the archive that is done nor the file that stayed
     source.copy(new.name, tmp_path / "new.tar", 60, [])
     assert list(members(tmp_path / "new.tar")) == ["jane.wav"]
+
+
+def test_a_folder_that_is_not_mounted_for_a_while_makes_no_file_new(tmp_path, folder, volume):
+    put(folder / "a.wav"), put(folder / "in/b.wav", age_seconds=60)
+    source = loose(folder, volume)
+    fetched(source, volume)
+    before = source.files()
+    folder.rename(tmp_path / "share")
+    folder.mkdir()
+    assert source.files() == []
+    folder.rmdir()
+    (tmp_path / "share").rename(folder)
+    assert source.files() == before
+
+
+def test_files_of_a_subfolder_that_cannot_be_read_for_a_while_are_not_taken_again(
+    tmp_path, folder, volume
+):
+    put(folder / "a.wav"), put(folder / "in/b.wav", age_seconds=60)
+    source = loose(folder, volume)
+    fetched(source, volume)
+    before = source.files()
+    (folder / "in").rename(tmp_path / "away")
+    (folder / "in").symlink_to("in")  # leads nowhere: the system says ELOOP, and not ENOENT
+    assert source.files() == []
+    (folder / "in").unlink()
+    (tmp_path / "away").rename(folder / "in")
+    assert source.files() == before
+
+
+def test_a_file_that_comes_back_unchanged_is_not_taken_again(tmp_path, folder, volume):
+    put(folder / "a.wav"), put(folder / "jane/b.wav", age_seconds=60)
+    source = loose(folder, volume)
+    fetched(source, volume)
+    (archive,) = source.files()
+    (folder / "jane").rename(tmp_path / "away")
+    assert source.files() == []
+    (path,) = volume.cuts.iterdir()
+    kept = msgspec.json.decode(path.read_bytes(), type=Cut).members
+    assert [member.path for member in kept] == [b"a.wav", b""]
+    (tmp_path / "away").rename(folder / "jane")
+    assert source.files() == []
+    assert source.find(archive.name) is None
+    put(folder / "jane/b.wav", b"other")
+    (new,) = source.files()
+    assert new.name != archive.name
 
 
 def test_what_a_list_says_of_an_erased_clip_goes_and_its_archive_stays_what_it_is(

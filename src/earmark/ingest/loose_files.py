@@ -49,12 +49,15 @@ class Member(msgspec.Struct, frozen=True):
         bytes: Its size.
         modified_ns: When it was last changed, in ns since 1970.
         metadata: What the list says of it, a JSON object.
+        known_by: Of a file that is gone from an archive that was fetched, all that is kept: a hash
+            by which it is recognised should it come back.
     """
 
     path: bytes
     bytes: int
     modified_ns: int
     metadata: str | None = None
+    known_by: str | None = None
 
 
 def _header(member: Member) -> bytes:
@@ -89,8 +92,10 @@ class Cut(msgspec.Struct, frozen=True):
         return datetime.fromtimestamp(self.modified_ns / 1e9, UTC).date().isoformat()
 
 
-#: What is left of a file that is gone from an archive that was fetched.
-_NOTHING = Member(b"", 0, 0)
+def _known_by(member: Member) -> str:
+    """What tells a file, unchanged, from all others, and tells nobody its name."""
+    text = b"%s\0%d %d" % (member.path, member.bytes, member.modified_ns)
+    return hashlib.sha256(text).hexdigest()
 
 
 def forget(volume: Volume, archive: str, ordinals: Collection[int]) -> None:
@@ -207,6 +212,7 @@ class LooseFiles:
     def _cut_alone(self, now: Mapping[bytes, Member]) -> list[Cut]:
         there: list[Cut] = []
         done: set[tuple[bytes, int, int]] = set()
+        gone: set[str] = set()
         for path in sorted(self.volume.cuts.glob("*.json")):
             cut = self._read(path)
             is_there = all(_same(now.get(member.path), member) for member in cut.members)
@@ -215,15 +221,15 @@ class LooseFiles:
             elif not self._is_fetched(cut):
                 path.unlink()
                 continue
-            elif any(member.path and member.path not in now for member in cut.members):
-                # It can't be written again; of what is gone, nothing need be known any more.
-                left = [each if each.path in now else _NOTHING for each in cut.members]
-                _write(path, msgspec.structs.replace(cut, members=tuple(left)))
+            elif now:  # a folder without any file may be one that is not mounted
+                cut = self._without_gone(cut, path, now)
             done.update((each.path, each.bytes, each.modified_ns) for each in cut.members)
+            gone.update(each.known_by for each in cut.members if each.known_by)
         new = [
             member
             for member in now.values()
             if (member.path, member.bytes, member.modified_ns) not in done
+            and not (gone and _known_by(member) in gone)
             and self._is_still(member)
         ]
         new.sort(key=lambda member: (member.modified_ns, member.path))
@@ -233,6 +239,42 @@ class LooseFiles:
             _write(self._file(cut.name), cut)
             there.append(cut)
         return there
+
+    def _without_gone(self, cut: Cut, path: Path, now: Mapping[bytes, Member]) -> Cut:
+        """Forget files that are gone from an archive, which can't be written again."""
+        left = tuple(
+            Member(b"", 0, 0, known_by=_known_by(each))
+            if each.path and each.path not in now and self._is_gone(each.path)
+            else each
+            for each in cut.members
+        )
+        if left != cut.members:
+            cut = msgspec.structs.replace(cut, members=left)
+            _write(path, cut)
+        return cut
+
+    def _is_gone(self, path: bytes) -> bool:
+        """Whether a file is gone for certain, rather than out of reach."""
+        folder = os.fsencode(self.folder)
+        try:
+            os.lstat(os.path.join(folder, path))  # noqa: PTH118
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError:
+            return False
+        else:
+            return False
+        while path:
+            path = path.rpartition(b"/")[0]
+            try:
+                with os.scandir(os.path.join(folder, path)) as entries:  # noqa: PTH118
+                    next(entries, None)
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # the folder is gone with it, if the one above says so
+            except OSError:
+                return False
+            return True
+        return False
 
     def find(self, name: str) -> Cut | None:
         """An archive whose files are all as they were; None if there is none of this name.
@@ -246,7 +288,7 @@ class LooseFiles:
             return None
         cut = self._read(path)
         for member in cut.members:
-            status = self._status(member.path)
+            status = self._status(member.path) if member.path else None
             if status is None or (status.st_size, status.st_mtime_ns) != (
                 member.bytes,
                 member.modified_ns,
