@@ -162,6 +162,19 @@ def test_a_source_that_cannot_be_reached_is_a_mistake(tmp_path, source, part):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["my.yaml"]
 
 
+def test_the_volume_as_the_source_of_loose_files_is_a_mistake_and_nothing_is_begun(
+    tmp_path, clips, capsys
+):
+    file = tmp_path / "my.yaml"
+    given = {"volume": {"root": str(clips)}, "source": {"kind": "files", "directory": str(clips)}}
+    file.write_text(yaml.safe_dump(given | DEMO_MODELS))
+    assert [each for each in problems(file) if "where Earmark keeps its own files" in each]
+    file.unlink()
+    assert init(tmp_path, clips, "--for", "demo", "--volume", str(clips)) == 2
+    assert "where Earmark keeps its own files" in capsys.readouterr().err
+    assert not file.exists()
+
+
 def test_a_policy_that_is_none_is_told_once_for_each(tmp_path):
     (tmp_path / "policies").mkdir()
     for name in ("a", "b"):

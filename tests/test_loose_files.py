@@ -394,3 +394,23 @@ def test_the_configuration_names_loose_files_and_refuses_to_delete_them(tmp_path
         configuration.resolve({"source": source | {"delete_after": True}})
     with pytest.raises(EarmarkError, match=r"source\.list' is missing"):
         configuration.resolve({"source": source | {"kind": "list"}})
+
+
+@pytest.mark.parametrize(
+    ("below", "is_taken"),
+    [
+        ("volume", False), ("volume/audio", False), ("volume/state/cuts", False),
+        ("link", False), ("volume/clips", True), ("", True), ("volumes", True),
+    ],
+)  # fmt: skip
+def test_what_earmark_writes_itself_is_no_source(tmp_path, volume, below, is_taken):
+    (tmp_path / "link").symlink_to(volume.root / "audio")
+    config = {
+        "volume": {"root": str(volume.root)},
+        "source": {"kind": "files", "directory": str(tmp_path / below)},
+    }
+    if is_taken:
+        configuration.resolve(config)
+        return
+    with pytest.raises(EarmarkError, match=r"source\.directory.*keeps its own files"):
+        configuration.resolve(config)

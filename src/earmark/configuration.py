@@ -25,6 +25,22 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = REPOSITORY / "config/config.yaml"
 
+#: Folders of the volume that Earmark writes to (docs/design.md).
+_OWN_FOLDERS = {
+    "audio",
+    "backups",
+    "classes",
+    "failed",
+    "incoming",
+    "logs",
+    "manifests",
+    "processed",
+    "reports",
+    "state",
+    "transcripts",
+    "unpacked",
+}
+
 
 def read(path: Path) -> Settings:
     """Read, complete and check one configuration file.
@@ -63,11 +79,18 @@ def problems_in(path: Path) -> tuple[list[str], Settings, set[str]]:
     config = {key: body for key, body in config.items() if key in Settings.__struct_fields__}
     for section in [section for section in config if section not in wrong]:
         try:  # what no schema can say
-            resolve({section: config[section]})
+            _complete({section: config[section]})
         except EarmarkError as refusal:
             told.append(str(refusal))
             wrong.add(section)
-    return told, resolve({key: config[key] for key in config.keys() - wrong}), wrong
+    settings = _complete({key: config[key] for key in config.keys() - wrong})
+    if not wrong & {"source", "volume"}:
+        try:
+            _check_source_is_not_volume(settings)
+        except EarmarkError as refusal:
+            told.append(str(refusal))
+            wrong.add("source")
+    return told, settings, wrong
 
 
 def check_files(paths: Iterable[str | Path]) -> None:
@@ -110,6 +133,31 @@ def resolve(config: Mapping[str, Any]) -> Settings:
     Raises:
         EarmarkError: a key is unknown or a value is not allowed.
     """
+    settings = _complete(config)
+    _check_source_is_not_volume(settings)
+    return settings
+
+
+def _check_source_is_not_volume(settings: Settings) -> None:
+    """Refuse to take for loose files what Earmark itself writes.
+
+    Raises:
+        EarmarkError: the source's folder is the volume or one of Earmark's own folders there.
+    """
+    source, root = settings.source, settings.volume.root
+    if source.kind != "files" or "\0" in source.directory + root:
+        return
+    below = os.path.relpath(os.path.realpath(source.directory), os.path.realpath(root))
+    first = below.split("/")[0]
+    if first == "." or first in _OWN_FOLDERS:
+        raise EarmarkError(
+            f"the config's 'source.directory' is {source.directory!r}, where Earmark keeps its own "
+            "files (volume.root), which would be taken in again; name a folder that holds "
+            "recordings only"
+        )
+
+
+def _complete(config: Mapping[str, Any]) -> Settings:
     config = _with_sections(config)
     volume = config.setdefault("volume", {})
     if isinstance(volume, Mapping) and (root := os.environ.get("VOLUME_ROOT")):
