@@ -190,13 +190,29 @@ def test_a_transcript_is_a_file_for_each_clip(place, tmp_path, capsys, kind):
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out == f"Transcripts in {target}: 2\n"
     first, hostile = sorted(path for path in target.rglob("*") if path.is_file())
-    assert first.relative_to(target).as_posix().startswith("a.tar/000000.")
+    assert first.relative_to(target).as_posix().startswith("2026-11-02/a.tar/000000.")
     assert first.read_text() == EXPECTED[kind]
     text = hostile.read_text()
     assert r"\x1b[31m" in text
     assert "\x1b" not in text
     assert text.count("-->") == {"srt": 1, "vtt": 1}.get(kind, 1)
     assert ("<b>" in text) == (kind != "vtt")
+
+
+def test_archives_of_one_name_on_two_days_keep_their_files_apart(tmp_path):
+    said = [segment("hello")]
+    clips = [
+        Clip(
+            number, "a.tar", date(2026, 11, number), 0, "x", None, None, "ok", None, None, None,
+            None, None, "hello", said,
+        )
+        for number in (2, 3)
+    ]  # fmt: skip
+    assert write(clips, "srt", tmp_path) == 2
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.srt")) == [
+        "2026-11-02/a.tar/000000.srt",
+        "2026-11-03/a.tar/000000.srt",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])

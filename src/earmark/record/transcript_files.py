@@ -148,7 +148,8 @@ def write(clips: Iterable[Clip], kind: str, target: Path) -> int:
         clips: Whose.
         kind: One of :data:`FORMATS`.
         target: For ``csv``, ``jsonl`` and ``parquet`` the file; for the others a folder, in which
-            ``a/000012.srt`` is of the member 12 of the archive ``a``. What is there is replaced.
+            ``2026-11-02/a/000012.srt`` is of the member 12 of that day's archive ``a``. What is
+            there is replaced.
 
     Returns:
         How many there were.
@@ -177,8 +178,10 @@ def write(clips: Iterable[Clip], kind: str, target: Path) -> int:
 
 
 def _name(clip: Clip) -> str:
-    if clip.archive and clip.ordinal is not None and ARCHIVE_NAME.fullmatch(clip.archive):
-        return f"{clip.archive}/{clip.ordinal:06d}"
+    # Archives of different days may have one name.
+    has_place = clip.date and clip.ordinal is not None
+    if has_place and clip.archive and ARCHIVE_NAME.fullmatch(clip.archive):
+        return f"{clip.date}/{clip.archive}/{clip.ordinal:06d}"
     return f"clip {clip.id}"
 
 
