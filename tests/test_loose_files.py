@@ -335,12 +335,23 @@ def test_what_a_list_says_of_a_file_reaches_the_manifest_and_can_be_grouped_by(
         ("l.parquet", "PAR1", r"l\.parquet \(source\.list\) can't be read"),
         ("l.txt", "a.wav", r"its name has to end in \.csv, \.jsonl or \.parquet"),
         ("l.jsonl", json.dumps({"path": "a", "x": "y" * 70_000}), r"bytes of metadata"),
+        ("l.jsonl", f'{{"path": "a", "x": "{"ö" * 40_000}"}}', r"80008 bytes of metadata"),
+        ("l.jsonl", f'{{"path": "a", "x": {"[" * 5000 + "]" * 5000}}}', r"can't be read: .*recurs"),
+        ("l.csv", ",path,x\n0,a.wav\n", r"line 2 has another number of columns"),
+        ("l.csv", ",path\n0,a.wav,x\n", r"line 2 has another number of columns"),
     ],
 )
 def test_a_list_that_cannot_be_taken_says_why(tmp_path, folder, volume, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(EarmarkError, match=message):
         loose(folder, volume, listing=tmp_path / name).files()
+
+
+def test_the_index_that_pandas_writes_into_a_list_is_no_metadata(tmp_path, folder, volume):
+    put(folder / "a.wav")
+    (tmp_path / "l.csv").write_text(",path,speaker\n0,a.wav,Bo\n")
+    (cut,) = loose(folder, volume, listing=tmp_path / "l.csv").files_of.cut()
+    assert [member.metadata for member in cut.members] == ['{"speaker":"Bo"}']
 
 
 def test_files_of_a_list_that_are_not_there_are_told_and_the_rest_is_taken(

@@ -432,12 +432,12 @@ class LooseFiles:
             if key in found:
                 raise EarmarkError(f"{where} names {visible(path)} once more; name each file once")
             said = {name: value for name, value in row.items() if value not in (None, "")}
-            text = msgspec.json.encode(said, enc_hook=str).decode() if said else None
-            if text and len(text) > _LONGEST_METADATA:
+            text = msgspec.json.encode(said, enc_hook=str) if said else b""
+            if len(text) > _LONGEST_METADATA:
                 raise EarmarkError(
                     f"{where} has {len(text)} bytes of metadata, {_LONGEST_METADATA} allowed"
                 )
-            found[key] = text
+            found[key] = text.decode() or None
         return found
 
 
@@ -469,10 +469,11 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         match path.suffix:
             case ".csv":
                 with path.open(encoding="utf-8-sig", newline="") as file:
-                    rows = csv.DictReader(file, strict=True, restkey="")
+                    rows = csv.DictReader(file, strict=True)
                     for row in rows:
-                        if "" in row or None in row.values():
+                        if None in row or None in row.values():
                             raise ValueError(f"line {rows.line_num} has another number of columns")
+                        row.pop("", None)  # the index, if pandas wrote the list
                         yield row
             case ".jsonl":
                 with path.open("rb") as lines:
@@ -485,7 +486,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
                         yield from batch.to_pylist()
             case _:
                 raise ValueError("its name has to end in .csv, .jsonl or .parquet")
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, RecursionError, csv.Error, pa.ArrowException) as error:
         raise EarmarkError(
             f"the list {path} (source.list) can't be read: {visible(str(error))}"
         ) from error
