@@ -77,6 +77,10 @@ def test_a_byte_order_mark_is_no_part_of_it(tmp_path):
         ({"text": None}, "give either `text` or `clip`"),
         ({"text": None, "clip": 0}, "Expected `int` >= 1 - at `$.clip`"),
         ({"text": None, "clip": {"archive": "a.tar"}}, "missing required field `ordinal`"),
+        (
+            {"text": None, "clip": {"archive": "a\0.tar", "ordinal": 0}},
+            "`archive` holds a NUL character, which no archive's name does - at `$.clip`",
+        ),
         ({"labelled": ["harassment"]}, "`labelled` lacks scams"),
     ],
 )

@@ -37,6 +37,11 @@ class Place(_Row, frozen=True, kw_only=True):
     archive: Name
     ordinal: Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
+    def __post_init__(self) -> None:
+        """Refuse what no database takes."""
+        if "\0" in self.archive:
+            raise ValueError("`archive` holds a NUL character, which no archive's name does")
+
 
 Clip = Annotated[int, Meta(ge=1, le=2**63 - 1)] | Place
 
