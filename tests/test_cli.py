@@ -238,3 +238,41 @@ def test_a_command_waits_for_no_library_of_another() -> None:
     ).stdout.split()  # fmt: skip
     assert "psycopg2" in said
     assert not {"duckdb", "matplotlib", "starlette", "prometheus_client"} & {*said}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["show", "\udcff.mp3"], ["search", "bank", "\udcff"], ["search", "there\udcff"],
+        ["show", "there\udcff"], ["export", "srt", "\udcff"], ["redo", "\udcff"],
+        ["erase", "\udcff.tar"], ["analyse", "\udcff"], ["init", "\udcff.yaml"],
+        ["init", "--for", "cpu", "--kind", "files", "--volume", "v", "--language", "en",
+         "--source", "there\udcff"],
+    ],
+)  # fmt: skip
+def test_an_argument_that_is_no_text_is_refused_in_a_sentence(
+    configfile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], arguments: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there\udcff").mkdir()
+    given = [] if arguments[0] == "init" else ["--configfile", configfile]
+    if "there\udcff" in arguments and given:
+        assert cli.main(["database", *given]) == 0
+        assert cli.main(["migrate", *given]) == 0
+        capsys.readouterr()
+    assert cli.main([*arguments, *given]) == 2
+    said = capsys.readouterr().err
+    assert "is no text, as it isn't UTF-8" in said
+    assert "\\udcff" in said
+    assert said.count("\n") == 1
+
+
+def test_a_configuration_may_be_called_anything(
+    configfile: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Path(configfile).rename(f"{configfile}\udcff")
+    assert cli.main(["discover", "--configfile", str(odd)]) == 0
+    assert "pending" in capsys.readouterr().out
+    assert cli.main(["discover", "--configfile", f"{odd}\udcff"]) == 2
+    assert "is no text" in capsys.readouterr().err

@@ -1,11 +1,15 @@
 """The ``earmark`` command: what Snakemake has no word for."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
+
+import yaml
 
 from earmark import commands, logs, version
 from earmark.commands.parser import ERROR
@@ -28,9 +32,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser(arguments).parse_args(arguments)
     command: Callable[[argparse.Namespace], int | None] = parsed.command
     logs.configure_command("earmark")
+    odd = _no_text_in(parsed)
     try:
+        if odd:
+            _prepare_for(odd)
         code = command(parsed)
         sys.stdout.flush()
+    except (UnicodeEncodeError, yaml.YAMLError):
+        if not odd:
+            raise
+        print("earmark:", _refusal_of(odd), file=sys.stderr)
+        return ERROR
     except EarmarkError as error:
         print("earmark:", visible(str(error), keep="\n"), file=sys.stderr)
         return ERROR
@@ -43,6 +55,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return code or 0
+
+
+def _no_text_in(parsed: argparse.Namespace) -> list[str | Path]:
+    """The arguments with bytes that are no UTF-8, as file names may have them."""
+    found: list[str | Path] = []
+    for value in vars(parsed).values():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, (str, Path)):
+                try:
+                    str(each).encode()
+                except UnicodeEncodeError:
+                    found.append(each)
+    return found
+
+
+def _prepare_for(odd: list[str | Path]) -> None:
+    """Let arguments that are no text through if they name files, which may be called anything.
+
+    Raises:
+        EarmarkError: one names none.
+    """
+    if strangers := [each for each in odd if not os.path.lexists(each)]:
+        raise EarmarkError(_refusal_of(strangers))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where they are told of
+
+
+def _refusal_of(odd: list[str | Path]) -> str:
+    return (
+        f"the argument {visible(str(odd[0]))} is no text, as it isn't UTF-8; only the name of a "
+        "file that is there may be so, and not everywhere"
+    )
 
 
 class _TellVersion(argparse.Action):
