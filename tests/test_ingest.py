@@ -56,7 +56,7 @@ def test_a_run_pulls_from_a_host_and_deletes_there_what_is_done(
     run = Run(tmp_path, volume, source=over_ssh(host, delete_after=True))
     code, said = run.finish()
     assert code == 0, said
-    assert "seen for the first time; looking once more" in said
+    assert re.search(r"seen for the first time: \d archives?; looking once more in", said)
     assert run.query(ROWS) == undisturbed
     assert not run.volume.incoming("small.tar").exists()
     assert [path.name for path in host.folder.iterdir()] == ["-rf $(reboot).tar"]
