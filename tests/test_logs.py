@@ -11,8 +11,11 @@ from earmark import logs
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    root = logging.getLogger()
+    root, speaker = logging.getLogger(), logging.getLogger("earmark")
     before = root.handlers[:], root.level
+    # As in a job's process, where no command was called before; a handler of pytest's would give
+    # the name on to where nothing but UTF-8 may go.
+    speaker.handlers, speaker.propagate = [], True
     yield
     root.handlers[:], level = before
     root.setLevel(level)
