@@ -10,6 +10,7 @@ from on_demand import OnDemand
 from benchmarks.evidence import World, measure, reviews_needed, simulate
 from earmark.record.estimators import Contents, drift, known_top, prevalence, recall, weights
 
+pytestmark = pytest.mark.slow
 stats = OnDemand("scipy.stats")
 
 WORLDS = 60

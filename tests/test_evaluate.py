@@ -24,6 +24,8 @@ from earmark.policy.classifier import Classification, Classifier
 from earmark.settings import ClassifySettings, ScreenSettings
 from earmark.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 ESCAPE = "\x1b[31m"
 #: The second is labelled wrongly, and would write to a terminal.
 ROWS: list[dict[str, Any]] = [

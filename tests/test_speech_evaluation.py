@@ -16,6 +16,8 @@ from earmark.evaluation.speech import Heard, errors_of, evaluate, name_of, worst
 from earmark.settings import Settings
 from earmark.volume import Volume
 
+pytestmark = pytest.mark.slow
+
 
 def heard(*pairs: tuple[str, str], language: str | None = "en") -> list[Heard]:
     return [
