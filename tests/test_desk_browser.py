@@ -117,10 +117,15 @@ class Seat:
         self.page.wait_for_timeout(350)  # sooner, a key is taken for a slip
         self.press(*keys[:-1])
         with self.page.expect_navigation():
+            item = self.page.url
             self.press(keys[-1])
             asked = self.page.locator("#decide-problem", has_text="have not played")
-            if keys[-1].lower() in ("r", "n", "u") and asked.is_visible():
-                self.press(keys[-1])
+            deadline = time.monotonic() + 10
+            while self.page.url == item and time.monotonic() < deadline:
+                if asked.is_visible():
+                    self.press(keys[-1])
+                    break
+                self.page.wait_for_timeout(20)
 
     def until(self, condition: str) -> None:
         """Wait for a condition in the page; Playwright's own way is refused by the desk's CSP."""

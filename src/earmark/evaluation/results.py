@@ -205,8 +205,11 @@ def keep(
         OSError: it can't be written.
     """
     path = _folder(volume, name) / f"{result.gold_sha256[:16]}.json"
-    if figure is not None:
-        with whole(path.with_suffix(".svg")) as partial:
+    drawing = path.with_suffix(".svg")
+    if figure is None:
+        drawing.unlink(missing_ok=True)  # of another evaluation
+    else:
+        with whole(drawing) as partial:
             partial.write_text(figure, encoding="utf-8")
     with whole(path) as partial:
         partial.write_bytes(msgspec.json.format(msgspec.json.encode(result)))
