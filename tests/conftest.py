@@ -51,9 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--state-sequences",
         type=int,
-        default=63,
+        default=144,
         metavar="N",
-        help="sequences of events that tests/test_nothing_lost.py tries (63)",
+        help="sequences of events that tests/test_nothing_lost.py tries (144)",
     )
     parser.addoption(
         "--state-seed",

@@ -620,6 +620,6 @@ def test_whatever_happens_in_any_order_nothing_is_lost_and_nothing_erased_is_lef
             database=None,
             print_blob=True,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate, Phase.shrink],
+            phases=[Phase.generate],  # to shrink eight steps takes longer than to read them
         ),
     )

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -100,6 +101,23 @@ def test_what_a_stage_and_those_behind_it_made_is_out_of_date(
     for made_by in ("asr=other", "policy=other"):
         (path,) = place.volume.root.glob(f"*/{made_by}/*/a.tar.parquet")
         assert path.stat().st_mtime > 1
+
+
+@pytest.mark.parametrize("changed", [None, 0, 1])
+def test_after_a_lost_catalogue_its_entry_is_newer_than_what_is_out_of_date(
+    place: Place, changed: int | None
+) -> None:
+    volume = place.volume
+    if changed is not None:  # as old as files can be
+        os.utime(place.source / "a.tar", (changed, changed))
+        (again,) = [each for each in place.poll().archives if each.name == "a.tar"]
+        make(place, "a.tar", again.date)
+    (volume.state / "catalogue.json").unlink()
+    (found,) = [each for each in place.poll().archives if each.name == "a.tar"]
+    assert call(place, "a.tar", "--date", found.date, "--stage", "encode") == 0
+    assert "a.tar" in pending(place)
+    manifest = volume.manifest(found.date, "a.tar")
+    assert volume.entry("a.tar").stat().st_mtime > manifest.stat().st_mtime
 
 
 def test_a_day_is_done_again_as_a_whole(place: Place) -> None:

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 _FROM_THE_ARCHIVE = ("fetch", "unpack", "encode")
 #: The last moment that has a date of four digits, in ns since 1970.
 _LAST_MOMENT = 253_402_300_799 * 10**9
+#: No entry is older, in ns since 1970: what `earmark redo` puts out of date is of second 1.
+_EARLIEST_ENTRY = 2 * 10**9
 
 
 @dataclass(frozen=True)
@@ -317,9 +319,14 @@ def _note(archive: Archive, known: Archive | None, volume: Volume, poll_seconds:
     return replace(
         archive,
         noted_at=0.0 if was_done else now,
-        entry_ns=0 if was_done else _later_than_all(archive, volume),
+        entry_ns=_as_changed(archive) if was_done else _later_than_all(archive, volume),
         confirmed=poll_seconds == 0,
     )
+
+
+def _as_changed(archive: Archive) -> int:
+    """When an archive was last changed, but later than what `earmark redo` puts out of date."""
+    return max(archive.modified_ns, _EARLIEST_ENTRY)
 
 
 def _later_than_all(archive: Archive, volume: Volume) -> int:
@@ -332,7 +339,7 @@ def _later_than_all(archive: Archive, volume: Volume) -> int:
     if volume.manifest(archive.date, archive.name).exists():
         for table in TABLES.values():
             known += table.files(volume, archive.date, archive.name)
-    times = [archive.modified_ns]
+    times = [_as_changed(archive)]
     for path in known:
         with suppress(FileNotFoundError):
             times.append(path.stat().st_mtime_ns + 10**9)
