@@ -99,7 +99,7 @@ def _policy_without_labels(folder: Path) -> dict:
         ),
         pytest.param(
             {"source": {"directory": "/nowhere"}}, {},
-            r"source folder /nowhere cannot be used .*create it or correct source\.directory",
+            r"source's /nowhere cannot be used .*create it or correct source\.directory",
             id="missing source folder",
         ),
         pytest.param(

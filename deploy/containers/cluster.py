@@ -39,6 +39,8 @@ RELEASES = {
 }
 #: What a provider's image has, too.
 PACKAGES = "ca-certificates,dbus,iproute2,openssh-server,sudo,systemd,systemd-sysv"
+#: Where docs/deploy.md has root clone the repository.
+CLONE = "/opt/earmark"
 #: What a container has no part in: its clock is this machine's, and nothing is fetched by SSH.
 NOT_HERE = ("the clock is synchronised", "/.ssh/ssh_config")
 #: What is to come back by itself, by the names of processes.
@@ -209,10 +211,10 @@ def set_up() -> None:
                 line = line.replace("REPOSITORY", "/repository")
                 print(f"{machine}# {line}", flush=True)
                 # A set-up script says by its status that something is left to be done.
-                call(machine, f"cd /root; {line}", input="none\n")
-                if line.endswith("/opt/earmark"):
+                call(machine, f"cd; {line}", input="none\n")
+                if line.endswith(CLONE):
                     edit_environment()
-                elif "/opt/earmark/deploy/cluster/setup-coordinator" in line:
+                elif f"{CLONE}/deploy/cluster/setup-coordinator" in line:
                     configure()
 
 
@@ -227,7 +229,7 @@ def edit_environment() -> None:
         "WORKER_CPUS_WITHOUT_GPU": "1",
         "VOLUME_SHARE": "other",
     }  # fmt: skip
-    folder = "/opt/earmark/deploy/cluster"
+    folder = f"{CLONE}/deploy/cluster"
     for name, value in changes.items():
         call("coordinator", f"sed -i 's|^{name}=.*|{name}={value}|' {folder}/earmark.env")
     if not has_control_groups():
@@ -270,7 +272,7 @@ def check() -> int:
 def missing(name: str) -> list[str]:
     """What a machine's script finds missing, but for what no container can have."""
     script = "setup-worker" if name.startswith("worker") else f"setup-{name}"
-    folder = "/opt/earmark/deploy/cluster" if name == "coordinator" else "/root/cluster"
+    folder = f"{CLONE}/deploy/cluster" if name == "coordinator" else "~/cluster"
     said = ask(name, f"{folder}/{script} --check")
     return [
         line

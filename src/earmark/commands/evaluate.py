@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from earmark.commands import place
-from earmark.commands.parser import Commands, add, positive, share
+from earmark.commands.parser import Commands, add, positive, score
 from earmark.errors import EarmarkError
 from earmark.evaluation import command
 from earmark.settings import Settings
@@ -33,7 +33,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--model", metavar="NAME", help="the model, not classify.model")
     parser.add_argument("--adapter", metavar="NAME", help="its adapter, not classify.adapter")
     parser.add_argument(
-        "--threshold", type=share, metavar="SCORE", help="for all categories, 0 to 1"
+        "--threshold", type=score, metavar="SCORE", help="for all categories, 0 to 1"
     )
     parser.add_argument(
         "--against", metavar="OTHER",

@@ -108,6 +108,14 @@ def positive(text: str) -> int:
     return value
 
 
+def add_period(parser: argparse.ArgumentParser) -> None:
+    """Let a command be about some archives only, by their dates."""
+    for option, kept in (("--since", "later"), ("--until", "earlier")):
+        parser.add_argument(
+            option, type=day, metavar="DATE", help=f"only archives of that date and {kept}"
+        )
+
+
 def score(text: str) -> float:
     """Read an argument that is a score.
 
@@ -117,30 +125,7 @@ def score(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no score; write 0 to 1")
-    return value
-
-
-def add_period(parser: argparse.ArgumentParser) -> None:
-    """Let a command be about some archives only, by their dates."""
-    for option, kept in (("--since", "later"), ("--until", "earlier")):
-        parser.add_argument(
-            option, type=day, metavar="DATE", help=f"only archives of that date and {kept}"
-        )
-
-
-def share(text: str) -> float:
-    """Read an argument that is a share of something.
-
-    Raises:
-        argparse.ArgumentTypeError: It is no number from 0 to 1.
-    """
-    try:
-        value = float(text)
-    except ValueError:
         value = math.nan
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is no score; write 0 to 1")
     return value

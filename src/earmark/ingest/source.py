@@ -123,6 +123,19 @@ class Source(Protocol):
         """
 
 
+@contextlib.contextmanager
+def _explained(keys: str) -> Iterator[None]:
+    """Name the file that the system refused, and the keys of the configuration that lead there."""
+    try:
+        yield
+    except OSError as error:
+        refused = error.filename or "folder"
+        raise UnavailableError(
+            f"the source's {refused} cannot be used ({error.strerror}); create it or correct "
+            f"{keys} in the config"
+        ) from error
+
+
 @dataclass(frozen=True)
 class FolderSource:
     """A folder that this machine can read.
@@ -138,12 +151,12 @@ class FolderSource:
 
     def files(self) -> list[Listed]:
         """List the folder; see :class:`Source`."""
-        with self._explained(), os.scandir(self.folder) as entries:
+        with _explained("source.directory"), os.scandir(self.folder) as entries:
             return [listed for entry in entries if (listed := _inspect(entry))]
 
     def find(self, name: str) -> Listed | None:
         """What a file is now; see :class:`Source`."""
-        with self._explained():
+        with _explained("source.directory"):
             found = _inspect(self.folder / name)
             if found is None:
                 self.folder.stat()  # it may be all of it that is gone
@@ -168,21 +181,11 @@ class FolderSource:
     def delete(self, files: Iterable[Listed]) -> Iterator[str]:
         """Delete unchanged files; see :class:`Source`."""
         for file in files:
-            with self._explained():
+            with _explained("source.directory"):
                 if self.find(file.name) != file:
                     continue
                 (self.folder / file.name).unlink()
             yield file.name
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UnavailableError(
-                f"the source folder {self.folder} cannot be used ({error.strerror}); "
-                "create it or correct source.directory in the config"
-            ) from error
 
 
 def _inspect(path: Path | os.DirEntry[str]) -> Listed | None:
@@ -210,12 +213,12 @@ class LooseSource:
 
     def files(self) -> list[Listed]:
         """List the archives, after putting new files into new ones; see :class:`Source`."""
-        with self._explained():
+        with _explained("source.directory or source.list"):
             return [Listed(cut.name, cut.bytes, cut.modified_ns) for cut in self.files_of.cut()]
 
     def find(self, name: str) -> Listed | None:
         """What an archive is now; it is gone once one of its files is; see :class:`Source`."""
-        with self._explained():
+        with _explained("source.directory or source.list"):
             cut = self.files_of.find(name)
         return Listed(cut.name, cut.bytes, cut.modified_ns) if cut else None
 
@@ -231,18 +234,8 @@ class LooseSource:
 
     def check(self) -> None:
         """Read what there is, and write nothing; raises as :meth:`files`."""
-        with self._explained():
+        with _explained("source.directory or source.list"):
             self.files_of.find_files()
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UnavailableError(
-                f"{error.filename or self} cannot be used ({error.strerror}); create it or correct "
-                "source.directory or source.list in the config"
-            ) from error
 
 
 #: What find(1) is asked to print of a file.
