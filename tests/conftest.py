@@ -96,13 +96,11 @@ def embedded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def unchanged_logging() -> Iterator[None]:
-    """Undo what a command that is called inside this process does to Earmark's logger."""
+def logging_of_no_command() -> None:
+    """Undo what a command that was called inside this process did to Earmark's logger."""
     speaker = logging.getLogger("earmark")
-    before = speaker.handlers, speaker.level, speaker.propagate
-    yield
-    speaker.handlers, level, speaker.propagate = before
-    speaker.setLevel(level)
+    speaker.handlers, speaker.propagate = [], True
+    speaker.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

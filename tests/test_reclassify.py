@@ -135,6 +135,18 @@ def test_an_archive_that_was_replaced_at_the_source_stays_pending(done: Run, day
     assert receipt.stat().st_mtime_ns == then
 
 
+def test_an_archive_that_is_to_be_done_again_is_first_done_again(done: Run) -> None:
+    config = str(done.configfile)
+    assert cli.main(["redo", "--configfile", config, "small.tar", "--stage", "transcribe"]) == 0
+    second = with_policy(done, "second", threshold=0.0)
+    code, said = reclassify(second)
+    assert code == 0, said
+    assert "they wait for the next run to do them again (earmark redo): 1 archive" in said
+    assert done.finish()[0] == 0
+    assert "done again" not in reclassify(second)[1]
+    assert done.query("SELECT policy FROM archives") == [("second",)]
+
+
 def test_a_screen_is_applied_to_what_is_done_like_any_other_policy_set(
     done: Run, tmp_path: Path
 ) -> None:

@@ -151,6 +151,15 @@ def test_a_request_goes_once_the_archive_is_done(place: Place) -> None:
     assert receipt.exists()
 
 
+def test_a_receipt_of_what_is_out_of_date_ends_no_request(place: Place) -> None:
+    assert call(place, "a.tar", "--stage", "encode") == 0
+    receipt = place.volume.receipt(date_of(place), "a.tar")
+    receipts.write(receipt, example(archive="a.tar", date=date_of(place)))
+    redo.carry_out(place.volume, configuration.read(place.file))
+    assert not receipt.exists()
+    assert pending(place) == ["a.tar", "pending.tar"]
+
+
 def test_an_archive_that_a_driver_has_in_its_hands_waits_until_it_lets_go(
     place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,7 +195,7 @@ def test_one_that_was_lost_meanwhile_keeps_its_tables_and_no_other_is_taken_for_
     assert pending(place) == ["a.tar", "pending.tar"]
     (place.source / "a.tar").unlink()
     place.volume.incoming("a.tar").write_bytes(b"another archive of the name")
-    logging.getLogger("earmark").propagate = True  # the command has changed it
+    logging.getLogger("earmark").propagate = True  # as before the command
     assert pending(place) == ["pending.tar"]
     assert f"earmark redo 'a.tar' --date {date}" in caplog.text
     assert read_table(place.volume.manifest(date, "a.tar"), MANIFEST).num_rows == 1

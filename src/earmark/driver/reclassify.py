@@ -7,6 +7,7 @@ from typing import Literal
 from earmark import receipts
 from earmark.driver.checks import check_inputs
 from earmark.errors import EarmarkError
+from earmark.ingest import again as done_again
 from earmark.settings import Settings
 from earmark.tables import TABLES
 from earmark.volume import Volume
@@ -23,7 +24,8 @@ def to_reclassify(settings: Settings) -> tuple[list[str], list[str]]:
 
     Returns:
         Classes and receipts of the archives that are done, of the dates of ``reclassify``;
-        one without transcripts under ``asr.name`` is left out, with a warning. And those of
+        one without transcripts under ``asr.name`` is left out, with a warning, and so is one that
+        waits to be done again from an earlier stage on. And those of
         the receipts that are to be made again although the classes are older: the archive
         goes back to a former set. One that would be made from another archive of its name is
         left out, with a warning.
@@ -39,8 +41,13 @@ def to_reclassify(settings: Settings) -> tuple[list[str], list[str]]:
     wanted: list[str] = []
     again: list[str] = []
     silent: list[str] = []
+    waiting: list[str] = []
+    asked = {(each.date, each.archive) for each in done_again.requests(volume)}
     for date, archive in _classified(volume):
         if not since <= date <= until:
+            continue
+        if (date, archive) in asked:
+            waiting.append(archive)
             continue
         if volume.transcripts(asr, date, archive).exists():
             classes = volume.classes(policy_set, date, archive)
@@ -56,6 +63,12 @@ def to_reclassify(settings: Settings) -> tuple[list[str], list[str]]:
         logger.warning(
             "left out, as there are no transcripts of %s (asr.name): %s, such as %s",
             asr, counted(len(silent), "archive"), silent[0]
+        )  # fmt: skip
+    if waiting:
+        logger.warning(
+            "left out, as they wait for the next run to do them again (earmark redo): %s, such as "
+            "%s; repeat this afterwards",
+            counted(len(waiting), "archive"), waiting[0],
         )  # fmt: skip
     logger.info("to have the policy set %s: %s", policy_set, counted(len(wanted) // 2, "archive"))
     return wanted, again

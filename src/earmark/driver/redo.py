@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import get_args
 
 from msgspec.structs import replace
@@ -178,9 +179,14 @@ def carry_out(volume: Volume, settings: Settings) -> None:
     for request in again.requests(volume):
         receipt = volume.receipt(request.date, request.archive)
         if request.begun:
-            if receipts.read(receipt) is not None:
+            if receipts.read(receipt) is None:
+                continue
+            if not any(_is_out_of_date(path) for path in _tables_of(volume, settings, request)):
                 again.forget(volume, request.archive)
-            continue
+                continue
+            # What was under way when it was asked for, such as `reclassify`, has loaded what is
+            # out of date, and the source may not lose the archive for that.
+            logger.info("%s: loaded, but not done again yet", request.archive)
         # A driver plans once: what it works on, it would call done when the last stage is.
         if locks.is_held(volume.driver_lock) and not receipt.exists():
             logger.info("%s: at work; it is done again after this run", request.archive)
@@ -196,17 +202,30 @@ def carry_out(volume: Volume, settings: Settings) -> None:
 
 
 def _make_out_of_date(volume: Volume, settings: Settings, request: Request) -> None:
-    archive, date = request.archive, request.date
+    archive = request.archive
     first = VERBS.index(request.stage)
-    names = _names(settings)
     checkpoints.remove(volume, archive)
     attempts.forget(volume, archive)
     if first <= STAGES.index("encode_opus"):
         shutil.rmtree(volume.unpacked(archive), ignore_errors=True)
     if first == STAGES.index("fetch_archive"):
         volume.incoming(archive).unlink(missing_ok=True)
+    for path in _tables_of(volume, settings, request):
+        with suppress(FileNotFoundError):
+            os.utime(path, (_LONG_AGO,) * 2)
+
+
+def _tables_of(volume: Volume, settings: Settings, request: Request) -> Iterator[Path]:
+    """Those that the stage and the ones behind it make."""
+    names = _names(settings)
     for table in TABLES.values():
-        if STAGES.index(table.stage) >= first:
+        if STAGES.index(table.stage) >= VERBS.index(request.stage):
             made_by = {key: names[key] for key in table.partitions}
-            with suppress(FileNotFoundError):
-                os.utime(volume.table(table.name, date, archive, **made_by), (_LONG_AGO,) * 2)
+            yield volume.table(table.name, request.date, request.archive, **made_by)
+
+
+def _is_out_of_date(path: Path) -> bool:
+    try:
+        return path.stat().st_mtime <= _LONG_AGO
+    except FileNotFoundError:
+        return False

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 _LAST_MOMENT = 253_402_300_799
 #: As much as the headers of a tar are given room for elsewhere, and far more than metadata need.
 _LONGEST_METADATA = 64 << 10
+#: In levels; how deep a reader of JSON gets differs between versions of Python and of databases.
+_DEEPEST_METADATA = 30
 _CHUNK = 1 << 20
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY
 
@@ -432,6 +434,10 @@ class LooseFiles:
             if key in found:
                 raise EarmarkError(f"{where} names {visible(path)} once more; name each file once")
             said = {name: value for name, value in row.items() if value not in (None, "")}
+            if _is_deeper(said, _DEEPEST_METADATA):
+                raise EarmarkError(
+                    f"{where} has metadata nested more than {_DEEPEST_METADATA} levels deep"
+                )
             text = msgspec.json.encode(said, enc_hook=str) if said else b""
             if len(text) > _LONGEST_METADATA:
                 raise EarmarkError(
@@ -439,6 +445,14 @@ class LooseFiles:
                 )
             found[key] = text.decode() or None
         return found
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects are nested deeper than that."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(part, levels - 1) for part in parts)
 
 
 def _same(now: Member | None, then: Member) -> bool:
