@@ -12,9 +12,10 @@ import pytest
 from erasing import DATE, SECRET, WORDS, Erasing
 from place import Place
 
-from earmark import cli
+from earmark import cli, configuration
 from earmark.checkpoints import Checkpoint
 from earmark.driver.retention import sweep
+from earmark.driver.work import Work
 from earmark.errors import EarmarkError
 from earmark.files import set_aside
 from earmark.ingest.catalogue import poll
@@ -138,9 +139,10 @@ def test_what_a_killed_stage_kept_is_gone_too(erasing: Erasing) -> None:
     assert erasing.traces(WORDS) == []
 
 
+@pytest.mark.parametrize("by", ["another", "none", "driver"])
 @pytest.mark.parametrize("step", ["_erase_rows", "_erase_from_reports", "_erase_files", "_log"])
-def test_an_erasure_that_was_cut_off_is_finished_by_the_next_one(
-    erasing: Erasing, monkeypatch: pytest.MonkeyPatch, step: str
+def test_an_erasure_that_was_cut_off_is_finished_by_the_next_one_and_by_a_driver(
+    erasing: Erasing, monkeypatch: pytest.MonkeyPatch, step: str, by: str
 ) -> None:
     done = getattr(erasure, step)
 
@@ -153,8 +155,14 @@ def test_an_erasure_that_was_cut_off_is_finished_by_the_next_one(
         with pytest.raises(OSError, match="Input/output"):
             erasing.erase()
     assert erasing.traces(WORDS)
-    command = ["erase", "--configfile", str(erasing.place.file), "a.tar", "1", "--yes"]
-    cli.main(command)  # says that it was erased before, once that is finished
+    option = ["--configfile", str(erasing.place.file)]
+    assert cli.main(["doctor", *option]) == 1
+    if by == "another":
+        cli.main(["erase", *option, "a.tar", "1", "--yes"])  # says that it was erased before
+    elif by == "none":
+        assert cli.main(["erase", *option, "--yes"]) == 0
+    else:
+        Work(configuration.read(erasing.place.file), lambda: ()).begin()
     assert erasing.traces(WORDS) == []
     assert list(Erased(erasing.volume).unfinished()) == []
 

@@ -382,6 +382,8 @@ class Machine(RuleBasedStateMachine):
 
     def finish_erasures(self) -> list[str]:
         """Have people repeat the commands that did not end, until what they want is so."""
+        if list(Erased(self.volume).unfinished()):
+            self.earmark("erase", "--yes")
         for sha, command in tuple(self.asked.items()):
             if self.earmark(*command) == 0:
                 del self.asked[sha]

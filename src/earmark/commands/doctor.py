@@ -5,9 +5,11 @@ import argparse
 from earmark.commands import place
 from earmark.commands.parser import Commands, add, configfile, day_of_path
 from earmark.progress import track
+from earmark.record.erasure import Erased
 from earmark.settings import Settings
 from earmark.watch import doctor
 from earmark.watch.display import printable, show
+from earmark.wording import counted
 
 #: Exit status when something doesn't fit together.
 NOT_FITTING = 1
@@ -46,10 +48,20 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
         }
         for each in problems
     ]
+    if unfinished := len(list(Erased(volume).unfinished())):
+        told.append(
+            {
+                "date": None,
+                "archive": None,
+                "problem": f"{counted(unfinished, 'erasure')} cut off",
+                "mend": f"earmark erase {doctor.option(given)}--yes",
+            }
+        )
     title = f"{len(archives)} archives are done, {len(told)} don't fit together"
     show(told if arguments.json else [], arguments.json, title)
     for each in () if arguments.json else told:
-        print(printable(f"{each['date']} {each['archive']}: {each['problem']}"))
+        where = f"{each['date']} {each['archive']}: " if each["archive"] else ""
+        print(printable(f"{where}{each['problem']}"))
         if each["mend"] is not None:  # whole in a line of its own, to be copied
             print(printable(f"    {each['mend']}"))
-    return NOT_FITTING if problems else 0
+    return NOT_FITTING if told else 0

@@ -18,7 +18,8 @@ def add_to(commands: Commands) -> None:
     parser = add(
         commands, "erase", _erase,
         "Erase a clip for good, and every other upload of the same content: audio, transcripts, "
-        "scores and its place in reports. Without --yes, only show what would go.", as_json=True,
+        "scores and its place in reports. Without --yes, only show what would go; with it and no "
+        "clip, finish what was cut off.", as_json=True,
     )  # fmt: skip
     parser.add_argument("archive", nargs="?", metavar="ARCHIVE", help="whole name of its archive")
     parser.add_argument(
@@ -32,10 +33,9 @@ def add_to(commands: Commands) -> None:
 def _erase(settings: Settings, arguments: argparse.Namespace) -> None:
     volume, conninfo = place.mounted(settings), place.existing_database(settings)
     if arguments.yes:
-        for sha256, begun in erasure.Erased(volume).unfinished():
-            found = erasure.find(volume, conninfo, sha256, begun)
-            for each in erasure.erase(volume, conninfo, sha256, found):
-                logger.info("finished what was cut off: erased from %s", each)
+        finished = erasure.finish_unfinished(volume, conninfo)
+        if finished and arguments.archive is arguments.id is None:
+            return
     if arguments.id is not None:
         content, known = erasure.clip_in_database(conninfo, arguments.id)
     elif arguments.ordinal is not None:

@@ -14,10 +14,11 @@ from earmark.driver.feed import Feed
 from earmark.driver.preview import show_plan
 from earmark.driver.retention import delete_at_source, sweep
 from earmark.driver.urgency import Deadline
+from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive
 from earmark.ingest.source import source_of
-from earmark.record import database
+from earmark.record import database, erasure
 from earmark.record.throughput import gpu_seconds_per_byte
 from earmark.settings import Settings
 from earmark.volume import Volume
@@ -108,7 +109,11 @@ class Work:
             OSError: the volume cannot be written.
         """
         locks.hold_until_exit(self._volume.driver_lock)
-        _prepare_database(self._settings.database.url, self._volume)
+        conninfo = _prepare_database(self._settings.database.url, self._volume)
+        try:
+            erasure.finish_unfinished(self._volume, conninfo)
+        except EarmarkError as error:  # the next run, or the next `earmark erase`, tries it again
+            logger.warning("an erasure that was cut off is not finished: %s", error)
         self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)
 
     def end(self) -> None:
@@ -138,12 +143,13 @@ class Work:
         sweep(self._volume, archives, self._settings.retention)
 
 
-def _prepare_database(url: str | None, volume: Volume) -> None:
+def _prepare_database(url: str | None, volume: Volume) -> str:
     """Start the embedded server and bring its schema up to date, or check another one's."""
     conninfo = database.connection_string(url, volume.root)
     if database.is_embedded(url):
         database.migrate(conninfo)
         database.grant_roles(conninfo)
-        return
-    with database.connect(conninfo) as connection:
-        database.require_schema(connection)
+    else:
+        with database.connect(conninfo) as connection:
+            database.require_schema(connection)
+    return conninfo

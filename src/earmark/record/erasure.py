@@ -357,6 +357,27 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
         Erased(volume).finish(sha256)
 
 
+def finish_unfinished(volume: Volume, conninfo: str) -> int:
+    """Erase what is left of contents whose erasure was cut off.
+
+    Args:
+        volume: The shared volume.
+        conninfo: As :func:`earmark.record.database.connection_string` returns it.
+
+    Returns:
+        How many there were.
+
+    Raises:
+        EarmarkError: as :func:`erase`.
+        OSError: the volume can't be read or written.
+    """
+    unfinished = list(Erased(volume).unfinished())
+    for sha256, begun in unfinished:
+        for archive in erase(volume, conninfo, sha256, find(volume, conninfo, sha256, begun)):
+            logger.info("finished what was cut off: erased from %s", archive)
+    return len(unfinished)
+
+
 def came_back(volume: Volume, conninfo: str) -> Iterator[str]:
     """Erase what the database holds of contents that were erased, as a restored backup may.
 

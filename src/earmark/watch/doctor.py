@@ -53,8 +53,15 @@ class Problem:
         """
         if self.stage is None:
             return None
-        given = f"--configfile {shlex.quote(str(configfile))} " if configfile else ""
-        return f"earmark redo {given}'{self.archive}' --date {self.date} --stage {self.stage}"
+        return (
+            f"earmark redo {option(configfile)}'{self.archive}' --date {self.date} "
+            f"--stage {self.stage}"
+        )
+
+
+def option(configfile: Path | None) -> str:
+    """The option that names a configuration, and a space; nothing without one."""
+    return f"--configfile {shlex.quote(str(configfile))} " if configfile else ""
 
 
 def done(volume: Volume, date: str | None) -> list[tuple[str, str]]:
