@@ -20,7 +20,7 @@ TELL = """
 import json, psutil, sys
 packages = {name.partition(".")[0] for name in sys.modules}
 started = [each.name() for each in psutil.Process().children(recursive=True)]
-print(json.dumps([sorted(packages), started, "torch._inductor.async_compile" in sys.modules]))
+print(json.dumps([sorted(packages), started, "torch._dynamo" in sys.modules]))
 """
 
 
@@ -61,12 +61,19 @@ assert list(Classifier(SETTINGS).classify(POLICIES[0], [SCAM]))
 
 
 def test_what_was_left_out_is_there_for_whoever_needs_it() -> None:
-    packages, _, _ = after("""
+    packages, _, compiles = after("""
 import scipy, sys
-from earmark.policy.start_up import hide_unused_packages
-hide_unused_packages()
+from earmark.policy.start_up import import_transformers
+import_transformers()
 from scipy.stats import norm
 import sklearn.metrics, torchvision, PIL.Image
 assert sys.modules["scipy"] is scipy
+from transformers import masking_utils
+import torch
+with masking_utils.TransformGetItemToIndex():
+    assert torch.arange(3)[torch.tensor(1)] == 1
+assert torch.compile is not torch.compiler.disable
+assert torch._dynamo.allow_in_graph.__module__.startswith("torch._dynamo")
 """)
+    assert compiles
     assert {"PIL", "scipy", "sklearn", "torchvision"} <= packages

@@ -32,7 +32,7 @@ from earmark.policy.policies import (
     prompt_around,
 )
 from earmark.policy.prompt_tokens import ALONE, Prompt, SharedPrompts, Split
-from earmark.policy.start_up import hide_unused_packages
+from earmark.policy.start_up import import_transformers
 from earmark.settings import ClassifySettings
 
 if TYPE_CHECKING:  # PyTorch and Transformers take seconds to import, which only a model needs
@@ -74,7 +74,7 @@ class Classifier:
         """
         import torch
 
-        hide_unused_packages()
+        import_transformers()
         from earmark.policy.language_model import LanguageModel
 
         if settings.answer not in ("logits", "json"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from torch import Tensor
 from transformers import (
@@ -23,6 +24,7 @@ from transformers import (
     BitsAndBytesConfig,
     DynamicCache,
 )
+from transformers.modeling_utils import no_init_weights
 
 from earmark.errors import SetupError
 from earmark.models.inventory import Found
@@ -303,8 +305,10 @@ def _check_shapes(folder: str, config: Any) -> None:
             there |= {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
     if not there:
         return  # pickled
-    with torch.device("meta"):
+    # As from_pretrained does; on the device "meta", PyTorch would import its compiler for this.
+    with init_empty_weights(), no_init_weights():
         model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
     prefix = model.base_model_prefix
     if not any(key.startswith(prefix) for key in there):  # a model that was saved without its head
         there = {f"{prefix}.{key}": shape for key, shape in there.items()}
