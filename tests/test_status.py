@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from example_receipt import example
+from example_status import EMPTY
 from hypothesis import given
 from hypothesis import strategies as st
 from place import HOUR, Place, member
@@ -31,10 +32,10 @@ from earmark.record import database, throughput
 from earmark.record.database import connect
 from earmark.record.review_queue import health, review_queue
 from earmark.tables import MANIFEST, write_table
-from earmark.watch import forecast, metrics
+from earmark.watch import metrics
 from earmark.watch import status as status_module
 from earmark.watch.display import show_status
-from earmark.watch.status import Jobs, Status
+from earmark.watch.status import Jobs
 
 __all__ = ["slurm_cluster"]
 
@@ -674,30 +675,3 @@ def test_policies_that_cannot_show_a_wrong_classifier_are_told_as_long_as_they_a
     assert "the classifier can't be checked by policies without examples" in capsys.readouterr().out
     shutil.rmtree(policies)
     assert place.status().not_checked is None  # a run would tell more
-
-
-EMPTY = Status(
-    observed_at="2026-11-24T10:00:00+00:00",
-    source="/source",
-    checked_at=None,
-    problem=None,
-    archives=dict.fromkeys(status_module.STATES, 0),
-    oldest_waiting_archive=None,
-    oldest_waiting_seconds=0.0,
-    quarantined_count=0,
-    given_up=None,
-    finished=throughput.Finished(24.0, 0, 0, 0, 0, 0, 0, 0),
-    rate=throughput.Rate(6.0, 0.0, 0.0, 0.0, 0),
-    driver=None,
-    jobs=[],
-    running=[],
-    slurm=status_module.Slurm(False, None, None, None),
-    database=status_module.Database(False, "down"),
-    review=forecast.Forecast(
-        *(200, "2026-11-24T12:00:00+01:00", "Europe/Zurich", 1.0, None, None, None),
-        *(6.0, None, None, "unknown", "nothing"),
-    ),
-    room=status_module.Room(1, 50.0, [], "half full"),
-    not_checked=None,
-    meaningless=None,
-)
