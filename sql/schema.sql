@@ -570,6 +570,25 @@ ALTER TABLE ONLY public.review_decisions
     ADD CONSTRAINT review_decisions_undone_by_fkey FOREIGN KEY (undone_by) REFERENCES public.reviewers(id);
 
 
+CREATE TABLE public.review_devices (
+    token_sha256 bytea NOT NULL,
+    reviewer_id bigint NOT NULL,
+    used_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE public.review_devices IS 'Browsers in which a person has signed in before: others who guess the password can''t keep them out there';
+COMMENT ON COLUMN public.review_devices.token_sha256 IS 'Of a secret that only the browser has';
+COMMENT ON COLUMN public.review_devices.used_at IS 'Of the last sign-in; forgotten after 180 days, and with the password';
+
+ALTER TABLE ONLY public.review_devices
+    ADD CONSTRAINT review_devices_pkey PRIMARY KEY (token_sha256, reviewer_id);
+
+CREATE INDEX idx_review_devices_reviewer ON public.review_devices USING btree (reviewer_id);
+
+ALTER TABLE ONLY public.review_devices
+    ADD CONSTRAINT review_devices_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id) ON DELETE CASCADE;
+
+
 CREATE TABLE public.review_drafts (
     audio_file_id bigint NOT NULL,
     reviewer_id bigint NOT NULL,
@@ -633,6 +652,24 @@ ALTER TABLE ONLY public.review_draw_archives
     ADD CONSTRAINT review_draw_archives_archive_id_fkey FOREIGN KEY (archive_id) REFERENCES public.archives(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.review_draw_archives
     ADD CONSTRAINT review_draw_archives_draw_id_fkey FOREIGN KEY (draw_id) REFERENCES public.review_draws(id);
+
+
+CREATE TABLE public.review_links (
+    token_sha256 bytea NOT NULL,
+    reviewer_id bigint NOT NULL,
+    made_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON TABLE public.review_links IS 'Links by which a person can choose a password, once and within a day';
+COMMENT ON COLUMN public.review_links.token_sha256 IS 'Of the secret that the link holds';
+
+ALTER TABLE ONLY public.review_links
+    ADD CONSTRAINT review_links_pkey PRIMARY KEY (token_sha256);
+
+CREATE INDEX idx_review_links_reviewer ON public.review_links USING btree (reviewer_id);
+
+ALTER TABLE ONLY public.review_links
+    ADD CONSTRAINT review_links_reviewer_id_fkey FOREIGN KEY (reviewer_id) REFERENCES public.reviewers(id) ON DELETE CASCADE;
 
 
 CREATE VIEW public.review_standing AS

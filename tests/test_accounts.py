@@ -1,5 +1,6 @@
 """Accounts of the review desk: passwords, sessions, and sign-ins that are refused."""
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +33,14 @@ def who(desk: Connections, token: str, hours: float = 10, minutes: float = 60) -
     return found.name if found else None
 
 
-def sign_in(desk: Connections, password: str = PASSWORD, name: str = "ada", at: str = "::1") -> str:
-    return accounts.sign_in(desk, name, password, at)
+def sign_in(
+    desk: Connections,
+    password: str = PASSWORD,
+    name: str = "ada",
+    at: str = "::1",
+    device: str = "",
+) -> str:
+    return accounts.sign_in(desk, name, password, at, device or secrets.token_urlsafe())
 
 
 def test_a_session_is_whose_it_is_until_it_is_ended(desk):
@@ -135,6 +142,106 @@ def test_a_name_that_is_tried_from_many_addresses_is_refused(desk):
             sign_in(desk, "wrong", at=f"192.0.2.{number}")
     with pytest.raises(TooManyFailures):
         sign_in(desk, at="198.51.100.1")
+
+
+def test_who_signed_in_here_before_is_kept_out_by_nobody_elsewhere(desk):
+    sign_in(desk, device="ada's laptop")
+    for number in range(50):
+        with pytest.raises(SignInRefused, match="do not fit"):
+            sign_in(desk, "wrong", at=f"192.0.2.{number // 5}")
+    with pytest.raises(TooManyFailures):
+        sign_in(desk, at="198.51.100.1")
+    assert who(desk, sign_in(desk, device="ada's laptop")) == "ada"
+    with pytest.raises(TooManyFailures):
+        sign_in(desk, at="198.51.100.1", device="another laptop")
+
+
+def test_a_known_browser_may_not_guess_without_end_either(desk):
+    sign_in(desk, device="ada's laptop")
+    for _ in range(accounts.MOST_FAILURES):
+        with pytest.raises(SignInRefused, match="do not fit"):
+            sign_in(desk, "wrong", device="ada's laptop")
+    with pytest.raises(TooManyFailures):
+        sign_in(desk, device="ada's laptop")
+    assert who(desk, sign_in(desk)) == "ada"  # on another browser
+
+
+def test_a_browser_is_known_to_who_signed_in_there_alone_and_until_the_password_changes(desk):
+    sign_in(desk, device="shared")
+    assert ask(desk, "SELECT octet_length(token_sha256) FROM review_devices") == [(32,)]
+    with desk.transaction() as connection:
+        accounts.add(connection, "ben", PASSWORD, "reviewer")
+        accounts.set_password(connection, "ada", PASSWORD + "2")
+    assert ask(desk, "SELECT * FROM review_devices") == []
+    sign_in(desk, name="ben", device="shared")
+    for _ in range(accounts.MOST_FAILURES):
+        with pytest.raises(SignInRefused, match="do not fit"):
+            sign_in(desk, "wrong", device="shared")
+    assert ask(desk, "SELECT DISTINCT address FROM sign_in_failures") == [("::1",)]
+
+
+def change(desk: Connections, token: str, current: str, new: str) -> None:
+    with desk.transaction() as connection:
+        reviewer = accounts.reviewer_of(connection, token, 1, 60, attended=True)
+    assert reviewer is not None
+    accounts.change_password(desk, reviewer, token, current, new, "::1", "here")
+
+
+def test_people_change_their_own_password_and_other_browsers_are_signed_out(desk):
+    here, elsewhere = sign_in(desk, device="here"), sign_in(desk)
+    with pytest.raises(SignInRefused, match="the current password is another one"):
+        change(desk, here, "wrong", "a new and long one")
+    with pytest.raises(EarmarkError, match="12 to 200 characters"):
+        change(desk, here, PASSWORD, "short")
+    change(desk, here, PASSWORD, "a new and long one")
+    assert (who(desk, here), who(desk, elsewhere)) == ("ada", None)
+    assert who(desk, sign_in(desk, "a new and long one")) == "ada"
+
+
+def link(desk: Connections, name: str = "ada", *roles: accounts.Role) -> str:
+    with desk.transaction() as connection:
+        return accounts.make_link(connection, name, roles or ("reviewer", "lead"))
+
+
+def test_a_link_lets_a_person_choose_a_password_once_that_nobody_else_knows(desk):
+    session, token = sign_in(desk), link(desk)
+    assert token not in str(ask(desk, "SELECT l::text FROM review_links l"))
+    accounts.use_link(desk, token, "a new and long one")
+    assert who(desk, session) is None
+    assert who(desk, sign_in(desk, "a new and long one")) == "ada"
+    with pytest.raises(EarmarkError, match="this link was used"):
+        accounts.use_link(desk, token, "a third and long one")
+
+
+@pytest.mark.parametrize("how", ["old", "unknown", "disabled", "another password since"])
+def test_a_link_that_is_no_longer_good_changes_nothing(desk, how):
+    token = link(desk)
+    if how == "old":
+        ask(desk, "UPDATE review_links SET made_at = now() - INTERVAL '25 hours'")
+    elif how == "unknown":
+        token = "x" * 43
+    with desk.transaction() as connection:
+        if how == "disabled":
+            accounts.set_active(connection, "ada", False)
+        elif how == "another password since":
+            accounts.set_password(connection, "ada", PASSWORD)
+    before = ask(desk, "SELECT password_hash FROM reviewers")
+    with pytest.raises(EarmarkError, match="ask for another one"):
+        accounts.use_link(desk, token, "a new and long one")
+    assert ask(desk, "SELECT password_hash FROM reviewers") == before
+
+
+def test_a_link_is_made_for_an_account_that_is_there_and_of_a_role_that_is_meant(desk):
+    with pytest.raises(EarmarkError, match="no reviewer or lead eve"):
+        link(desk, "eve")
+    with desk.transaction() as connection:
+        accounts.set_role(connection, "ada", "lead")
+    with pytest.raises(EarmarkError, match="no reviewer ada"):
+        link(desk, "ada", "reviewer")
+    with desk.transaction() as connection:
+        accounts.set_active(connection, "ada", False)
+    with pytest.raises(EarmarkError, match="who may sign in"):
+        link(desk)
 
 
 @pytest.mark.parametrize("name", ["", "Ada", "a b", "-ada", "a" * 65, "ädä", "a\n"])

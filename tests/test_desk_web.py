@@ -122,10 +122,16 @@ ROUTES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/lead/items/{id}/reopen"): {},
     ("POST", "/lead/items/{id}/overrule"): {},
     ("POST", "/settings"): {"break_minutes": "30"},
+    ("POST", "/settings/password"): {"current": PASSWORD, "new": PASSWORD, "again": PASSWORD},
+    ("POST", "/lead/people/{name}/link"): {},
+    ("GET", "/password/{token}"): {},
+    ("POST", "/password/{token}"): {"new": PASSWORD, "again": PASSWORD},
     ("POST", "/sign-out"): {},
 }
 OPEN = {"/healthz", "/sign-in", "/static/desk.css"}
+BY_LINK = "/password/{token}"
 LEADS = {
+    "/lead/people/{name}/link",
     "/lead",
     "/lead/decisions",
     "/lead/access",
@@ -150,6 +156,8 @@ def expected(method: str, path: str, who: str | None) -> set[int]:
         return {303}
     if path in OPEN:
         return {200}
+    if path == BY_LINK:  # this one was never made
+        return {400} if method == "GET" or who is None else {403}
     if who is None:
         return {303} if method == "GET" else {401}
     if path in LEADS and who != "lea":
@@ -185,7 +193,8 @@ def test_each_route_answers_whom_it_is_for(desk: Desk, who: str | None) -> None:
         with browser_of(desk, who) as browser:
             if who is None:
                 browser.visit("/sign-in")
-            answer = request(browser, method, path.replace("{id}", "1"), fields)
+            there = path.replace("{id}", "1").replace("{name}", "ben")
+            answer = request(browser, method, there, fields)
         if answer.status_code not in expected(method, path, who):
             wrong[method, path] = answer.status_code
         if who is None and answer.status_code == 303 and method == "GET":
@@ -219,7 +228,7 @@ def test_what_no_page_of_ours_sent_changes_nothing(desk: Desk, kind: str) -> Non
     with browser_of(desk, "ada") as ada, browser_of(desk, "ben") as ben:
         ada.submit("/claim", mode="score")
         for (method, path), fields in ROUTES.items():
-            if method != "POST" or path in LEADS or path == "/sign-in":
+            if method != "POST" or path in LEADS or path in ("/sign-in", BY_LINK):
                 continue
             sent, headers = {"csrf": ada.csrf, **fields}, {}
             if kind == "missing":
@@ -335,6 +344,52 @@ def test_sign_ins_are_limited_by_the_address_that_the_proxy_tells(desk: Desk) ->
     assert answers == [401] * 5 + [429] * 2
     with browser_of(desk, "ada") as browser:  # from elsewhere
         assert browser.get("/").status_code == 200
+
+
+# --- passwords --------------------------------------------------------------------------
+
+
+def test_a_lead_makes_a_link_by_which_somebody_chooses_a_password(desk: Desk) -> None:
+    with browser_of(desk, "lea") as lea:
+        lea.visit("/lead")
+        page = lea.submit("/lead/people/ben/link").text
+        assert lea.submit("/lead/people/lea/link").status_code == 400  # the command's, for leads
+    (link,) = re.findall(rf"<code>{desk.url}(/password/[\w-]+)</code>", page)
+    new = "a password of my own"
+    with Browser(desk.url) as ben:
+        assert "ben" in ben.visit(link).text
+        assert ben.submit(link, new=new, again=new + "2").status_code == 400
+        assert ben.submit(link, new="short", again="short").status_code == 400
+        assert ben.submit(link, new=new, again=new).headers["location"] == "/sign-in"
+        assert ben.submit(link, new=new, again=new).status_code == 400
+        assert ben.sign_in("ben").status_code == 401
+        assert ben.sign_in("ben", new).status_code == 303
+
+
+def test_people_change_their_password_on_the_page_of_their_settings(desk: Desk) -> None:
+    new = "a password of my own"
+    with browser_of(desk, "ben") as here, browser_of(desk, "ben") as elsewhere:
+        here.visit("/settings")
+        path = "/settings/password"
+        wrong = here.submit(path, current="wrong", new=new, again=new)
+        assert (wrong.status_code, "current password" in wrong.text) == (400, True)
+        assert here.submit(path, current=PASSWORD, new=new, again=PASSWORD).status_code == 400
+        changed = here.submit(path, current=PASSWORD, new=new, again=new)
+        assert changed.headers["location"] == "/?notice=password"
+        assert "You have another password" in here.visit("/?notice=password").text
+        assert elsewhere.get("/").headers["location"] == "/sign-in"
+
+
+def test_who_signed_in_here_before_is_not_kept_out_by_others_behind_the_same_address(
+    desk: Desk,
+) -> None:
+    with browser_of(desk, "ada") as ada:
+        ada.submit("/sign-out")
+        with Browser(desk.url) as other:
+            other.visit("/sign-in")
+            tried = [other.submit("/sign-in", name="ada", password="wrong") for _ in range(6)]
+        assert tried[-1].status_code == 429
+        assert ada.sign_in("ada").status_code == 303
 
 
 # --- slow and many requests -------------------------------------------------------------

@@ -213,7 +213,6 @@ TEMPORARY = ["CREATE TEMP TABLE mine ()"]
 REVIEW = ["SELECT mark_reviewed(1)", "SELECT return_to_review(1)"]
 ACCOUNTS = [
     "INSERT INTO reviewers (name, role, password_hash) VALUES ('eve', 'lead', '')",
-    "UPDATE reviewers SET password_hash = ''",
     "UPDATE reviewers SET role = 'lead'",
     "UPDATE reviewers SET active = TRUE",
     "DELETE FROM reviewers",
@@ -281,10 +280,10 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     loaded = (*TABLES, "provenance", "policies")
     draws = ("review_draws", "review_draw_archives", "review_strata", "review_sample")
     added = ("review_decisions", "second_reviews", "review_access", *draws)
-    desk_alone = ("review_claims", "review_sessions", "review_drafts")
+    desk_alone = ("review_claims", "review_sessions", "review_drafts", "review_devices")
     views = ("ra_queue", "ra_waiting", "ra_controls", "review_standing", "review_outcomes",
              "review_sample_heard")  # fmt: skip
-    some = ("sign_in_failures", "review_waiting", "review_begun")
+    some = ("sign_in_failures", "review_waiting", "review_begun", "review_links")
     read_whole = ("reviewers", *some, "_yoyo_log", "_yoyo_version")
     assert {(grantee, table): privileges for grantee, table, privileges in held} == {
         # Backups read all there is.
@@ -308,7 +307,11 @@ def test_each_group_holds_exactly_the_privileges_that_it_needs(record: str) -> N
     )
     assert columns == [
         ("earmark_analyst", "SELECT", ["id", "name", "role"]),
-        ("earmark_reviewer", "UPDATE", ["break_minutes", "hide_text", "muted", "opted_out"]),
+        (
+            "earmark_reviewer",
+            "UPDATE",
+            ["break_minutes", "hide_text", "muted", "opted_out", "password_hash"],
+        ),
     ]
 
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import getpass
+import secrets
 import sys
 
 from earmark.commands import place
@@ -29,10 +30,17 @@ def add_to(commands: Commands) -> None:
         actions, "password", _password, "Give an account another password, and sign it out. The "
         "password is asked for, or read as a line of standard input.",
     )  # fmt: skip
+    linked = add(
+        actions, "link", _link, "Make a link by which a person chooses a password of their own, "
+        "once and within a day.",
+    )  # fmt: skip
     moved = add(actions, "role", _role, "Make somebody a lead, or a reviewer, and sign them out.")
     off = add(actions, "disable", _disable, "Let an account in no longer.")
     on = add(actions, "enable", _enable, "Let an account in again.")
-    for action in (joins, renewed, moved, off, on):
+    joins.add_argument(
+        "--link", action="store_true", help="make a link to choose a password by, instead of one"
+    )
+    for action in (joins, renewed, linked, moved, off, on):
         action.add_argument("name", metavar="NAME", help="such as ada")
     moved.add_argument("role", choices=("reviewer", "lead"), help="what they are from now on")
     add(actions, "list", _list, "List the accounts.", as_json=True)
@@ -43,7 +51,10 @@ def _add(settings: Settings, arguments: argparse.Namespace) -> None:
     with database.connect(place.existing_database(settings)) as connection:
         database.require_schema(connection)
         accounts.check_free(connection, arguments.name)
-        accounts.add(connection, arguments.name, _new_password(arguments.name), role)
+        password = secrets.token_urlsafe() if arguments.link else _new_password(arguments.name)
+        accounts.add(connection, arguments.name, password, role)
+        if arguments.link:
+            _tell(accounts.make_link(connection, arguments.name))
     print(f"{arguments.name} may sign in, as a {role}")
 
 
@@ -52,6 +63,16 @@ def _password(settings: Settings, arguments: argparse.Namespace) -> None:
         database.require_schema(connection)
         accounts.set_password(connection, arguments.name, _new_password(arguments.name))
     print(f"{arguments.name} has another password, and is signed out")
+
+
+def _link(settings: Settings, arguments: argparse.Namespace) -> None:
+    with database.connect(place.existing_database(settings)) as connection:
+        database.require_schema(connection)
+        _tell(accounts.make_link(connection, arguments.name))
+
+
+def _tell(token: str) -> None:
+    print(f"/password/{token} at the desk's address, once and within {accounts.LINK_HOURS} hours")
 
 
 def _role(settings: Settings, arguments: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ import ipaddress
 import re
 import secrets
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -33,6 +34,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MOST_FAILURES = 5
 _MOST_OF_NAME = 50
 FAILURE_MINUTES = 15
+#: So long a browser is known after its last sign-in, and a link to a new password can be used.
+DEVICE_DAYS = 180
+LINK_HOURS = 24
 
 _hasher = PasswordHasher()
 #: Each takes 64 MiB, and anybody can ask for it.
@@ -135,6 +139,118 @@ def set_password(connection: Connection, name: str, password: str) -> None:
     _change(connection, name, "password_hash = %s", _hashed(password))
 
 
+def change_password(
+    connections: Connections,
+    reviewer: Reviewer,
+    token: str,
+    current: str,
+    new: str,
+    address: str,
+    device: str,
+) -> None:
+    """Give somebody who is signed in another password; their other browsers are signed out.
+
+    Args:
+        connections: To the database.
+        reviewer: Who.
+        token: Of the session, which stays.
+        current: The password until now; failures count as those of sign-ins.
+        new: The password from now on.
+        address: Where the request came from.
+        device: The browser's secret.
+
+    Raises:
+        EarmarkError: the new password won't do.
+        SignInRefused: the current one is wrong.
+    """
+    hashed = _hashed(new)
+    try:
+        _checked(connections, reviewer.name, current, address, device)
+    except TooManyFailures:
+        raise
+    except SignInRefused:
+        raise SignInRefused("the current password is another one; nothing was changed") from None
+    with connections.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE reviewers SET password_hash = %s WHERE id = %s", [hashed, reviewer.id]
+        )
+        cursor.execute(
+            "DELETE FROM review_sessions WHERE reviewer_id = %s AND token_sha256 <> %s",
+            [reviewer.id, _digest(token)],
+        )
+        cursor.execute(
+            "DELETE FROM review_devices WHERE reviewer_id = %s AND token_sha256 <> %s",
+            [reviewer.id, _digest(device)],
+        )
+        cursor.execute("DELETE FROM review_links WHERE reviewer_id = %s", [reviewer.id])
+
+
+def make_link(
+    connection: Connection, name: str, roles: Sequence[Role] = ("reviewer", "lead")
+) -> str:
+    """Make a secret by which a person can choose a password, once and within a day.
+
+    Args:
+        connection: To the database.
+        name: Whose password.
+        roles: Who it may be for.
+
+    Returns:
+        The secret, which is kept nowhere.
+
+    Raises:
+        EarmarkError: there is no such account, it is disabled, or of another role.
+    """
+    token = secrets.token_urlsafe(32)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM review_links WHERE made_at < now() - %s * INTERVAL '1 hour'", [LINK_HOURS]
+        )
+        cursor.execute(
+            "INSERT INTO review_links (token_sha256, reviewer_id) "
+            "SELECT %s, id FROM reviewers WHERE name = %s AND active AND role = ANY (%s)",
+            [_digest(token), name, list(roles)],
+        )
+        if not cursor.rowcount:
+            raise EarmarkError(
+                f"there is no {' or '.join(roles)} {name} who may sign in; "
+                "`earmark reviewer list` shows all accounts"
+            )
+    return token
+
+
+def linked_to(connection: Connection, token: str) -> str:
+    """The name of the account that a link is for.
+
+    Raises:
+        EarmarkError: it was used, is too old, or never was one.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT r.name FROM review_links l JOIN reviewers r ON r.id = l.reviewer_id "
+            "WHERE l.token_sha256 = %s AND r.active "
+            "AND l.made_at > now() - %s * INTERVAL '1 hour'",
+            [_digest(token), LINK_HOURS],
+        )
+        found = cursor.fetchone()
+    if found is None:
+        raise EarmarkError("this link was used, or is too old; ask for another one")
+    return str(found[0])
+
+
+def use_link(connections: Connections, token: str, password: str) -> None:
+    """Set the password of the account that a link is for, and end the link.
+
+    Raises:
+        EarmarkError: the link is no longer good, or the password won't do.
+    """
+    with connections.transaction() as connection:
+        linked_to(connection, token)
+    hashed = _hashed(password)
+    with connections.transaction() as connection:
+        _change(connection, linked_to(connection, token), "password_hash = %s", hashed)
+
+
 def set_role(connection: Connection, name: str, role: Role) -> None:
     """Make somebody a lead, or no longer; they have to sign in again.
 
@@ -164,16 +280,19 @@ def accounts(connection: Connection) -> list[Account]:
         return [Account(*row) for row in cursor.fetchall()]
 
 
-def sign_in(connections: Connections, name: str, password: str, address: str) -> str:
-    """Open a session.
+def sign_in(connections: Connections, name: str, password: str, address: str, device: str) -> str:
+    """Open a session, and know the browser from now on.
 
-    An attempt counts as failed until it has succeeded, so that many at once help nobody.
+    An attempt counts as failed until it has succeeded, so that many at once help nobody. Those from
+    a browser in which the person has signed in before are counted by themselves, so that nobody
+    elsewhere can keep them out (OWASP, "Slow Down Online Guessing Attacks with Device Cookies").
 
     Args:
         connections: To the database.
         name: As it was typed.
         password: Likewise.
         address: Where the request came from.
+        device: A random secret that only this browser has.
 
     Returns:
         The session's token.
@@ -182,25 +301,59 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
         TooManyFailures: too many attempts have failed; try again later.
         SignInRefused: they don't fit, or the account is not active.
     """
+    reviewer_id = _checked(connections, name, password, address, device)
+    token = secrets.token_urlsafe(32)
+    with connections.transaction() as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "DELETE FROM review_devices WHERE used_at < now() - %s * INTERVAL '1 day'",
+            [DEVICE_DAYS],
+        )
+        cursor.execute(
+            "INSERT INTO review_devices (token_sha256, reviewer_id) VALUES (%s, %s) "
+            "ON CONFLICT (token_sha256, reviewer_id) DO UPDATE SET used_at = now()",
+            [_digest(device), reviewer_id],
+        )
+        cursor.execute(
+            "INSERT INTO review_sessions (token_sha256, reviewer_id) VALUES (%s, %s)",
+            [_digest(token), reviewer_id],
+        )
+    return token
+
+
+def _checked(connections: Connections, name: str, password: str, address: str, device: str) -> int:
+    """Check a password.
+
+    Returns:
+        The account's id.
+
+    Raises:
+        TooManyFailures: too many attempts have failed; try again later.
+        SignInRefused: they don't fit, or the account is not active.
+    """
     name = name.strip().lower()[:64].replace("\0", "")
-    address = subscriber(address)
     nobody = _nobodys_hash()
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('earmark sign in'))")
         cursor.execute("DELETE FROM sign_in_failures WHERE failed_at < now() - INTERVAL '1 hour'")
         cursor.execute(
-            "SELECT count(*) FILTER (WHERE name = %(name)s AND address = %(address)s), "
-            "count(*) FILTER (WHERE name = %(name)s) "
-            "FROM sign_in_failures WHERE failed_at > now() - %(minutes)s * INTERVAL '1 minute'",
-            {"name": name, "address": address, "minutes": FAILURE_MINUTES},
+            "SELECT FROM review_devices d JOIN reviewers r ON r.id = d.reviewer_id "
+            "WHERE d.token_sha256 = %s AND r.name = %s",
+            [_digest(device), name],
         )
-        failures = cursor.fetchall()[0]
-        most = (MOST_FAILURES, _MOST_OF_NAME)
+        is_known = cursor.fetchone() is not None
+        origin = f"device {_digest(device).hex()[:32]}" if is_known else subscriber(address)
+        cursor.execute(
+            "SELECT count(*) FILTER (WHERE address = %(origin)s), count(*) FROM sign_in_failures "
+            "WHERE name = %(name)s AND failed_at > now() - %(minutes)s * INTERVAL '1 minute'",
+            {"name": name, "origin": origin, "minutes": FAILURE_MINUTES},
+        )
+        failures = cursor.fetchall()[0][: 1 if is_known else 2]
+        most = (MOST_FAILURES, _MOST_OF_NAME)[: len(failures)]
         if any(count >= limit for count, limit in zip(failures, most, strict=True)):
             raise TooManyFailures(
                 f"too many sign-ins have failed; try again in {FAILURE_MINUTES} minutes"
             )
-        cursor.execute("INSERT INTO sign_in_failures VALUES (%s, %s)", [name, address])
+        cursor.execute("INSERT INTO sign_in_failures VALUES (%s, %s)", [name, origin])
         cursor.execute("SELECT id, password_hash FROM reviewers WHERE name = %s AND active", [name])
         found = cursor.fetchone()
     reviewer_id, expected = found or (None, nobody)
@@ -211,16 +364,11 @@ def sign_in(connections: Connections, name: str, password: str, address: str) ->
         reviewer_id = None
     if reviewer_id is None:
         raise SignInRefused("name and password do not fit together")
-    token = secrets.token_urlsafe(32)
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
-            "DELETE FROM sign_in_failures WHERE name = %s AND address = %s", [name, address]
+            "DELETE FROM sign_in_failures WHERE name = %s AND address = %s", [name, origin]
         )
-        cursor.execute(
-            "INSERT INTO review_sessions (token_sha256, reviewer_id) VALUES (%s, %s)",
-            [_digest(token), reviewer_id],
-        )
-    return token
+    return int(reviewer_id)
 
 
 def reviewer_of(
@@ -321,7 +469,8 @@ def _hashed(password: str) -> str:
             f"a password has {LEAST_PASSWORD} to {MOST_PASSWORD} characters; this one has "
             f"{len(password)}"
         )
-    return _hasher.hash(password)
+    with _verifying:
+        return _hasher.hash(password)
 
 
 def _change(connection: Connection, name: str, assignment: str, value: object) -> None:
@@ -334,3 +483,5 @@ def _change(connection: Connection, name: str, assignment: str, value: object) -
             raise EarmarkError(f"there is no reviewer {name}; `earmark reviewer list` shows all")
         cursor.execute("DELETE FROM review_sessions WHERE reviewer_id = %s", found)
         cursor.execute("DELETE FROM review_claims WHERE reviewer_id = %s", found)
+        cursor.execute("DELETE FROM review_devices WHERE reviewer_id = %s", found)
+        cursor.execute("DELETE FROM review_links WHERE reviewer_id = %s", found)

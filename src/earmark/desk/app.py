@@ -18,7 +18,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from earmark.desk import lead_pages, pages
+from earmark.desk import account_pages, lead_pages, pages
 from earmark.desk.claims import Gone, NotYours
 from earmark.desk.connections import Connections
 from earmark.desk.decisions import NothingToUndo
@@ -89,6 +89,7 @@ def create_app(settings: Settings, conninfo: str) -> FastAPI:
     app.state.desk = desk
     app.add_middleware(_Armour)
     app.mount("/static", _Static(directory=Path(__file__).parent / "static"), name="static")
+    app.include_router(account_pages.router)
     app.include_router(pages.router)
     app.include_router(lead_pages.router)
     for kind, status, title in (

@@ -1,13 +1,11 @@
-"""The pages of everybody who reviews: signing in, the queue, an item, settings."""
+"""The pages of everybody who reviews: the queue, an item, settings."""
 
 import logging
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import psycopg2
-from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import (
     FileResponse,
@@ -29,7 +27,6 @@ from earmark.desk import (
     sampling,
     waveform,
 )
-from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
 from earmark.desk.claims import Mode
 from earmark.desk.decisions import SKIP_REASONS, Judgement, Verdict
 from earmark.desk.drafts import Draft
@@ -37,27 +34,17 @@ from earmark.desk.sampling import Lane
 from earmark.desk.web import (
     Desk,
     SignedIn,
-    Submitted,
     TheDesk,
     Visitor,
-    end_cookie,
     go,
-    is_page,
     is_playing,
-    new_secret,
     notices,
-    require_same_origin,
-    session_cookie,
-    set_cookie,
 )
 from earmark.errors import EarmarkError
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter()
-
-#: The cookie that ties a sign-in form to a browser that has no session yet.
-_VISIT = "earmark-visit"
 
 
 @router.get("/healthz")
@@ -66,111 +53,6 @@ def healthz(desk: TheDesk) -> PlainTextResponse:
     with desk.connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute("SELECT FROM reviewers LIMIT 1")
     return PlainTextResponse("ok\n")
-
-
-@router.get("/sign-in")
-def sign_in_form(request: Request, desk: TheDesk, next: str = "") -> HTMLResponse:
-    """The form for name and password; ``next`` is the page that was asked for."""
-    return _sign_in_form(request, desk, next=next)
-
-
-def _sign_in_form(
-    request: Request,
-    desk: TheDesk,
-    status: int = 200,
-    problem: str | None = None,
-    name: str = "",
-    next: str = "",
-) -> HTMLResponse:
-    visit = request.cookies.get(_VISIT) or new_secret()
-    page = desk.page(
-        "sign_in.html",
-        status,
-        csrf=csrf_token(visit),
-        problem=problem,
-        name=name,
-        next=next if is_page(next) else "",
-    )
-    set_cookie(page, request, _VISIT, visit)
-    return page
-
-
-@router.post("/sign-in")
-async def sign_in(
-    request: Request,
-    desk: TheDesk,
-    submitted: Submitted,
-    name: Annotated[str, Form(max_length=200)],
-    password: Annotated[str, Form(max_length=1000)],
-    next: Annotated[str, Form(max_length=200)] = "",
-) -> Response:
-    """Open a session, always a new one, and go to the page that was asked for.
-
-    Passwords are checked a few at a time, and who waits for that takes no thread from other pages.
-    """
-    address = accounts.subscriber(request.client.host if request.client else "")
-    if _waiting.total() >= _MOST_WAITING or _waiting[address] >= _MOST_OF_ADDRESS:
-        raise HTTPException(503, "Too many people are signing in at this moment. Try again.")
-    _waiting[address] += 1
-    try:
-        return await to_thread.run_sync(
-            _sign_in, request, desk, submitted, name, password, next, limiter=_checking
-        )
-    finally:
-        _waiting[address] -= 1
-        if not _waiting[address]:
-            del _waiting[address]
-
-
-#: Each check takes 64 MiB and a core.
-_checking = CapacityLimiter(2)
-#: Who waits for one or has one, by address; nobody keeps all others out.
-_waiting: Counter[str] = Counter()
-_MOST_WAITING = 100
-_MOST_OF_ADDRESS = 50
-
-
-def _sign_in(
-    request: Request, desk: TheDesk, submitted: str, name: str, password: str, next: str
-) -> Response:
-    visit = request.cookies.get(_VISIT, "")
-    if not visit:
-        return _sign_in_form(
-            request, desk, 403, "This form has expired; please try again.", name, next
-        )
-    require_same_origin(request, visit, submitted)
-    address = request.client.host if request.client else ""
-    try:
-        token = accounts.sign_in(desk.connections, name, password, address)
-    except SignInRefused as refusal:
-        status = 429 if isinstance(refusal, TooManyFailures) else 401
-        return _sign_in_form(request, desk, status, str(refusal), name, next)
-    with desk.connections.transaction() as connection:
-        accounts.sign_out(connection, request.cookies.get(session_cookie(request), ""))
-    response = go(next if is_page(next) else "/")
-    set_cookie(response, request, session_cookie(request), token)
-    end_cookie(response, request, _VISIT)
-    return response
-
-
-@router.get("/session")
-def session(visitor: SignedIn) -> JSONResponse:
-    """Who is signed in, and what forms send along now: for a page of a session that has ended."""
-    return JSONResponse(
-        {"name": visitor.reviewer.name, "csrf": csrf_token(visitor.token)},
-        headers={"Cache-Control": "no-store"},
-    )
-
-
-@router.post("/sign-out")
-def sign_out(request: Request, visitor: SignedIn) -> Response:
-    """End the session, and give back what was open."""
-    with visitor.desk.connections.transaction() as connection:
-        claims.release(connection, visitor.reviewer)
-        accounts.sign_out(connection, visitor.token)
-    response = go("/sign-in")
-    end_cookie(response, request, session_cookie(request))
-    return response
 
 
 @router.get("/")
@@ -437,7 +319,13 @@ def mine(visitor: SignedIn) -> HTMLResponse:
 def settings(visitor: SignedIn) -> HTMLResponse:
     """What a person may choose for themselves."""
     with visitor.desk.connections.transaction() as connection:
-        return visitor.page(connection, "settings.html", categories=_known(connection))
+        return visitor.page(
+            connection,
+            "settings.html",
+            categories=_known(connection),
+            least=accounts.LEAST_PASSWORD,
+            most=accounts.MOST_PASSWORD,
+        )
 
 
 @router.post("/settings")

@@ -105,6 +105,7 @@ _NOTICES = {
     "released": "The item went back to the queue.",
     "reopened": "The item is back in the queue.",
     "settings": "Your settings are kept.",
+    "password": "You have another password; your other browsers are signed out.",
 }
 
 
@@ -215,11 +216,22 @@ def session_cookie(request: Request) -> str:
     return "__Host-earmark" if request.url.scheme == "https" else "earmark"
 
 
-def set_cookie(response: Response, request: Request, name: str, value: str) -> None:
-    """Set a cookie that no script sees, and that other sites' forms don't bring along."""
+def set_cookie(
+    response: Response, request: Request, name: str, value: str, seconds: int | None = None
+) -> None:
+    """Set a cookie that no script sees, and that other sites' forms don't bring along.
+
+    Args:
+        response: The answer.
+        request: What it answers.
+        name: Of the cookie.
+        value: Likewise.
+        seconds: For so long; None until the browser is closed.
+    """
     response.set_cookie(
         name,
         value,
+        max_age=seconds,
         httponly=True,
         secure=request.url.scheme == "https",
         samesite="strict",

@@ -19,16 +19,18 @@ GRANTS = {
         "GRANT TEMPORARY ON DATABASE {database} TO {role}",
     ),
     # The review desk's process, which the network reaches: what its pages show, and what people
-    # decide.  It makes no account and no password, and changes nothing that it once wrote down.
+    # decide.  It makes no account, and changes nothing that it once wrote down.
     "earmark_reviewer": (
         f"GRANT SELECT ON {_TABLES}, ra_queue, ra_waiting, ra_controls TO {{role}}",
         "GRANT SELECT ON review_standing, review_outcomes, review_sample_heard TO {role}",
         "GRANT SELECT ON reviewers TO {role}",
-        "GRANT UPDATE (hide_text, muted, opted_out, break_minutes) ON reviewers TO {role}",
+        "GRANT UPDATE (hide_text, muted, opted_out, break_minutes, password_hash) "
+        "ON reviewers TO {role}",
         "GRANT SELECT, INSERT ON review_decisions, second_reviews, review_access, "
         "review_draws, review_draw_archives, review_strata, review_sample TO {role}",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON review_claims, review_sessions TO {role}",
-        "GRANT SELECT, INSERT, UPDATE, DELETE ON review_drafts TO {role}",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON review_drafts, review_devices TO {role}",
+        "GRANT SELECT, INSERT, DELETE ON review_links TO {role}",
         "GRANT SELECT, INSERT, DELETE ON sign_in_failures, review_waiting, review_begun TO {role}",
         "GRANT EXECUTE ON FUNCTION mark_reviewed, return_to_review TO {role}",
     ),

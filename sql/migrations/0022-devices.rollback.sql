@@ -1,0 +1,3 @@
+DROP TABLE review_links;
+
+DROP TABLE review_devices;
