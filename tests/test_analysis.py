@@ -3,6 +3,7 @@
 import datetime
 import json
 import types
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import duckdb
@@ -12,6 +13,7 @@ import pytest
 from earmark import SQL
 from earmark.errors import EarmarkError
 from earmark.receipts import Receipt
+from earmark.record import spill
 from earmark.record.analysis import queries, run
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, write_table
 from earmark.volume import Volume
@@ -339,6 +341,26 @@ def test_a_damaged_file_is_named(volume_root):
     manifest.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(EarmarkError, match=r"(?s)b\.tar\.parquet.*`earmark doctor` finds"):
         run("failures", volume_root)
+
+
+def test_a_file_with_damaged_rows_is_named_with_what_makes_it_anew(volume_root):
+    manifest = Volume(volume_root).manifest(str(DAY), "b.tar")
+    whole = Volume(volume_root).manifest(str(DAY), "a.tar").read_bytes()
+    manifest.write_bytes(whole[:4] + b"\xff" * 200 + whole[204:])
+    with pytest.raises(EarmarkError, match=r"(?s)b\.tar\.parquet can't be read.*`earmark redo`"):
+        run("failures", volume_root)
+
+
+def test_what_a_killed_question_laid_down_goes_with_the_next_one(volume_root):
+    volume = Volume(volume_root)
+    with spill.room(volume) as ours:
+        killed = volume.spilled / "killed"
+        killed.mkdir()
+        (killed / ".lock").touch()
+        (killed / "duckdb_temp_storage-0.tmp").write_text("a secret")
+        run("failures", volume_root)
+        assert list(volume.spilled.glob("[!.]*")) == [Path(ours)]
+    assert list(volume.spilled.glob("[!.]*")) == []
 
 
 def test_plain_duckdb_can_use_the_same_views(volume_root):

@@ -21,7 +21,7 @@ from earmark.files import set_aside
 from earmark.ingest.catalogue import poll
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.source import FolderSource
-from earmark.record import erasure
+from earmark.record import erasure, spill
 from earmark.record.database import connect
 from earmark.record.erasure import (
     Erased,
@@ -137,6 +137,18 @@ def test_what_a_killed_stage_kept_is_gone_too(erasing: Erasing) -> None:
     assert any("state/parts" in each for each in erasing.traces(WORDS))
     erasing.erase()
     assert erasing.traces(WORDS) == []
+
+
+def test_what_a_killed_question_laid_down_is_gone_too_and_that_of_a_living_one_stays(
+    erasing: Erasing,
+) -> None:
+    with spill.room(erasing.volume) as living:
+        killed = erasing.volume.spilled / "killed" / "duckdb_temp_storage-0.tmp"
+        killed.parent.mkdir()
+        killed.write_text(WORDS)
+        erasing.erase()
+        assert erasing.traces(WORDS) == []
+        assert Path(living).exists()
 
 
 @pytest.mark.parametrize("by", ["another", "none", "driver"])

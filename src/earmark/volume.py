@@ -174,6 +174,11 @@ class Volume:
         return self.state / "erased"
 
     @property
+    def spilled(self) -> Path:
+        """Folder with a folder for each query that may not fit into memory."""
+        return self.state / "analysis"
+
+    @property
     def transfers_lock(self) -> Path:
         """Held while it is decided whether there is room for one more transfer."""
         return self.state / "transfers.lock"

@@ -24,6 +24,7 @@ from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive, History
 from earmark.ingest.encode import ERASED
 from earmark.ingest.source import Listed, Source, SourceUnreachableError
+from earmark.record import spill
 from earmark.record.database import connect, require_schema
 from earmark.record.erasure import ERASURES, Erased
 from earmark.settings import RetentionSettings
@@ -228,6 +229,8 @@ def _leftovers_of_runs(
         name = path.name.rpartition(".")[0]
         if name not in pending and not _is_held(name, volume):
             yield Leftover(path, name, "half transcribed or classified, and not needed any more")
+    for path in spill.abandoned(volume):
+        yield Leftover(path, "", "of a question to the results that was killed")
     suffixes = {volume.incoming(""): "", volume.unpacked(""): ""}
     for date in dates:
         suffixes |= dict.fromkeys(_table_folders(volume, date), ".parquet")

@@ -6,9 +6,6 @@ Needs no database server and changes nothing.
 
 import datetime
 import re
-import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,9 +13,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from earmark import SQL, locks
+from earmark import SQL
 from earmark.errors import EarmarkError
-from earmark.tables import LATER_COLUMNS, TABLES, Table
+from earmark.record import spill
+from earmark.tables import LATER_COLUMNS, TABLES, Table, read_table
 from earmark.volume import Volume
 
 _FOLDER = SQL / "analysis"
@@ -50,8 +48,8 @@ def run(
         volume_root: ``volume.root``.  A view without files is empty.
         since: Only archives of this date and later; None for all.
         until: Only archives of this date and earlier; None for all.
-        memory_limit: Of DuckDB, as in ``2GB``; what is more lies in a temporary folder of the
-            volume meanwhile.  None for four fifths of the machine's memory.
+        memory_limit: Of DuckDB, as in ``2GB``; None for four fifths of the machine's memory.
+            What is more lies in a temporary folder of the volume meanwhile.
 
     Returns:
         The answer, computed; ``.show()``, ``.fetchall()`` and ``.df()`` give it out.
@@ -70,34 +68,32 @@ def run(
     try:
         for name, date in (("since", since), ("until", until)):
             connection.execute(f"SET VARIABLE {name} = ?", [date])
-        if memory_limit is None:
-            return _answer(connection, path)
-        connection.execute(f"SET memory_limit = '{memory_limit}'")
-        with _room(Volume(volume_root)) as folder:
+        if memory_limit is not None:
+            connection.execute(f"SET memory_limit = '{memory_limit}'")
+        with spill.room(Volume(volume_root)) as folder:
             connection.execute("SET temp_directory = ?", [folder])
             return _answer(connection, path)
     except (duckdb.Error, OSError) as error:
-        raise EarmarkError(f"{path}: {_explained(error)}") from error
+        raise EarmarkError(f"{path}: {_explained(error, volume_root)}") from error
 
 
-def _explained(error: duckdb.Error | OSError) -> str:
+def _explained(error: duckdb.Error | OSError, volume_root: Path) -> str:
+    if type(error) is duckdb.Error:  # the Parquet reader's own, such as of damaged rows
+        return f"{error}; {_damaged_file(Volume(volume_root)) or '`earmark doctor` finds the file'}"
     # These two are of a file that is cut off, or no Parquet file at all.
     is_of_a_file = isinstance(error, duckdb.IOException | duckdb.InvalidInputException)
     return f"{error}; `earmark doctor` finds what is damaged" if is_of_a_file else str(error)
 
 
-@contextmanager
-def _room(volume: Volume) -> Iterator[str]:
-    """A temporary folder; those of processes that were killed are removed."""
-    folder = volume.state / "analysis"
-    with ExitStack() as stack:
-        with locks.exclusive(folder / ".lock", "analysis"):  # no other one has its lock yet
-            for other in folder.glob("[!.]*"):
-                if not locks.is_held(other / ".lock"):
-                    shutil.rmtree(other)
-            own = stack.enter_context(TemporaryDirectory(dir=folder))
-            stack.enter_context(locks.exclusive(Path(own) / ".lock", "analysis"))
-        yield own
+def _damaged_file(volume: Volume) -> str | None:
+    """What is wrong with the first file that can't be read: DuckDB doesn't always name it."""
+    for table in TABLES.values():
+        for path in table.files(volume):
+            try:
+                read_table(path, table.schema)
+            except EarmarkError as error:
+                return str(error)
+    return None
 
 
 def why_empty(
@@ -185,7 +181,8 @@ def open_volume(volume_root: Path) -> duckdb.DuckDBPyConnection:
                 found += "getvariable('volume')" in statement.query
             except duckdb.Error as error:
                 if "No files found" not in str(error):
-                    raise EarmarkError(f"{volume_root}: {_explained(error)}") from error
+                    reason = _explained(error, volume_root)
+                    raise EarmarkError(f"{volume_root}: {reason}") from error
                 # A view looks for its files whenever it is read; a table is done with them.
                 connection.execute("SET VARIABLE volume = ?", [empty])
                 connection.execute(statement.query.replace("VIEW", "TABLE", 1))

@@ -31,6 +31,7 @@ from earmark.files import aside_path, make_folder, partials_of, sync, whole
 from earmark.ingest import loose_files
 from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
+from earmark.record import spill
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.speech.deduplication import DeduplicationIndex
@@ -327,8 +328,9 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
         for path in volume.root.glob(str(aside_path(Path(table.pattern())))):
             path.unlink(missing_ok=True)
             sync(path.parent)
-    # Nobody knows which of them are of its words; they are made again when they are asked for.
-    shutil.rmtree(volume.evaluation_scores, ignore_errors=True)
+    # Nobody knows which of them are of its words; scores are made again when they are asked for.
+    for folder in (volume.evaluation_scores, *spill.abandoned(volume)):
+        shutil.rmtree(folder, ignore_errors=True)
     places: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     for place in (*found.uploads, *found.formerly):
         places[place.archive, place.date].add(place.ordinal)
