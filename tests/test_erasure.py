@@ -21,7 +21,7 @@ from earmark.files import set_aside
 from earmark.ingest.catalogue import poll
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.source import FolderSource
-from earmark.record import erasure, spill
+from earmark.record import database, embedded_server, erasure, spill
 from earmark.record.database import connect
 from earmark.record.erasure import (
     Erased,
@@ -532,3 +532,31 @@ def test_the_command_only_shows_what_would_go_until_told_to_do_it(
         newline="", encoding="utf-8-sig"
     ) as file:
         assert len(list(csv.DictReader(file))) == 4
+
+
+# What a server keeps of deleted rows
+
+
+def test_an_embedded_server_keeps_nothing_of_it_in_any_file(tmp_path: Path, volume: Path) -> None:
+    server = volume / "state/postgres"
+    conninfo = embedded_server.use(server)
+    database.migrate(conninfo)
+    erasing = Erasing(Place(tmp_path, volume), conninfo)
+    erasing.rows("CHECKPOINT; SELECT 1")
+    assert any(WORDS.encode() in path.read_bytes() for path in files_of(server / "data/base"))
+    erasing.place.configure(database={"url": None})
+    option = ["--configfile", str(erasing.place.file)]
+    assert cli.main(["erase", *option, "a.tar", "1", "--yes"]) == 0
+    assert [path for path in files_of(server) if WORDS.encode() in path.read_bytes()] == []
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_the_statistics_of_any_server_tell_nothing_of_it(erasing: Erasing) -> None:
+    told = f"SELECT tablename, attname FROM pg_stats s WHERE s::text LIKE '%{WORDS}%'"
+    assert ("transcripts", "transcript_text") in erasing.rows(f"ANALYZE; {told}")
+    option = ["--configfile", str(erasing.place.file)]
+    assert cli.main(["erase", *option, "a.tar", "1", "--yes"]) == 0
+    assert erasing.rows(told) == []

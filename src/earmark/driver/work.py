@@ -111,7 +111,8 @@ class Work:
         locks.hold_until_exit(self._volume.driver_lock)
         conninfo = _prepare_database(self._settings.database.url, self._volume)
         try:
-            erasure.finish_unfinished(self._volume, conninfo)
+            if erasure.finish_unfinished(self._volume, conninfo):
+                database.forget_deleted(conninfo, self._settings.database.url)
         except EarmarkError as error:  # the next run, or the next `earmark erase`, tries it again
             logger.warning("an erasure that was cut off is not finished: %s", error)
         self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)

@@ -5,11 +5,12 @@ and :mod:`earmark.record.review_queue`.
 """
 
 import glob
+import logging
 import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -26,6 +27,8 @@ from earmark import SQL
 from earmark.errors import EarmarkError, SetupError, UnavailableError
 from earmark.record import embedded_server, roles
 
+logger = logging.getLogger(__name__)
+
 #: Holds the advisory lock "earmark" until the connection ends: for what makes or changes tables.
 LOCK_SCHEMA = f"SELECT pg_advisory_lock({0x6561726D61726B})"
 
@@ -40,6 +43,9 @@ _OVERRIDES = {
 _FIRST_DESIGN = {"port": "5432", "dbname": "audio_pipeline", "user": "pipeline"}
 #: Variables of libpq that name a database to use.
 _LIBPQ_CHOICES = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+
+#: Tables whose columns hold what clips are called, what is said in them, and what was said of it.
+_WITH_TEXTS = ("audio_files", "transcripts", "classifications", "review_decisions", "review_drafts")
 
 _SECRETS = "put it into ~/.pgpass, PGPASSWORD or POSTGRES_PASSWORD"
 
@@ -207,6 +213,38 @@ def connect(
             connection.commit()
     finally:
         connection.close()
+
+
+def forget_deleted(conninfo: str, config_url: str | None) -> None:
+    """Have the server forget deleted clips, as far as it can be told to.
+
+    Statistics of columns hold texts until they are made anew.  Pages of tables, and the
+    write-ahead log, hold deleted rows until others are written over them: an embedded server
+    writes all tables anew, and throws the log away.  With another one, which may hold terabytes
+    that others read, that is left to who runs it (docs/operations.md).
+
+    Args:
+        conninfo: As :func:`connection_string` returns it.
+        config_url: As it takes it.
+    """
+    if is_embedded(config_url):
+        commands = ["ANALYZE", "VACUUM FULL", "SELECT pg_switch_wal()", "CHECKPOINT"]
+    else:
+        commands = [f"ANALYZE {table}" for table in _WITH_TEXTS]
+    try:
+        with closing(open_connection(conninfo, 15.0)) as connection, explained(conninfo):
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                for command in commands:
+                    cursor.execute(command)
+            refused = [notice.strip() for notice in connection.notices]
+    except EarmarkError as error:
+        refused = [str(error)]
+    if refused:
+        logger.warning(
+            "the database's statistics may hold erased texts until its owner runs ANALYZE: %s",
+            refused[0],
+        )
 
 
 @contextmanager

@@ -180,7 +180,8 @@ def _start(folder: Path, lock: int, deadline: float) -> None:
     (folder / "host").write_text(socket.gethostname())
     with (data / "log").open("ab") as log:
         server = subprocess.Popen(
-            **_call(data, "postgres", "-D", data),
+            # What stands in a part of the log that is over must not outlast it in a spare one.
+            **_call(data, "postgres", "-D", data, "-c", "wal_recycle=off"),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
