@@ -8,9 +8,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from erasing import DATE, SECRET, WORDS, Erasing
-from place import Place
+from place import Place, member
 
 from earmark import cli, configuration
 from earmark.checkpoints import Checkpoint
@@ -20,6 +21,7 @@ from earmark.errors import EarmarkError
 from earmark.files import set_aside
 from earmark.ingest.catalogue import poll
 from earmark.ingest.encode import encode_archive
+from earmark.ingest.loose_files import Cut, Member
 from earmark.ingest.source import FolderSource
 from earmark.record import database, embedded_server, erasure, spill
 from earmark.record.database import connect
@@ -532,6 +534,25 @@ def test_the_command_only_shows_what_would_go_until_told_to_do_it(
         newline="", encoding="utf-8-sig"
     ) as file:
         assert len(list(csv.DictReader(file))) == 4
+
+
+def test_what_a_list_says_of_an_upload_that_comes_later_goes_too(erasing: Erasing) -> None:
+    erasing.erase()
+    name = "files_2026-11-02_0123456789ab.tar"
+    path = erasing.volume.cuts / f"{name}.json"
+    path.parent.mkdir()
+    said = '{"said":"hello"}', json.dumps({"said": WORDS})
+    members = tuple(Member(b"%d.wav" % n, 5, 0, text) for n, text in enumerate(said))
+    path.write_bytes(msgspec.json.encode(Cut(name, 5, 0, members)))
+    (path.parent / f".{path.name}.damaged").write_text(WORDS)
+    rows = [member(name, n, DATE) for n in range(2)]
+    rows[1] |= {"status": "skipped", "error": "erased", "source_sha256": None}
+    write_table(erasing.volume.manifest(DATE, name), MANIFEST, rows, {})
+    withhold(erasing.volume, name, DATE)
+    assert b"hello" in path.read_bytes()
+    assert WORDS.encode() not in path.read_bytes()
+    list(erase(erasing.volume, erasing.conninfo, 64 * "b", Found([])))
+    assert erasing.traces(WORDS) == []
 
 
 # What a server keeps of deleted rows

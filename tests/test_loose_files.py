@@ -12,22 +12,24 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from example_receipt import example
 from hypothesis import given
 from hypothesis import strategies as st
+from place import member
 from sounds import chirp, write_audio
 
-from earmark import configuration
+from earmark import configuration, receipts
 from earmark.errors import EarmarkError, UnavailableError
 from earmark.ingest import catalogue
 from earmark.ingest.encode import encode_archive
 from earmark.ingest.fetch import FETCHING, fetch_archive
 from earmark.ingest.loose_files import Cut, LooseFiles, forget
-from earmark.ingest.source import LooseSource, source_of
+from earmark.ingest.source import Listed, LooseSource, source_of
 from earmark.ingest.unpack import MEMBERS_FILE, unpack_archive
 from earmark.locks import exclusive
 from earmark.record import analysis
 from earmark.settings import DiskSpaceLimits, EncodeSettings, TransferSettings
-from earmark.tables import MANIFEST, MEMBERS, read_table
+from earmark.tables import MANIFEST, MEMBERS, read_table, write_table
 from earmark.volume import Volume
 
 ROOM = DiskSpaceLimits(warn_percent=100, stop_fetching_percent=100, stop_encoding_percent=100)
@@ -223,6 +225,57 @@ def test_what_a_list_says_of_an_erased_clip_goes_and_its_archive_stays_what_it_i
     assert b"secret" not in after.read_bytes()
     assert b"hello" in after.read_bytes()
     forget(volume, "of_another_source.tar", [0])
+
+
+@pytest.mark.parametrize("damage", ["damaged", "damaged and erased from"])
+def test_a_done_archive_whose_record_is_damaged_is_not_taken_again(folder, volume, damage):
+    for number in range(3):
+        put(folder / f"in/{number}.wav", b"sound" * (1 + number), age_seconds=3600 + number)
+    source = loose(folder, volume)
+    (archive,) = source.files()
+    be_done(archive, source, volume)
+    put(folder / "in/1.wav", b"another sound")
+    put(folder / "new.wav")
+    before = {each.name for each in source.files()}
+    path = volume.cuts / f"{archive.name}.json"
+    path.write_bytes(path.read_bytes()[:100])
+    if damage == "damaged and erased from":
+        forget(volume, archive.name, [0])
+    assert {each.name for each in source.files()} == before
+    assert archive.name not in before  # one of its files has changed
+
+
+def test_a_done_archive_whose_record_is_damaged_is_the_one_it_was(folder, volume):
+    put(folder / "a.wav"), put(folder / "b.wav", b"other", age_seconds=60)
+    source = loose(folder, volume)
+    (archive,) = before = source.files()
+    be_done(archive, source, volume)
+    (volume.cuts / f"{archive.name}.json").write_bytes(b"")
+    assert source.files() == before
+
+
+def test_files_of_a_damaged_record_whose_archive_is_not_done_are_taken_all_the_same(folder, volume):
+    put(folder / "a.wav"), put(folder / "b.wav", b"other", age_seconds=60)
+    source = loose(folder, volume)
+    (archive,) = before = source.files()
+    (volume.cuts / f"{archive.name}.json").write_bytes(b"\0garbage")
+    with pytest.raises(EarmarkError, match=r"is damaged .*`earmark discover` makes it anew"):
+        source.find(archive.name)
+    assert source.files() == before
+
+
+def be_done(archive: Listed, source: LooseSource, volume: Volume) -> None:
+    """Leave what a run leaves of an archive."""
+    cut = source.files_of.find(archive.name)
+    rows = [
+        member(cut.name, ordinal, cut.date)
+        | {"member": each.path.decode(), "source_bytes": each.bytes}
+        for ordinal, each in enumerate(cut.members)
+    ]
+    write_table(volume.manifest(cut.date, cut.name), MANIFEST, rows, {})
+    known = {"archive": cut.name, "date": cut.date}
+    told = example(**known, bytes=cut.bytes, modified_ns=cut.modified_ns)
+    receipts.write(volume.receipt(cut.date, cut.name), told)
 
 
 def test_links_pipes_hidden_files_and_the_volume_are_left_out(tmp_path, folder):

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import logging
 import os
+import re
 import stat
 import tarfile
 import time
@@ -24,15 +25,18 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from earmark import locks
+from earmark import locks, receipts
 from earmark.errors import EarmarkError
-from earmark.files import make_folder, whole
+from earmark.files import make_folder, partials_of, set_aside, whole
 from earmark.ingest.tarheaders import BLOCK, METADATA
+from earmark.tables import MANIFEST, read_table
 from earmark.visible import visible
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
 
+#: What an archive is called; the date is that of its newest file.
+_NAME = re.compile(r"files_([0-9]{4}-[0-9]{2}-[0-9]{2})_[0-9a-f]{12}\.tar")
 #: The last moment that has a date of four digits, in s since 1970.
 _LAST_MOMENT = 253_402_300_799
 #: As much as the headers of a tar are given room for elsewhere, and far more than metadata need.
@@ -118,10 +122,13 @@ def forget(volume: Volume, archive: str, ordinals: Collection[int]) -> None:
     if not path.exists():
         return
     with locks.exclusive(volume.cuts_lock, "erase"):
+        for partial in partials_of(path):
+            partial.unlink()
         try:
             cut = _read(path)
         except ValueError:  # nobody can say which part of it is of these members
-            path.unlink()
+            with whole(path) as partial:  # the next look at the source makes it anew
+                partial.touch()
             return
         members = [
             msgspec.structs.replace(member, metadata="{" + " " * (size - 2) + "}")
@@ -129,7 +136,8 @@ def forget(volume: Volume, archive: str, ordinals: Collection[int]) -> None:
             else member
             for ordinal, member in enumerate(cut.members)
         ]
-        _write(path, msgspec.structs.replace(cut, members=tuple(members)))
+        if members != list(cut.members):
+            _write(path, msgspec.structs.replace(cut, members=tuple(members)))
 
 
 def _file(volume: Volume, name: str) -> Path:
@@ -216,7 +224,14 @@ class LooseFiles:
         done: set[tuple[bytes, int, int]] = set()
         gone: set[str] = set()
         for path in sorted(self.volume.cuts.glob("*.json")):
-            cut = self._read(path)
+            try:
+                cut = _read(path)
+            except ValueError as error:
+                remade = self._remade(path.stem, now)
+                set_aside(path, error)
+                if remade is None:
+                    continue  # its files go into new archives
+                _write(path, cut := remade)
             is_there = all(_same(now.get(member.path), member) for member in cut.members)
             if is_there:
                 there.append(cut)
@@ -241,6 +256,32 @@ class LooseFiles:
             _write(self._file(cut.name), cut)
             there.append(cut)
         return there
+
+    def _remade(self, name: str, now: Mapping[bytes, Member]) -> Cut | None:
+        """What is in an archive, by its receipt and manifest; None if it is not done.
+
+        A file is one of its members if it has the name and size of one and was there by then.
+        """
+        match = _NAME.fullmatch(name)
+        receipt = receipts.read(self.volume.receipt(match[1], name)) if match else None
+        size, modified_ns = (receipt.bytes, receipt.modified_ns) if receipt else (None, None)
+        if match is None or size is None or modified_ns is None:
+            return None
+        try:
+            manifest = read_table(self.volume.manifest(match[1], name), MANIFEST)
+        except EarmarkError as error:
+            logger.warning("%s; the files of %s are taken again", error, name)
+            return None
+        known = {
+            (visible(os.fsdecode(each.path)), each.bytes): each
+            for each in now.values()
+            if each.modified_ns <= modified_ns
+        }
+        members = tuple(
+            known.get((row["member"], row["source_bytes"]), Member(b"", 0, 0))
+            for row in manifest.select(["member", "source_bytes"]).to_pylist()
+        )
+        return Cut(name, size, modified_ns, members)
 
     def _without_gone(self, cut: Cut, path: Path, now: Mapping[bytes, Member]) -> Cut:
         """Forget files that are gone from an archive, which can't be written again."""
@@ -355,8 +396,8 @@ class LooseFiles:
             raise EarmarkError(f"{path.stem} has vanished from {self}") from error
         except ValueError as error:
             raise EarmarkError(
-                f"{path}, which says what is in {path.stem}, is damaged ({error}); restore it, or "
-                "delete it, and its files are put into another archive"
+                f"{path}, which says what is in {path.stem}, is damaged ({error}); "
+                "`earmark discover` makes it anew, and so does the next run"
             ) from error
 
     def _walk(self) -> Iterator[bytes]:

@@ -51,6 +51,8 @@ _LEFT: Mapping[str, object] = {
     "inclusion_probability": 0.0,
 }
 _KEPT = ("archive", "ordinal", "source_bytes")
+#: What a list says of clips.
+_CUTS = str(Volume(Path()).cuts / "*.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -324,8 +326,9 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
     """
     if sha256 is not None:
         Erased(volume).begin(sha256, found)
-    for table in TABLES.values():  # copies of damaged tables may be of any archive, and hold it
-        for path in volume.root.glob(str(aside_path(Path(table.pattern())))):
+    patterns = [*(table.pattern() for table in TABLES.values()), _CUTS]
+    for pattern in patterns:  # copies of damaged files may be of any archive, and hold it
+        for path in volume.root.glob(str(aside_path(Path(pattern)))):
             path.unlink(missing_ok=True)
             sync(path.parent)
     # Nobody knows which of them are of its words; scores are made again when they are asked for.
@@ -432,10 +435,14 @@ def withhold(volume: Volume, archive: str, date: str) -> None:
         EarmarkError: a table is damaged.
         OSError: the volume can't be read or written.
     """
-    contents = Erased(volume).all()
-    if contents and (ordinals := _ordinals_of(volume.manifest(date, archive), contents)):
+    contents, manifest = Erased(volume).all(), volume.manifest(date, archive)
+    if not contents:
+        return
+    if ordinals := _ordinals_of(manifest, contents):
         _erase_files(volume, archive, date, ordinals)
         _log(volume, archive, date, ordinals)
+    # Of what was left out when it was encoded, a list may tell.
+    loose_files.forget(volume, archive, _blank_in(manifest))
 
 
 def _erase_files(
