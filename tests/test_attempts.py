@@ -229,7 +229,20 @@ def test_a_copied_file_holds_the_archive_of_its_own_name(shared: Volume) -> None
     assert [each.archive for each in quarantine.in_quarantine(shared)] == [NAME]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"archive": "a.tar", "odd": 1}'])
+_NESTED = "[" * 200_000  # deeper than a reader of JSON goes
+
+
+def test_attempts_that_cannot_be_read_are_counted_anew(shared: Volume) -> None:
+    fail(shared, ValueError("no"))
+    for text in ("", "{}", _NESTED):
+        shared.attempts(NAME).write_text(text)
+        assert quarantine.give_up(shared, [ARCHIVE], 1) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[1]", '{"archive": "a.tar", "odd": 1}', _NESTED],
+    ids=["empty", "no facts", "a list", "others", "nested"],
+)  # fmt: skip
 def test_a_person_may_put_an_archive_into_quarantine_by_any_file(
     shared: Volume, text: str, migrated_database: str
 ) -> None:

@@ -305,5 +305,5 @@ def _read(descriptor: int) -> Holder | None:
 def _parse(text: bytes) -> Holder | None:
     try:
         return Holder(**json.loads(text))
-    except (ValueError, TypeError):  # empty, or being written just now
+    except (ValueError, TypeError, RecursionError):  # empty, or being written just now
         return None

@@ -171,7 +171,7 @@ def _read(volume: Volume, archive: str) -> list[Attempt]:
         # Not decoded by msgspec: a reason may quote a name with bytes that are no UTF-8.
         entries = json.loads(volume.attempts(archive).read_text(encoding="utf-8"))
         return msgspec.convert(entries, list[Attempt])
-    except (FileNotFoundError, ValueError):  # damaged: counted anew
+    except (FileNotFoundError, ValueError, RecursionError):  # damaged: counted anew
         return []
 
 

@@ -156,7 +156,7 @@ def in_quarantine(volume: Volume) -> list[Quarantined]:
             found.append(replace(said, archive=name))  # a person may have copied the file
         except FileNotFoundError:  # released meanwhile
             continue
-        except ValueError:
+        except (ValueError, RecursionError):
             found.append(Quarantined(name))
     return found
 
