@@ -51,6 +51,12 @@ POSTED = {
     "mka": ("-c:a libvorbis -f matroska", "matroska"),
     "flv": ("-ar 44100 -f flv", "flv"),
     "mpegts": ("-f mpegts", "mpegts"),
+    "64 bits": ("-c:a pcm_s64le -f wav", "wav"),
+    "raw gsm": ("-c:a libgsm -ar 8000 -f gsm", "gsm"),
+    "headset.sbc": ("-c:a sbc -f sbc", "sbc"),
+    "voc": ("-f voc", "voc"),
+    "sox": ("-f sox", "sox"),
+    "ircam": ("-f ircam", "ircam"),
     "wavpack": ("-f wv", "wavpack"),
     "tta": ("-f tta", "tta"),
 }
@@ -230,6 +236,50 @@ def test_neither_noise_nor_programs_are_taken_for_audio():
 def test_audio_that_is_not_taken_is_called_by_its_name(content, name):
     assert identify(io.BytesIO(content)) is None
     assert why_not(io.BytesIO(content)) == f"{NOT_TAKEN}: {name}"
+
+
+NAMED = {
+    "AST of Nintendo": "-f ast",
+    "ALP of a game": "-ar 22050 -f alp",
+    "APM of a game": "-f apm",
+    "ASF as it is streamed": "-f asf_stream",
+    "ASF of Argonaut Games": "-f argo_asf",
+    "AVI": "-f avi",
+    "GXF": "-f gxf",
+    "KVAG of a game": "-f kvag",
+    "Loki SMJPEG": "-f smjpeg",
+    "NUT": "-f nut",
+    "SMAF (Yamaha MMF)": "-ar 22050 -f mmf",
+    "S/PDIF (IEC 61937)": "-c:a ac3 -f spdif",
+    "Windows TV recording": "-f wtv",
+    "audio of Westwood Studios": "-f wsaud",
+}
+
+
+def test_audio_that_only_ffmpeg_takes_is_called_by_its_name(tmp_path):
+    sound = write_audio(tmp_path / "sound.wav", chirp(SECONDS, 48_000), 48_000)
+    said = {}
+    for number, (name, how) in enumerate(NAMED.items()):
+        path = tmp_path / str(number)
+        ffmpeg("-i", sound, "-ac", "1", *how.split(), path)
+        with pytest.raises(NotAudioError) as error:
+            decode_audio(path)
+        said[name] = str(error.value)
+    assert said == {name: f"{NOT_TAKEN}: {name}" for name in NAMED}
+
+
+CYRILLIC = "Съешь же ещё этих мягких французских булок, да выпей чаю. "
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "koi8-r", "cp1251", "iso8859-5"])
+def test_text_in_cyrillic_is_no_gsm(charset):
+    for text in (CYRILLIC, CYRILLIC.upper(), CYRILLIC.replace(" ", "")):
+        assert identify(io.BytesIO(text.encode(charset) * 500)) is None
+
+
+def test_one_byte_repeated_is_no_audio():
+    for byte in range(256):
+        assert identify(io.BytesIO(bytes([byte]) * 50_000)) is None, byte
 
 
 def hold(kind, paths):

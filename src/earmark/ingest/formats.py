@@ -36,6 +36,11 @@ DEMUXERS = {
     "asf": "asf",
     "amr": "amr",
     "dts": "dts",
+    "sbc": "sbc",
+    "gsm": "gsm",
+    "voc": "voc",
+    "sox": "sox",
+    "ircam": "ircam",
     "flv": "flv",
     "mpegts": "mpegts",
     "mpeg": "mpeg",
@@ -79,6 +84,13 @@ _SIGNATURES = [
         ("dts", rb"\x7f\xfe\x80\x01[\xfc-\xff]"),
         ("tta", rb"TTA1[\x01-\x03]\x00[\x01-\x10]\x00"),
         ("mpeg", rb"\x00\x00\x01\xba[\x20-\x2f\x40-\x7f].{7,9}\x00\x00\x01[\xbb-\xef]"),
+        ("voc", rb"Creative Voice File\x1a"),
+        ("sox", rb"\.SoX..\x00\x00|XoS\.\x00\x00"),
+        # A rate from 1 kHz on as a float, and up to 16 channels.
+        ("ircam", rb"\x64\xa3[\x00-\x0f]\x00.{3}[\x44-\x48][\x01-\x10]\x00\x00\x00"),
+        ("ircam", rb"\x00[\x00-\x0f]\xa3\x64[\x44-\x48].{3}\x00\x00\x00[\x01-\x10]"),
+        # Frames begin with four bits alone (ETSI EN 300 961): text in Cyrillic has fewer in a row.
+        ("gsm", rb"(?=.{0,32}[^\xd0-\xdf])(?:[\xd0-\xdf].{32}){30}"),
         ("mpegts", rb"(?:\x47[\x00-\x5f].[\x10-\x3f].{184}){4}\x47"),
     )
 ]
@@ -95,6 +107,21 @@ _OTHERS = [
         ("NUT", rb"nut/multimedia container\0"),
         ("MXF", rb"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02"),
         ("Dolby TrueHD", rb".{4}\xf8\x72\x6f[\xba\xbb]"),
+        ("S/PDIF (IEC 61937)", rb"\x72\xf8\x1f\x4e|\xf8\x72\x4e\x1f"),
+        ("GXF", rb"\x00{4}\x01\xbc.{8}\xe1\xe2"),
+        (
+            "Windows TV recording",
+            rb"\xb7\xd8\x00\x20\x37\x49\xda\x11\xa6\x4e\x00\x07",
+        ),
+        ("ASF as it is streamed", rb"\$H.{10}\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+        ("SMAF (Yamaha MMF)", rb"MMMD.{4}CNTI"),
+        ("Loki SMJPEG", rb"\x00\x0aSMJPEG\x00"),
+        ("AST of Nintendo", rb"STRM.{4}\x00[\x00\x01]\x00\x10"),
+        ("KVAG of a game", rb"KVAG.{9}[\x00\x01]"),
+        ("ALP of a game", rb"ALP .{4}ADPCM\x00"),
+        ("APM of a game", rb"\x00\x20.{18}vs12"),
+        ("ASF of Argonaut Games", rb"ASF\x00[\x01\x02]\x00[\x00-\x02]\x00"),
+        ("audio of Westwood Studios", rb".{16}\xaf\xde\x00\x00"),
     )
 ]
 
@@ -225,6 +252,17 @@ def _eac3_frame(header: bytes) -> _Frame | None:
     return 2 * length, bytes([header[4] & 0xC0, header[5] & 0xF8])
 
 
+def _sbc_frame(header: bytes) -> _Frame | None:
+    """A frame of SBC (Bluetooth A2DP 1.3, 12.6 and 12.9)."""
+    bands, blocks = (8 if header[1] & 1 else 4), 4 * (header[1] >> 4 & 3) + 4
+    mode, bits = header[1] >> 2 & 3, header[2]  # mono, dual, stereo, joint stereo
+    if not 2 <= bits <= (16 if mode < 2 else 32) * bands:
+        return None
+    channels = 2 if mode else 1
+    coded = blocks * bits * (2 if mode == 1 else 1) + (bands if mode == 3 else 0)
+    return 4 + bands * channels // 2 + (coded + 7) // 8, header[1:2]
+
+
 class _Frames(NamedTuple):
     """Frames of one format: how their headers look, and how many must follow another."""
 
@@ -247,6 +285,8 @@ _FRAMES = [
     _Frames("mp3", _headers(rb"\xff[\xe6\xe7\xf6\xf7\xfe\xff].{4}"), _mpeg_frame, 8),
     _Frames("ac3", _headers(rb"\x0b\x77.{4}"), _ac3_frame, 1),
     _Frames("eac3", _headers(rb"\x0b\x77.{4}"), _eac3_frame, 1),
+    # A byte of sync alone.
+    _Frames("sbc", _headers(rb"\x9c.{5}"), _sbc_frame, 12),
 ]
 _FEWEST_FRAMES = 4
 

@@ -56,7 +56,8 @@ _DECODERS = (
     "pcm_s16le", "pcm_s24le", "pcm_s32le", "pcm_s64le", "pcm_f32le", "pcm_f64le",
     "pcm_s16be", "pcm_s24be", "pcm_s32be", "pcm_s64be", "pcm_f32be", "pcm_f64be",
     "adpcm_ms", "adpcm_ima_wav", "adpcm_ima_qt", "adpcm_swf", "adpcm_yamaha",
-    "g722", "g726", "g726le",
+    "adpcm_ct", "adpcm_sbpro_2", "adpcm_sbpro_3", "adpcm_sbpro_4",
+    "g722", "g726", "g726le", "sbc",
 )  # fmt: skip
 #: A clip longer than this is not decoded to samples (in memory at 16 kHz: 0.9 GB).
 _MOST_SECONDS_DECODED = 4 * 3600.0
@@ -373,6 +374,10 @@ def _samples(frame: av.AudioFrame) -> Block:
     kind, channels = frame.format.name, frame.layout.nb_channels
     if kind == "flt" and channels == 1:  # what we make ourselves, without a copy
         return np.frombuffer(cast(bytes, frame.planes[0]), np.float32, frame.samples)[None]
+    if kind.startswith("s64"):  # PyAV has no arrays of it
+        length = frame.samples * channels // len(frame.planes)
+        planes = [np.frombuffer(cast(bytes, each), np.int64, length) for each in frame.planes]
+        return as_float(np.stack(planes), kind, channels)
     return as_float(frame.to_ndarray(), kind, channels)
 
 
