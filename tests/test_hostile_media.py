@@ -6,6 +6,7 @@ Beside `test_media`, which has what each kind of file is: here they go through t
 
 import contextlib
 import itertools
+import random
 import shutil
 import socket
 import struct
@@ -95,7 +96,7 @@ def test_members_that_are_no_audio_are_skipped_with_what_they_are(encode, mp3, t
         ("nut", "aac", "fltp", "NUT"),
         ("rm", "ac3", "fltp", "RealMedia"),
         ("latm", "aac", "fltp", "AAC in LATM"),
-        ("voc", "pcm_u8", "u8", "Creative Labs voice data - version 1.20"),
+        ("adx", "adpcm_adx", "s16", "CRI ADX ADPCM audio v3"),
         ("wav", "dfpwm", "u8", "DFPWM1a audio in wav"),
     ],
 )
@@ -107,6 +108,19 @@ def test_audio_that_is_not_taken_is_skipped_by_its_name_although_ffmpeg_knows_it
     assert decodes(path)
     (row,) = encode({"a.mp3": path.read_bytes()})
     assert (row["status"], row["error"]) == ("skipped", f"{NOT_TAKEN}: {what}")
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("call.g722", "G.722"), ("VOICEMAIL.SLN", "signed linear PCM")]
+)
+def test_sound_without_a_header_is_told_by_its_name(encode, name, codec):
+    noise = random.Random(2).randbytes(5000)
+    rows = encode({name: noise, "b.bin": noise[1:], f"c{name}": b"some words\n" * 50})
+    assert [row["error"] for row in rows] == [
+        f"{NOT_TAKEN}: {codec} without a header, as its name says",
+        "not audio: application/octet-stream",
+        "not audio: text/plain",
+    ]
 
 
 def test_mpeg_audio_of_layer_two_is_taken(encode, tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ from msgspec.structs import asdict
 
 from earmark.errors import EarmarkError
 from earmark.files import final_name, make_folder, sync
+from earmark.ingest.formats import with_name
 from earmark.ingest.selection import Drawn, Selection
 from earmark.ingest.unpack import MEMBERS_FILE
 from earmark.progress import track
@@ -90,6 +91,8 @@ def _encode_firsts(
     def encode(member: dict[str, Any], worker: Worker) -> dict[str, Any]:
         target = audio_folder / f"{member['ordinal']:06d}.opus"
         outcome = _encode(worker, unpacked / member["file"], target, settings.timeout_seconds)
+        if outcome["status"] == "skipped":
+            outcome["error"] = with_name(outcome["error"], member["member"])
         return {**outcome, "encoded_at": datetime.now(UTC)}
 
     count = min(settings.workers, len(members)) or 1

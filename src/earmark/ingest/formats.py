@@ -10,6 +10,7 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
 from typing import BinaryIO, NamedTuple
 
 #: What the error of a skipped row begins with if the member is audio all the same.
@@ -448,6 +449,38 @@ _NAMES = {
     "audio/x-pn-realaudio": "RealAudio",
     "video/mpeg": "MPEG video",
 }
+
+
+#: What FFmpeg takes for sound without a header by the end of its name alone.
+_HEADERLESS = {
+    ".al": "A-law",
+    ".ul": "mu-law",
+    ".sb": "PCM of 8 bits",
+    ".ub": "PCM of 8 bits",
+    ".sw": "PCM of 16 bits",
+    ".uw": "PCM of 16 bits",
+    ".sln": "signed linear PCM",
+    ".g722": "G.722",
+    ".722": "G.722",
+    ".g723_1": "G.723.1",
+    ".tco": "G.723.1",
+    ".rco": "G.723.1",
+    ".g729": "G.729",
+    ".aptx": "aptX",
+    ".aptxhd": "aptX HD",
+    ".msbc": "mSBC",
+    ".dfpwm": "DFPWM",
+    ".rso": "Lego RSO",
+}
+_UNKNOWN = "not audio: application/octet-stream"
+
+
+def with_name(reason: str, name: str) -> str:
+    """What `why_not` says, with what a member's name tells where its bytes tell nothing."""
+    codec = _HEADERLESS.get(PurePosixPath(name).suffix.lower())
+    if reason != _UNKNOWN or codec is None:
+        return reason
+    return f"{NOT_TAKEN}: {codec} without a header, as its name says"
 
 
 def why_not(file: BinaryIO) -> str:
