@@ -13,7 +13,7 @@ DEMO := --configfile demo/config.yaml
 # Each job is a process that imports torch or more; from sources that takes three times as long.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo demo-clean demo-accuracy demo-models demo-archives machine test test-fast lint format lock schema settings picture screenshots \
+.PHONY: help install demo demo-clean demo-accuracy demo-models demo-archives machine test test-fast lint format lock schema dictionary settings picture screenshots \
   bench-encode bench-unpack bench-cycle bench-feed bench-transcribe bench-classify \
   bench-gpu bench-load bench-queue bench-desk simulate-noon simulate-evidence check-cluster slurm-up slurm-down \
   cluster-up cluster-demo cluster-faults cluster-down
@@ -49,6 +49,7 @@ help:
 	@echo "make format         let ruff and snakefmt lay out the code"
 	@echo "make lock           pin the newest allowed versions in both lock files"
 	@echo "make schema         write sql/schema.sql from the migrations"
+	@echo "make dictionary     write docs/data-dictionary.md from the columns and their comments"
 	@echo "make settings       write the configuration's reference from src/earmark/settings.py"
 	@echo "make picture        draw docs/workflow.svg from the workflow (graphviz)"
 	@echo "make screenshots    draw docs/review/ from the demo's results (chromium)"
@@ -180,6 +181,9 @@ lock: $(READY)
 
 schema: $(READY)
 	$(BIN)/python sql/write_schema.py
+
+dictionary: $(READY)
+	$(BIN)/python -m docs.write_data_dictionary
 
 settings: $(READY)
 	$(BIN)/python config/write_reference.py

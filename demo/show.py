@@ -63,7 +63,7 @@ def main() -> int:
     for command in (["queue", "--limit", "10"], ["health"]):
         if status := cli.main([*command, "--configfile", str(configfile)]):
             return status
-    print("What became of the archives' members")
+    print("What became of the archives' members; transcribed are those that were not flagged")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in ("archive", "status", "members", *STATUSES, "reason"):
         table.add_column(column, justify="right" if column in ("members", *STATUSES) else "left")

@@ -42,17 +42,25 @@ CREATE TABLE public.archives (
 WITH (autovacuum_analyze_scale_factor='0.02');
 
 COMMENT ON TABLE public.archives IS 'One row per archive that reached the end of the workflow, whole or not';
+COMMENT ON COLUMN public.archives.id IS 'Key';
 COMMENT ON COLUMN public.archives.name IS 'Whole file name of the archive';
 COMMENT ON COLUMN public.archives.date IS 'Day of the archive''s own modification time (UTC); part of every path made from it';
 COMMENT ON COLUMN public.archives.status IS 'ok; partial: cut short or damaged, what could be saved was; failed: nothing could; quarantined: given up until a person releases it';
-COMMENT ON COLUMN public.archives.reason IS 'Why the status is not ok';
-COMMENT ON COLUMN public.archives.type IS 'What the archive is by its content, whatever its name says';
+COMMENT ON COLUMN public.archives.reason IS 'Why the status is not ok; null if it is';
+COMMENT ON COLUMN public.archives.type IS 'What the archive is by its content, whatever its name says; null if nobody could look';
+COMMENT ON COLUMN public.archives.bytes IS 'Size of the archive as it came; null if it never came';
 COMMENT ON COLUMN public.archives.members IS 'Members of the archive: ok + failed + skipped';
+COMMENT ON COLUMN public.archives.ok IS 'Members that are audio and could be decoded';
+COMMENT ON COLUMN public.archives.failed IS 'Members that are audio and could not be decoded, or could not be unpacked';
 COMMENT ON COLUMN public.archives.skipped IS 'Members that are not audio; they have no row in audio_files';
 COMMENT ON COLUMN public.archives.duplicates IS 'Among ok: members with the same content as an earlier one of the archive';
-COMMENT ON COLUMN public.archives.asr IS 'Speech recognition set of the latest load; decides status and queue';
-COMMENT ON COLUMN public.archives.policy IS 'Policy set of the latest load; decides status and queue';
-COMMENT ON COLUMN public.archives.version IS 'Version of the package that wrote the manifest';
+COMMENT ON COLUMN public.archives.asr IS 'Speech recognition set of the latest load, which decides status and queue; null if nothing was transcribed';
+COMMENT ON COLUMN public.archives.policy IS 'Policy set of the latest load, which decides status and queue; null if nothing was classified';
+COMMENT ON COLUMN public.archives.unpack_seconds IS 'Time that unpacking took; null if it was not recorded';
+COMMENT ON COLUMN public.archives.encode_seconds IS 'Time that encoding took; null if it was not recorded';
+COMMENT ON COLUMN public.archives.transcribe_seconds IS 'Time that transcribing took; null if it was not recorded';
+COMMENT ON COLUMN public.archives.classify_seconds IS 'Time that classifying took; null if it was not recorded';
+COMMENT ON COLUMN public.archives.version IS 'Version of the package that wrote the manifest; null if it was not recorded';
 COMMENT ON COLUMN public.archives.loaded_at IS 'When a load last changed this row';
 COMMENT ON COLUMN public.archives.skipped_reasons IS 'Among skipped: how many members for each reason; one that begins with "audio of a format that is not taken" is of audio, the others are not';
 
@@ -109,33 +117,37 @@ END) STORED,
 WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_insert_scale_factor='0.002', autovacuum_analyze_scale_factor='0.001', autovacuum_analyze_threshold='1000');
 
 COMMENT ON TABLE public.audio_files IS 'One row per audio member of an archive, decoded or not';
+COMMENT ON COLUMN public.audio_files.id IS 'Key; not the number in the archive, which is ordinal';
 COMMENT ON COLUMN public.audio_files.original_filename IS 'Name in the archive, as its maker wrote it; never a path here';
 COMMENT ON COLUMN public.audio_files.opus_path IS 'Relative to the volume; null for failed members and duplicates';
-COMMENT ON COLUMN public.audio_files.archive_source IS 'Whole file name of the archive';
-COMMENT ON COLUMN public.audio_files.file_size_bytes IS 'Size of the Opus file';
+COMMENT ON COLUMN public.audio_files.archive_source IS 'Whole file name of the archive; null if it came without one';
+COMMENT ON COLUMN public.audio_files.duration_seconds IS 'Length of its audio; null if it was not decoded';
+COMMENT ON COLUMN public.audio_files.file_size_bytes IS 'Size of the Opus file; null without one';
 COMMENT ON COLUMN public.audio_files.created_at IS 'When the clip was first loaded';
 COMMENT ON COLUMN public.audio_files.processed_at IS 'When its transcript and scores were loaded, or its failure; null while pending';
-COMMENT ON COLUMN public.audio_files.status IS 'pending: kept, not transcribed (not selected); transcribed: no category flagged, though some may be undecided or unasked (classifications.status); flagged; reviewed: by a person, no load changes it; failed: see error. A duplicate has the status of its original';
-COMMENT ON COLUMN public.audio_files.archive_id IS 'Null for rows not loaded from an archive, and for reviewed clips that a later load of the archive no longer holds';
-COMMENT ON COLUMN public.audio_files.ordinal IS 'Position in the archive, from 0';
-COMMENT ON COLUMN public.audio_files.source_sha256 IS 'Of the member''s bytes as they came';
-COMMENT ON COLUMN public.audio_files.sample_rate IS 'Of the source, in Hz';
-COMMENT ON COLUMN public.audio_files.channels IS 'Of the source';
-COMMENT ON COLUMN public.audio_files.error IS 'Why decoding or transcribing failed';
+COMMENT ON COLUMN public.audio_files.status IS 'pending: kept, not transcribed (not selected); transcribed: and not flagged by any category, though some may be undecided or unasked (classifications.status); flagged; reviewed: by a person, no load changes it; failed: see error. A duplicate has the status of its original';
+COMMENT ON COLUMN public.audio_files.archive_id IS 'The archive, archives.id; null for rows not loaded from an archive, and for reviewed clips that a later load of the archive no longer holds';
+COMMENT ON COLUMN public.audio_files.ordinal IS 'Position in the archive, from 0; null as archive_id';
+COMMENT ON COLUMN public.audio_files.source_sha256 IS 'Hash of the member''s bytes as they came; null if they could not be had';
+COMMENT ON COLUMN public.audio_files.source_bytes IS 'Size of the member; null if it came without an archive';
+COMMENT ON COLUMN public.audio_files.source_format IS 'What the member is by its content; null if nobody looked';
+COMMENT ON COLUMN public.audio_files.sample_rate IS 'Of the source; null if it was not decoded';
+COMMENT ON COLUMN public.audio_files.channels IS 'Of the source; null if it was not decoded';
+COMMENT ON COLUMN public.audio_files.error IS 'Why decoding or transcribing failed; null if neither did';
 COMMENT ON COLUMN public.audio_files.selected IS 'Drawn for transcription';
 COMMENT ON COLUMN public.audio_files.inclusion_probability IS 'Probability with which it could have been drawn; weight by its inverse';
-COMMENT ON COLUMN public.audio_files.duplicate_of IS 'Ordinal of the first member with the same content in this archive; that one has the transcript';
-COMMENT ON COLUMN public.audio_files.queue_score IS 'Highest score among the categories that flagged it under the archive''s policy set; kept by triggers';
-COMMENT ON COLUMN public.audio_files.queue_category IS 'The category of that score; kept by triggers';
-COMMENT ON COLUMN public.audio_files.queue_categories IS 'All categories that flagged it under that policy set, highest score first; null if none; kept by triggers';
-COMMENT ON COLUMN public.audio_files.copied_from IS 'opus_path of the clip with the same content in another archive that was heard instead; this one waits for no review of its own';
+COMMENT ON COLUMN public.audio_files.duplicate_of IS 'Ordinal of the first member with the same content in this archive, which has the transcript; null if this one is the first';
+COMMENT ON COLUMN public.audio_files.queue_score IS 'Highest score among the categories that flagged it under the archive''s policy set, kept by triggers; null if none did';
+COMMENT ON COLUMN public.audio_files.queue_category IS 'The category of that score, kept by triggers; null if none did';
+COMMENT ON COLUMN public.audio_files.queue_categories IS 'All categories that flagged it under that policy set, highest score first, kept by triggers; null if none did';
+COMMENT ON COLUMN public.audio_files.copied_from IS 'opus_path of the clip with the same content in another archive that was heard instead, so that this one waits for no review of its own; null if this one was heard';
 COMMENT ON COLUMN public.audio_files.control IS 'Not flagged, and drawn for review all the same';
 COMMENT ON COLUMN public.audio_files.review_probability IS 'Probability with which a person is to hear it, given that it was transcribed: 1 if flagged, queue.control_fraction if not, as loaded last';
 COMMENT ON COLUMN public.audio_files.waits_since IS 'Day (UTC) of created_at while it waits for review; null if it does not';
 COMMENT ON COLUMN public.audio_files.source_rms_dbfs IS 'Root mean square of the source''s samples, all channels, in dB relative to full scale; -150 for silence, null if loaded before it was measured';
-COMMENT ON COLUMN public.audio_files.source_peak_dbfs IS 'Largest sample of the source, in dB relative to full scale';
-COMMENT ON COLUMN public.audio_files.opus_rms_dbfs IS 'As source_rms_dbfs, of what became the Opus file';
-COMMENT ON COLUMN public.audio_files.opus_peak_dbfs IS 'As source_peak_dbfs, of what became the Opus file';
+COMMENT ON COLUMN public.audio_files.source_peak_dbfs IS 'Largest sample of the source, in dB relative to full scale; null as source_rms_dbfs';
+COMMENT ON COLUMN public.audio_files.opus_rms_dbfs IS 'As source_rms_dbfs, of what became the Opus file; null as there';
+COMMENT ON COLUMN public.audio_files.opus_peak_dbfs IS 'As source_peak_dbfs, of what became the Opus file; null as there';
 
 ALTER TABLE public.audio_files ALTER COLUMN id ADD GENERATED BY DEFAULT AS IDENTITY;
 
@@ -192,16 +204,19 @@ CREATE TABLE public.classifications (
 WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_insert_scale_factor='0.002', autovacuum_analyze_scale_factor='0.002', autovacuum_analyze_threshold='1000');
 
 COMMENT ON TABLE public.classifications IS 'One row per transcribed clip, policy set and category';
+COMMENT ON COLUMN public.classifications.id IS 'Number in the order of loading; no index has it';
+COMMENT ON COLUMN public.classifications.audio_file_id IS 'The clip, audio_files.id';
 COMMENT ON COLUMN public.classifications.flagged IS 'True only if a score was read and reached the threshold. False says "not flagged" only where status is ok; elsewhere there was no answer, or the policy was not asked, and flag_score is null';
 COMMENT ON COLUMN public.classifications.flag_score IS 'Probability that the policy is met, 0 to 1; null unless status is ok';
-COMMENT ON COLUMN public.classifications.flag_category IS 'Category of the policy set';
+COMMENT ON COLUMN public.classifications.flag_category IS 'Category of the policy set; null if it came without one';
 COMMENT ON COLUMN public.classifications.created_at IS 'When a load last changed this row';
 COMMENT ON COLUMN public.classifications.policy IS 'Name of the policy set in the configuration';
-COMMENT ON COLUMN public.classifications.threshold IS 'Score from which a clip is flagged';
+COMMENT ON COLUMN public.classifications.threshold IS 'Score from which a clip is flagged; null if it was not recorded';
 COMMENT ON COLUMN public.classifications.truncated IS 'The transcript was too long for the prompt and was cut';
-COMMENT ON COLUMN public.classifications.answer IS 'logits: score from the two answer tokens; json: score as the model wrote it';
-COMMENT ON COLUMN public.classifications.raw_response IS 'What the model wrote, for json answers';
+COMMENT ON COLUMN public.classifications.answer IS 'logits: score from the two answer tokens; json: score as the model wrote it; null if it was not recorded';
+COMMENT ON COLUMN public.classifications.raw_response IS 'What the model wrote; null unless answer is json';
 COMMENT ON COLUMN public.classifications.status IS 'ok; unparsed: an answer that could not be read; failed: no answer; unasked: the screen kept the clip from this policy';
+COMMENT ON COLUMN public.classifications.error IS 'Why there is no score; null if there is one, and if unasked';
 COMMENT ON COLUMN public.classifications.screen_score IS 'Score of the screening policy about the clip, 0 to 1; null without a screen, without speech, and if it had no answer';
 COMMENT ON COLUMN public.classifications.asked_probability IS 'Probability with which the policy was to be asked, given screen_score: 1 from the screen''s threshold on and without a screen, classify.screen.audit_fraction below; weight answers by its inverse';
 
@@ -226,6 +241,8 @@ CREATE TABLE public.policies (
 );
 
 COMMENT ON TABLE public.policies IS 'Full texts of the policies that made scores, by the hash that provenance.facts ->> ''policy_sha256'' names';
+COMMENT ON COLUMN public.policies.sha256 IS 'Hash of the text, in hexadecimal';
+COMMENT ON COLUMN public.policies.text IS 'The policy as it was';
 
 ALTER TABLE ONLY public.policies
     ADD CONSTRAINT policies_pkey PRIMARY KEY (sha256);
@@ -240,6 +257,8 @@ CREATE TABLE public.provenance (
 );
 
 COMMENT ON TABLE public.provenance IS 'What made the rows of an archive: one row for its manifest, one for each set of transcripts and of scores';
+COMMENT ON COLUMN public.provenance.archive_id IS 'The archive, archives.id';
+COMMENT ON COLUMN public.provenance.kind IS 'manifest, transcripts or classifications';
 COMMENT ON COLUMN public.provenance.name IS 'Value of transcripts.asr or classifications.policy; empty for a manifest';
 COMMENT ON COLUMN public.provenance.facts IS 'Metadata of the Parquet file: model and revision, decode options, hashes of policies and prompt, package version, draw, seconds';
 
@@ -274,13 +293,20 @@ CREATE TABLE public.transcripts (
 WITH (autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_insert_scale_factor='0.002', autovacuum_analyze_scale_factor='0.002', autovacuum_analyze_threshold='1000');
 
 COMMENT ON TABLE public.transcripts IS 'One row per transcribed clip and speech recognition set';
+COMMENT ON COLUMN public.transcripts.id IS 'Key';
+COMMENT ON COLUMN public.transcripts.audio_file_id IS 'The clip, audio_files.id';
 COMMENT ON COLUMN public.transcripts.transcript_text IS 'All segments; empty without speech, null if failed; NUL characters are stored as U+FFFD';
 COMMENT ON COLUMN public.transcripts.language IS 'ISO 639-1, of the most seconds of speech; null without speech';
-COMMENT ON COLUMN public.transcripts.confidence IS 'exp of the token-weighted mean log-probability';
+COMMENT ON COLUMN public.transcripts.confidence IS 'exp of the token-weighted mean log-probability; null without text';
 COMMENT ON COLUMN public.transcripts.created_at IS 'When a load last changed this row';
 COMMENT ON COLUMN public.transcripts.asr IS 'Name of the speech recognition set in the configuration';
-COMMENT ON COLUMN public.transcripts.segments IS 'Array of {start, end, text, language, avg_logprob, doubt}; times in seconds; Earmark 0.2 wrote neither language nor doubt';
-COMMENT ON COLUMN public.transcripts.seconds IS 'Processing time';
+COMMENT ON COLUMN public.transcripts.language_probability IS 'How sure the model is of its language, 1 if that was given; null without speech';
+COMMENT ON COLUMN public.transcripts.no_speech_probability IS 'Whisper''s own doubt that there is speech, mean over the segments by their length; null without speech';
+COMMENT ON COLUMN public.transcripts.speech_seconds IS 'How much speech there is; null if failed';
+COMMENT ON COLUMN public.transcripts.segments IS 'Array of {start, end, text, language, avg_logprob, doubt}, times in seconds; Earmark 0.2 wrote neither language nor doubt; null if failed';
+COMMENT ON COLUMN public.transcripts.status IS 'ok or failed';
+COMMENT ON COLUMN public.transcripts.error IS 'Why it failed; null if it did not';
+COMMENT ON COLUMN public.transcripts.seconds IS 'Processing time; null where nothing was processed';
 COMMENT ON COLUMN public.transcripts.compression_ratio IS 'Length of the text by its length under zlib, the highest of the segments; null without text. Whisper takes more than 2.4 for a loop';
 COMMENT ON COLUMN public.transcripts.nul_count IS 'NUL characters of the text, which PostgreSQL can''t store; each stands as U+FFFD';
 COMMENT ON COLUMN public.transcripts.languages IS 'Array of {language, share}: all languages with their shares of the seconds of speech, the largest first; null without speech, and where Earmark 0.2 transcribed';
@@ -319,6 +345,20 @@ CREATE VIEW public.ra_controls AS
   ORDER BY af.source_sha256, af.id;
 
 COMMENT ON VIEW public.ra_controls IS 'Clips of the last 24 hours that no category flagged, drawn for review; in random order, each once';
+COMMENT ON COLUMN public.ra_controls.id IS 'As audio_files.id';
+COMMENT ON COLUMN public.ra_controls.original_filename IS 'As audio_files.original_filename';
+COMMENT ON COLUMN public.ra_controls.opus_path IS 'As audio_files.opus_path';
+COMMENT ON COLUMN public.ra_controls.transcript_text IS 'As transcripts.transcript_text';
+COMMENT ON COLUMN public.ra_controls.review_probability IS 'As audio_files.review_probability';
+COMMENT ON COLUMN public.ra_controls.created_at IS 'As audio_files.created_at';
+COMMENT ON COLUMN public.ra_controls.archive IS 'As audio_files.archive_source';
+COMMENT ON COLUMN public.ra_controls.duration_seconds IS 'As audio_files.duration_seconds';
+COMMENT ON COLUMN public.ra_controls.language IS 'As transcripts.language';
+COMMENT ON COLUMN public.ra_controls.confidence IS 'As transcripts.confidence';
+COMMENT ON COLUMN public.ra_controls.languages IS 'All languages, the largest share first; null as transcripts.languages';
+COMMENT ON COLUMN public.ra_controls.compression_ratio IS 'As transcripts.compression_ratio';
+COMMENT ON COLUMN public.ra_controls.no_speech_probability IS 'As transcripts.no_speech_probability';
+COMMENT ON COLUMN public.ra_controls.doubt IS 'As transcripts.doubt';
 
 
 CREATE VIEW public.ra_queue AS
@@ -385,9 +425,22 @@ CREATE VIEW public.ra_queue AS
   ORDER BY q.queue_score DESC NULLS LAST, q.id;
 
 COMMENT ON VIEW public.ra_queue IS 'Clips flagged in the last 24 hours that await review, highest score first; each clip once';
-COMMENT ON COLUMN public.ra_queue.flag_score IS 'Highest score among the flagged categories';
-COMMENT ON COLUMN public.ra_queue.flag_categories IS 'All flagged categories, highest score first';
-COMMENT ON COLUMN public.ra_queue.languages IS 'All languages, the largest share first';
+COMMENT ON COLUMN public.ra_queue.id IS 'As audio_files.id';
+COMMENT ON COLUMN public.ra_queue.original_filename IS 'As audio_files.original_filename';
+COMMENT ON COLUMN public.ra_queue.opus_path IS 'As audio_files.opus_path';
+COMMENT ON COLUMN public.ra_queue.transcript_text IS 'As transcripts.transcript_text';
+COMMENT ON COLUMN public.ra_queue.flag_score IS 'As audio_files.queue_score';
+COMMENT ON COLUMN public.ra_queue.flag_category IS 'As audio_files.queue_category';
+COMMENT ON COLUMN public.ra_queue.created_at IS 'As audio_files.created_at';
+COMMENT ON COLUMN public.ra_queue.archive IS 'As audio_files.archive_source';
+COMMENT ON COLUMN public.ra_queue.duration_seconds IS 'As audio_files.duration_seconds';
+COMMENT ON COLUMN public.ra_queue.language IS 'As transcripts.language';
+COMMENT ON COLUMN public.ra_queue.confidence IS 'As transcripts.confidence';
+COMMENT ON COLUMN public.ra_queue.flag_categories IS 'As audio_files.queue_categories';
+COMMENT ON COLUMN public.ra_queue.languages IS 'All languages, the largest share first; null as transcripts.languages';
+COMMENT ON COLUMN public.ra_queue.compression_ratio IS 'As transcripts.compression_ratio';
+COMMENT ON COLUMN public.ra_queue.no_speech_probability IS 'As transcripts.no_speech_probability';
+COMMENT ON COLUMN public.ra_queue.doubt IS 'As transcripts.doubt';
 
 
 CREATE VIEW public.ra_waiting AS
@@ -398,6 +451,9 @@ CREATE VIEW public.ra_waiting AS
   WHERE ((waits_since >= (((now() AT TIME ZONE 'UTC'::text))::date - 1)) AND ((waits_since > ((now() AT TIME ZONE 'UTC'::text))::date) OR (created_at > (now() - '24:00:00'::interval))));
 
 COMMENT ON VIEW public.ra_waiting IS 'The clips of ra_queue, in no order and without what is shown of them';
+COMMENT ON COLUMN public.ra_waiting.id IS 'As audio_files.id';
+COMMENT ON COLUMN public.ra_waiting.queue_score IS 'As audio_files.queue_score';
+COMMENT ON COLUMN public.ra_waiting.queue_categories IS 'As audio_files.queue_categories';
 
 
 CREATE TABLE public.reviewers (
@@ -417,9 +473,14 @@ CREATE TABLE public.reviewers (
 );
 
 COMMENT ON TABLE public.reviewers IS 'Accounts of the review desk, made by `earmark reviewer add`';
+COMMENT ON COLUMN public.reviewers.id IS 'Key';
+COMMENT ON COLUMN public.reviewers.name IS 'Of the account';
 COMMENT ON COLUMN public.reviewers.role IS 'lead: may adjudicate, and see progress, agreement, the log and exports';
 COMMENT ON COLUMN public.reviewers.password_hash IS 'Argon2id, in PHC string format';
+COMMENT ON COLUMN public.reviewers.active IS 'May sign in';
+COMMENT ON COLUMN public.reviewers.created_at IS 'When the account was made';
 COMMENT ON COLUMN public.reviewers.hide_text IS 'Transcripts stay hidden until asked for';
+COMMENT ON COLUMN public.reviewers.muted IS 'Audio begins muted';
 COMMENT ON COLUMN public.reviewers.opted_out IS 'Categories whose items this person is never given';
 COMMENT ON COLUMN public.reviewers.break_minutes IS 'Minutes of work without a pause after which a break is suggested';
 
@@ -442,7 +503,12 @@ CREATE TABLE public.review_access (
 );
 
 COMMENT ON TABLE public.review_access IS 'Who saw or heard what; outlives the clips';
-COMMENT ON COLUMN public.review_access.detail IS 'Of audio, the range of bytes asked for, or that it was playing; of an export, its kind and days';
+COMMENT ON COLUMN public.review_access.id IS 'Key';
+COMMENT ON COLUMN public.review_access.reviewer_id IS 'Who, reviewers.id';
+COMMENT ON COLUMN public.review_access.audio_file_id IS 'The clip, audio_files.id, which may be gone; null for an export';
+COMMENT ON COLUMN public.review_access.what IS 'page, audio or export';
+COMMENT ON COLUMN public.review_access.detail IS 'Of audio, the range of bytes asked for, or that it was playing; of an export, its kind and days; null for a page';
+COMMENT ON COLUMN public.review_access.at IS 'When';
 
 ALTER TABLE public.review_access ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
 
@@ -462,6 +528,8 @@ CREATE TABLE public.review_begun (
 );
 
 COMMENT ON TABLE public.review_begun IS 'Clips that were given to a first person, or taken back, and are not decided; once they are older than a day, they come before all others';
+COMMENT ON COLUMN public.review_begun.audio_file_id IS 'The clip, audio_files.id';
+COMMENT ON COLUMN public.review_begun.since IS 'When it was given out or taken back';
 
 ALTER TABLE ONLY public.review_begun
     ADD CONSTRAINT review_begun_pkey PRIMARY KEY (audio_file_id);
@@ -487,10 +555,16 @@ CREATE TABLE public.review_claims (
 );
 
 COMMENT ON TABLE public.review_claims IS 'Who has which item open: one person an item, one item a person. Past expires_at anybody may take it';
+COMMENT ON COLUMN public.review_claims.audio_file_id IS 'The item, audio_files.id';
+COMMENT ON COLUMN public.review_claims.reviewer_id IS 'Who has it open, reviewers.id';
+COMMENT ON COLUMN public.review_claims.round IS 'first, second or adjudication';
 COMMENT ON COLUMN public.review_claims.mode IS 'What the person asked for, and will go on with';
+COMMENT ON COLUMN public.review_claims.category IS 'The category that the person asked for; null if they asked for none';
 COMMENT ON COLUMN public.review_claims.chosen_by IS 'Why this item came up: score or category (flagged clips), control (ra_controls), sample (review_sample), second (drawn), adjudication';
 COMMENT ON COLUMN public.review_claims.asr IS 'Speech recognition set of the transcript that is shown, whatever is loaded meanwhile';
 COMMENT ON COLUMN public.review_claims.policy IS 'Policy set that is shown, likewise';
+COMMENT ON COLUMN public.review_claims.claimed_at IS 'When the item was opened';
+COMMENT ON COLUMN public.review_claims.expires_at IS 'From when on anybody may take it';
 
 ALTER TABLE ONLY public.review_claims
     ADD CONSTRAINT review_claims_pkey PRIMARY KEY (audio_file_id);
@@ -541,13 +615,24 @@ CREATE TABLE public.review_decisions (
 );
 
 COMMENT ON TABLE public.review_decisions IS 'What people decided, one row each time; rows are only ever added. Of one person about one clip the newest counts';
+COMMENT ON COLUMN public.review_decisions.id IS 'Key, in the order of the decisions';
+COMMENT ON COLUMN public.review_decisions.audio_file_id IS 'The clip, audio_files.id';
+COMMENT ON COLUMN public.review_decisions.reviewer_id IS 'Who decided, reviewers.id';
+COMMENT ON COLUMN public.review_decisions.round IS 'first, second or adjudication';
+COMMENT ON COLUMN public.review_decisions.chosen_by IS 'As review_claims.chosen_by';
 COMMENT ON COLUMN public.review_decisions.verdict IS 'skipped: left to somebody else; undone: the one before no longer counts';
 COMMENT ON COLUMN public.review_decisions.categories IS 'What it falls under by this person''s judgement, sorted; empty unless reportable';
-COMMENT ON COLUMN public.review_decisions.reason IS 'Why it was skipped';
+COMMENT ON COLUMN public.review_decisions.transcript_wrong IS 'The person says that the transcript is wrong';
+COMMENT ON COLUMN public.review_decisions.not_speech IS 'The person says that nobody speaks';
+COMMENT ON COLUMN public.review_decisions.wrong_language IS 'The person says that the language is another one';
+COMMENT ON COLUMN public.review_decisions.reason IS 'Why it was skipped; null if it was not';
+COMMENT ON COLUMN public.review_decisions.note IS 'What the person wrote; null if nothing';
 COMMENT ON COLUMN public.review_decisions.asr IS 'Speech recognition set of the transcript that was shown';
 COMMENT ON COLUMN public.review_decisions.policy IS 'Policy set that was shown';
 COMMENT ON COLUMN public.review_decisions.flag_score IS 'The highest score of that set among the categories that flagged it; null for a control';
+COMMENT ON COLUMN public.review_decisions.flag_categories IS 'The categories of that set that flagged it, highest score first; null for a control';
 COMMENT ON COLUMN public.review_decisions.claimed_at IS 'When the item was opened';
+COMMENT ON COLUMN public.review_decisions.decided_at IS 'When it was decided';
 COMMENT ON COLUMN public.review_decisions.undone_by IS 'The lead who took the decision of reviewer_id back; null if they did so themselves';
 COMMENT ON COLUMN public.review_decisions.heard IS 'What was played before the decision, not muted, as the browser told it: sorted array of [from, to] in seconds of the clip, which do not touch; empty if nothing was; null where it was not recorded or there was no audio';
 
@@ -602,8 +687,14 @@ CREATE TABLE public.review_drafts (
 );
 
 COMMENT ON TABLE public.review_drafts IS 'What a person left of an item that is not decided; gone with the decision and with the clip';
+COMMENT ON COLUMN public.review_drafts.audio_file_id IS 'The clip, audio_files.id';
+COMMENT ON COLUMN public.review_drafts.reviewer_id IS 'Whose draft it is, reviewers.id';
+COMMENT ON COLUMN public.review_drafts.note IS 'As review_decisions.note, empty if nothing';
 COMMENT ON COLUMN public.review_drafts.categories IS 'Ticked, sorted; null while the person has changed nothing in the form';
-COMMENT ON COLUMN public.review_drafts.put_back_at IS 'When the person put it back, so that it is not the next that they are given';
+COMMENT ON COLUMN public.review_drafts.transcript_wrong IS 'As review_decisions.transcript_wrong';
+COMMENT ON COLUMN public.review_drafts.not_speech IS 'As review_decisions.not_speech';
+COMMENT ON COLUMN public.review_drafts.wrong_language IS 'As review_decisions.wrong_language';
+COMMENT ON COLUMN public.review_drafts.put_back_at IS 'When the person put it back, so that it is not the next that they are given; null if they did not';
 COMMENT ON COLUMN public.review_drafts.heard IS 'What was played so far, as in review_decisions.heard';
 
 ALTER TABLE ONLY public.review_drafts
@@ -625,7 +716,9 @@ CREATE TABLE public.review_draws (
 );
 
 COMMENT ON TABLE public.review_draws IS 'Daily samples for review over all clips that were transcribed, whether flagged or not';
+COMMENT ON COLUMN public.review_draws.id IS 'Key';
 COMMENT ON COLUMN public.review_draws.drawn_on IS 'Day of review.timezone';
+COMMENT ON COLUMN public.review_draws.drawn_at IS 'When it was drawn';
 COMMENT ON COLUMN public.review_draws.bounds IS 'Scores that part the strata, rising: stratum 1 is below the first, and one more at each. Stratum 0 has no score';
 
 ALTER TABLE public.review_draws ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY;
@@ -643,6 +736,8 @@ CREATE TABLE public.review_draw_archives (
 );
 
 COMMENT ON TABLE public.review_draw_archives IS 'Of which archives a sample was drawn, each once';
+COMMENT ON COLUMN public.review_draw_archives.archive_id IS 'The archive, archives.id';
+COMMENT ON COLUMN public.review_draw_archives.draw_id IS 'The sample, review_draws.id';
 COMMENT ON COLUMN public.review_draw_archives.policy IS 'Policy set whose highest score of a clip decided on its stratum';
 
 ALTER TABLE ONLY public.review_draw_archives
@@ -714,6 +809,24 @@ CREATE VIEW public.review_standing AS
   WHERE (verdict = ANY (ARRAY['reportable'::text, 'not reportable'::text, 'unsure'::text]));
 
 COMMENT ON VIEW public.review_standing IS 'The decisions that count: the newest of each person about each clip, unless it is undone or skipped';
+COMMENT ON COLUMN public.review_standing.id IS 'As review_decisions.id';
+COMMENT ON COLUMN public.review_standing.audio_file_id IS 'As review_decisions.audio_file_id';
+COMMENT ON COLUMN public.review_standing.reviewer_id IS 'As review_decisions.reviewer_id';
+COMMENT ON COLUMN public.review_standing.round IS 'As review_decisions.round';
+COMMENT ON COLUMN public.review_standing.chosen_by IS 'As review_decisions.chosen_by';
+COMMENT ON COLUMN public.review_standing.verdict IS 'As review_decisions.verdict';
+COMMENT ON COLUMN public.review_standing.categories IS 'As review_decisions.categories';
+COMMENT ON COLUMN public.review_standing.transcript_wrong IS 'As review_decisions.transcript_wrong';
+COMMENT ON COLUMN public.review_standing.not_speech IS 'As review_decisions.not_speech';
+COMMENT ON COLUMN public.review_standing.wrong_language IS 'As review_decisions.wrong_language';
+COMMENT ON COLUMN public.review_standing.reason IS 'As review_decisions.reason';
+COMMENT ON COLUMN public.review_standing.note IS 'As review_decisions.note';
+COMMENT ON COLUMN public.review_standing.asr IS 'As review_decisions.asr';
+COMMENT ON COLUMN public.review_standing.policy IS 'As review_decisions.policy';
+COMMENT ON COLUMN public.review_standing.flag_score IS 'As review_decisions.flag_score';
+COMMENT ON COLUMN public.review_standing.flag_categories IS 'As review_decisions.flag_categories';
+COMMENT ON COLUMN public.review_standing.claimed_at IS 'As review_decisions.claimed_at';
+COMMENT ON COLUMN public.review_standing.decided_at IS 'As review_decisions.decided_at';
 
 
 CREATE TABLE public.second_reviews (
@@ -724,7 +837,9 @@ CREATE TABLE public.second_reviews (
 );
 
 COMMENT ON TABLE public.second_reviews IS 'Clips that a second person is to hear without knowing of the first';
+COMMENT ON COLUMN public.second_reviews.audio_file_id IS 'The clip, audio_files.id';
 COMMENT ON COLUMN public.second_reviews.probability IS 'desk.second_review_fraction when it was drawn';
+COMMENT ON COLUMN public.second_reviews.drawn_at IS 'When it was drawn';
 
 ALTER TABLE ONLY public.second_reviews
     ADD CONSTRAINT second_reviews_pkey PRIMARY KEY (audio_file_id);
@@ -780,6 +895,21 @@ CREATE VIEW public.review_outcomes AS
           WHERE (f.round = 'first'::text)) of_clip;
 
 COMMENT ON VIEW public.review_outcomes IS 'Where each reviewed clip stands: settled, waits for second review, or disputed (two people differ, or somebody is unsure) until a lead adjudicates; verdict is null until it is settled';
+COMMENT ON COLUMN public.review_outcomes.audio_file_id IS 'The clip, audio_files.id';
+COMMENT ON COLUMN public.review_outcomes.decided_at IS 'When the first person decided';
+COMMENT ON COLUMN public.review_outcomes.first_reviewer_id IS 'Who decided first, reviewers.id';
+COMMENT ON COLUMN public.review_outcomes.first_verdict IS 'As review_decisions.verdict, of the first person';
+COMMENT ON COLUMN public.review_outcomes.first_categories IS 'As review_decisions.categories, of the first person';
+COMMENT ON COLUMN public.review_outcomes.second_reviewer_id IS 'Who decided second, reviewers.id; null if nobody has';
+COMMENT ON COLUMN public.review_outcomes.second_verdict IS 'That person''s verdict; null if nobody has decided second';
+COMMENT ON COLUMN public.review_outcomes.second_categories IS 'That person''s categories; null if nobody has decided second';
+COMMENT ON COLUMN public.review_outcomes.adjudicator_id IS 'The lead who settled it, reviewers.id; null if none has';
+COMMENT ON COLUMN public.review_outcomes.adjudicated_verdict IS 'The lead''s verdict; null if none has settled it';
+COMMENT ON COLUMN public.review_outcomes.adjudicated_categories IS 'The lead''s categories; null if none has settled it';
+COMMENT ON COLUMN public.review_outcomes.second_review_probability IS 'As second_reviews.probability; null if it was not drawn';
+COMMENT ON COLUMN public.review_outcomes.state IS 'settled, waits for second review or disputed';
+COMMENT ON COLUMN public.review_outcomes.verdict IS 'The adjudicator''s verdict, or else the first; null until it is settled';
+COMMENT ON COLUMN public.review_outcomes.categories IS 'The adjudicator''s categories, or else the first; null until it is settled';
 
 
 CREATE TABLE public.review_strata (
@@ -791,8 +921,11 @@ CREATE TABLE public.review_strata (
 );
 
 COMMENT ON TABLE public.review_strata IS 'What a sample was drawn from';
+COMMENT ON COLUMN public.review_strata.draw_id IS 'The sample, review_draws.id';
+COMMENT ON COLUMN public.review_strata.stratum IS 'Its number, by the bounds of review_draws';
 COMMENT ON COLUMN public.review_strata.clips IS 'Contents that could be drawn, each counted where it was heard by the machine';
 COMMENT ON COLUMN public.review_strata.rate IS 'Share of them that was expected to be reportable; it decided on "drawn" and enters no estimate';
+COMMENT ON COLUMN public.review_strata.drawn IS 'How many of them were drawn';
 
 ALTER TABLE ONLY public.review_strata
     ADD CONSTRAINT review_strata_pkey PRIMARY KEY (draw_id, stratum);
@@ -809,6 +942,9 @@ CREATE TABLE public.review_sample (
 );
 
 COMMENT ON TABLE public.review_sample IS 'Clips that were drawn';
+COMMENT ON COLUMN public.review_sample.audio_file_id IS 'The clip, audio_files.id';
+COMMENT ON COLUMN public.review_sample.draw_id IS 'The sample, review_draws.id';
+COMMENT ON COLUMN public.review_sample.stratum IS 'Its stratum, by the bounds of review_draws';
 COMMENT ON COLUMN public.review_sample.place IS 'In which order they are given out, from 1: random within a stratum, and each beginning of it has of all strata about the shares that the whole has';
 
 ALTER TABLE ONLY public.review_sample
@@ -844,6 +980,12 @@ CREATE VIEW public.review_sample_heard AS
   WINDOW of_stratum AS (PARTITION BY s.draw_id, s.stratum);
 
 COMMENT ON VIEW public.review_sample_heard IS 'The part of each sample that people heard: all up to the last place that was given out as a sample item and decided about';
+COMMENT ON COLUMN public.review_sample_heard.audio_file_id IS 'As review_sample.audio_file_id';
+COMMENT ON COLUMN public.review_sample_heard.draw_id IS 'As review_sample.draw_id';
+COMMENT ON COLUMN public.review_sample_heard.stratum IS 'As review_sample.stratum';
+COMMENT ON COLUMN public.review_sample_heard.place IS 'As review_sample.place';
+COMMENT ON COLUMN public.review_sample_heard.clips IS 'As review_strata.clips';
+COMMENT ON COLUMN public.review_sample_heard.heard IS 'How many clips of the stratum people heard';
 COMMENT ON COLUMN public.review_sample_heard.probability IS 'heard / clips: as the order within a stratum is random, what was heard is a random part of it';
 
 
@@ -855,6 +997,10 @@ CREATE TABLE public.review_sessions (
 );
 
 COMMENT ON TABLE public.review_sessions IS 'Who is signed in; the token itself is only in the browser';
+COMMENT ON COLUMN public.review_sessions.token_sha256 IS 'Hash of the token';
+COMMENT ON COLUMN public.review_sessions.reviewer_id IS 'Who is signed in, reviewers.id';
+COMMENT ON COLUMN public.review_sessions.created_at IS 'When they signed in';
+COMMENT ON COLUMN public.review_sessions.seen_at IS 'When they were last seen';
 
 ALTER TABLE ONLY public.review_sessions
     ADD CONSTRAINT review_sessions_pkey PRIMARY KEY (token_sha256);
@@ -873,6 +1019,9 @@ CREATE TABLE public.review_waiting (
 );
 
 COMMENT ON TABLE public.review_waiting IS 'Reviewed clips that wait for another person: what review_outcomes does not call settled, so that nobody has to look through all of it';
+COMMENT ON COLUMN public.review_waiting.audio_file_id IS 'The clip, audio_files.id';
+COMMENT ON COLUMN public.review_waiting.round IS 'Whom it waits for: second or adjudication';
+COMMENT ON COLUMN public.review_waiting.since IS 'Since when';
 
 ALTER TABLE ONLY public.review_waiting
     ADD CONSTRAINT review_waiting_pkey PRIMARY KEY (audio_file_id);
@@ -888,6 +1037,9 @@ CREATE TABLE public.sign_in_failures (
 );
 
 COMMENT ON TABLE public.sign_in_failures IS 'Failed sign-ins of the last hour, by which more are refused';
+COMMENT ON COLUMN public.sign_in_failures.name IS 'The name that was given';
+COMMENT ON COLUMN public.sign_in_failures.address IS 'Where it was given, an IP address';
+COMMENT ON COLUMN public.sign_in_failures.failed_at IS 'When';
 
 CREATE INDEX idx_sign_in_failures ON public.sign_in_failures USING btree (failed_at);
 

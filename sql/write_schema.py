@@ -3,6 +3,8 @@
 import re
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 
@@ -69,17 +71,24 @@ def schema(conninfo: str) -> str:
     return "\n\n".join(laid_out)
 
 
-def main() -> None:
-    """Migrate an empty database and write down its schema."""
+@contextmanager
+def migrated() -> Iterator[str]:
+    """A database of its own, with what the migrations make; it goes afterwards."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o711)  # the server has a user of its own where root runs this
         conninfo = embedded_server.use(folder / "postgres")
         try:
             database.migrate(conninfo)
-            SCHEMA.write_text(schema(conninfo), encoding="utf-8")
+            yield conninfo
         finally:
             embedded_server.stop(folder / "postgres")
+
+
+def main() -> None:
+    """Migrate an empty database and write down its schema."""
+    with migrated() as conninfo:
+        SCHEMA.write_text(schema(conninfo), encoding="utf-8")
 
 
 if __name__ == "__main__":

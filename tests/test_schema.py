@@ -1,4 +1,4 @@
-"""sql/schema.sql tells what the migrations make of an empty database."""
+"""What is told of the schema: sql/schema.sql, the comments, and the data dictionary."""
 
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -7,6 +7,13 @@ import psycopg2
 import pytest
 from psycopg2.extensions import make_dsn
 
+from docs.write_data_dictionary import (
+    DICTIONARY,
+    dictionary,
+    of_analysis,
+    of_database,
+    of_files,
+)
 from earmark.record.database import connect, migrate
 from sql.write_schema import SCHEMA, dump, schema
 
@@ -73,3 +80,53 @@ def test_a_schema_is_written_whole_and_in_an_order_that_can_be_run(new_database)
     run(first, OTHER_OBJECTS)
     run(second, schema(first))
     assert dump(second) == dump(first)
+
+
+def test_the_committed_data_dictionary_says_what_files_and_database_say(new_database):
+    migrated = new_database()
+    migrate(migrated)
+    assert DICTIONARY.read_text(encoding="utf-8") == dictionary(migrated), "run `make dictionary`"
+
+
+def untold(rows):
+    """Columns of which nobody is told what they hold, what null means or what numbers count."""
+    return [
+        row.place
+        for row in rows
+        if not row.told
+        or (row.nullable and row.null == "–")
+        or (not row.unit and row.type.lower().startswith(("double", "float")))
+    ]
+
+
+def test_every_column_of_a_file_says_what_it_holds():
+    assert not untold(row for _, _, rows in of_files() for row in rows)
+
+
+def test_every_column_of_the_views_for_analysis_says_what_it_holds():
+    assert {name for name, _ in of_analysis()} == {"answers", "policies", "receipts"}
+    assert not untold(row for _, rows in of_analysis() for row in rows)
+
+
+def test_every_table_and_column_of_the_database_says_what_it_holds(new_database):
+    migrated = new_database()
+    migrate(migrated)
+    found = of_database(migrated)
+    assert not [name for name, held, _ in found if held.endswith(". ")]
+    # PostgreSQL calls every column of a view nullable.
+    assert not untold(
+        row for _, held, rows in found for row in rows if row.meaning == "" or "View" not in held
+    )
+
+
+def test_a_column_without_a_comment_is_missed(new_database):
+    migrated = new_database()
+    migrate(migrated)
+    run(
+        migrated,
+        "ALTER TABLE archives ADD untold TEXT NOT NULL, ADD half_told TEXT, ADD told_size FLOAT;"
+        "COMMENT ON COLUMN archives.half_told IS 'A word';"
+        "COMMENT ON COLUMN archives.told_size IS 'A size; null without one'",
+    )
+    rows = next(rows for name, _, rows in of_database(migrated) if name == "archives")
+    assert untold(rows) == ["archives.untold", "archives.half_told", "archives.told_size"]

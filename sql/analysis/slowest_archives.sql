@@ -1,7 +1,7 @@
 -- Which archives took longest, and in which stage?
 --
 -- One line per archive, from the receipts: seconds of each stage, and seconds per clip
--- that was transcribed.
+-- that was transcribed, flagged or not.
 WITH timed AS (
     SELECT
         *,

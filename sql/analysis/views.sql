@@ -81,6 +81,28 @@ FROM read_json(
 WHERE date BETWEEN COALESCE(getvariable('since'), '0001-01-01')::DATE
   AND COALESCE(getvariable('until'), '9999-12-31')::DATE;
 
+COMMENT ON COLUMN receipts.archive IS 'Whole file name of the archive';
+COMMENT ON COLUMN receipts.date IS 'Day of the archive''s own modification time';
+COMMENT ON COLUMN receipts.asr IS 'Speech recognition set';
+COMMENT ON COLUMN receipts.policy IS 'Policy set';
+COMMENT ON COLUMN receipts."order" IS 'source.order of the run; null where Earmark did not yet say';
+COMMENT ON COLUMN receipts.status IS 'ok; partial: cut short or damaged, what could be saved was; failed: nothing could';
+COMMENT ON COLUMN receipts.reason IS 'Why the status is not ok; null if it is';
+COMMENT ON COLUMN receipts.type IS 'What the archive is by its content; null if nobody could look';
+COMMENT ON COLUMN receipts.bytes IS 'Size of the archive; null if it is not known';
+COMMENT ON COLUMN receipts.modified_ns IS 'When the archive at the source was last modified; null where Earmark did not yet say';
+COMMENT ON COLUMN receipts.members IS 'How many there are: total, ok, failed, skipped; and among ok those that are duplicates';
+COMMENT ON COLUMN receipts.clips IS 'How many there are by audio_files.status; transcribed means transcribed and not flagged';
+COMMENT ON COLUMN receipts.flagged IS 'Clips that were flagged, by category';
+COMMENT ON COLUMN receipts.judged IS 'Clips that got an answer, by category';
+COMMENT ON COLUMN receipts.skipped IS 'Members without a clip, by reason';
+COMMENT ON COLUMN receipts.undecided IS 'Answers that failed or could not be read';
+COMMENT ON COLUMN receipts.unasked IS 'Clips that the screen kept from the policies';
+COMMENT ON COLUMN receipts.rows IS 'Rows in the database, by table; transcripts are all that were heard, flagged or not';
+COMMENT ON COLUMN receipts.seconds IS 'Time that each stage took; null for one that did not tell';
+COMMENT ON COLUMN receipts.provenance IS 'What made the files, by file, as in the table provenance';
+COMMENT ON COLUMN receipts.loaded_at IS 'When a load last changed the archive''s row, ISO 8601';
+
 -- The policy sets in use: of which asr set's transcripts each one is made, and from which score
 -- on a clip passes its screen; null without one.
 CREATE OR REPLACE VIEW policies AS
@@ -93,6 +115,10 @@ FROM read_json(
     columns = {'asr.name': 'VARCHAR', thresholds: 'MAP(VARCHAR, DOUBLE)'},
     filename = true
 );
+
+COMMENT ON COLUMN policies.policy IS 'Name of the policy set';
+COMMENT ON COLUMN policies.asr IS 'Of which speech recognition set''s transcripts it is made; null if it is not known';
+COMMENT ON COLUMN policies.screen_threshold IS 'Score from which on a clip passes its screen; null without one';
 
 -- One row per policy set, category and upload that was heard.  An upload that repeats
 -- another one of its archive has that one's answer.  Of what the screen kept out, "is_out", a
@@ -125,3 +151,21 @@ JOIN transcripts t
 JOIN classes c ON (c.date, c.archive, c.ordinal) = (t.date, t.archive, t.ordinal)
 LEFT JOIN policies ON policies.policy = c.policy
 WHERE m.selected AND COALESCE(policies.asr, t.asr) = t.asr;
+
+COMMENT ON COLUMN answers.policy IS 'Policy set';
+COMMENT ON COLUMN answers.asr IS 'Speech recognition set';
+COMMENT ON COLUMN answers.category IS 'As classes.category';
+COMMENT ON COLUMN answers.date IS 'Day of the archive';
+COMMENT ON COLUMN answers.archive IS 'As manifests.archive';
+COMMENT ON COLUMN answers.ordinal IS 'As manifests.ordinal, of the upload';
+COMMENT ON COLUMN answers.content IS 'As manifests.source_sha256';
+COMMENT ON COLUMN answers.inclusion_probability IS 'As manifests.inclusion_probability';
+COMMENT ON COLUMN answers.language IS 'As transcripts.language; null without speech';
+COMMENT ON COLUMN answers.languages IS 'All that are spoken, or ''no speech'' alone';
+COMMENT ON COLUMN answers.status IS 'As classes.status';
+COMMENT ON COLUMN answers.flagged IS 'As classes.flagged; null unless status is ok';
+COMMENT ON COLUMN answers.score IS 'As classes.score; null unless status is ok';
+COMMENT ON COLUMN answers.threshold IS 'As classes.threshold';
+COMMENT ON COLUMN answers.screen_score IS 'As classes.screen_score; null without a screen';
+COMMENT ON COLUMN answers.asked_probability IS 'As classes.asked_probability, 1 for null there';
+COMMENT ON COLUMN answers.is_out IS 'The screen would keep the clip from this policy';

@@ -22,106 +22,276 @@ from earmark.volume import Volume
 
 _TIME = pa.timestamp("us", tz="UTC")
 
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a file, and what ``docs/data-dictionary.md`` says of it.
+
+    Attributes:
+        name: What it is called.
+        type: In Arrow's words.
+        meaning: What it holds; where it may be null, a clause after a semicolon says what that
+            means.
+        same: The column of the database with the same content, ``table.column``; None if none has.
+        nullable: Whether it may be null.
+        parts: What the items of a list of structs hold.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+    same: str | None = None
+    nullable: bool = True
+    parts: tuple["Column", ...] = ()
+
+
+def schema_of(columns: Iterable[Column]) -> pa.Schema:
+    """The schema of a file with these columns."""
+    return pa.schema(
+        [pa.field(column.name, column.type, nullable=column.nullable) for column in columns]
+    )
+
+
+def items(parts: Iterable[Column]) -> pa.ListType:
+    """The type of a list of structs with these parts."""
+    return pa.list_(pa.struct(schema_of(parts)))
+
+
+_METADATA = "What its source says of it, a JSON object; null if nothing"
+
 #: What an archive held, one row per member; lies in ``unpacked/{archive}/members.parquet``.
-MEMBERS = pa.schema(
-    [
-        pa.field("ordinal", pa.int32(), nullable=False),  # position in the archive, from 0
-        pa.field("member", pa.string(), nullable=False),  # name in the archive, never a path here
-        pa.field("file", pa.string()),  # name of the extracted file; null if none
-        pa.field("bytes", pa.int64(), nullable=False),
-        pa.field("sha256", pa.string()),
-        pa.field("status", pa.string(), nullable=False),  # ok | failed | skipped
-        pa.field("error", pa.string()),
-        pa.field("metadata", pa.string()),  # what its source says of it, a JSON object; or null
-    ]
+MEMBERS_COLUMNS = (
+    Column("ordinal", pa.int32(), "Position in the archive, from 0", "audio_files.ordinal", False),
+    Column(
+        "member", pa.string(), "Name in the archive, as its maker wrote it; never a path here",
+        "audio_files.original_filename", False,
+    ),
+    Column("file", pa.string(), "Name of the extracted file; null if there is none"),
+    Column("bytes", pa.int64(), "Size of the member", "audio_files.source_bytes", False),
+    Column(
+        "sha256", pa.string(), "Hash of its bytes as they came; null if they could not be had",
+        "audio_files.source_sha256",
+    ),
+    Column("status", pa.string(), "ok, failed, or skipped: it is no audio", nullable=False),
+    Column(
+        "error", pa.string(), "Why it failed or was skipped; null if its status is ok",
+        "audio_files.error",
+    ),
+    Column("metadata", pa.string(), _METADATA),
+)  # fmt: skip
+MEMBERS = schema_of(MEMBERS_COLUMNS)
+
+_ARCHIVE = Column(
+    "archive", pa.string(), "Whole file name of the archive", "audio_files.archive_source", False
 )
+_ORDINAL = MEMBERS_COLUMNS[0]
 
 #: One row per member of an archive, good or bad.
-MANIFEST = pa.schema(
-    [
-        pa.field("archive", pa.string(), nullable=False),
-        pa.field("ordinal", pa.int32(), nullable=False),
-        pa.field("member", pa.string(), nullable=False),
-        pa.field("opus_path", pa.string()),  # relative to volume.root; null if not encoded
-        pa.field("source_sha256", pa.string()),
-        pa.field("source_bytes", pa.int64(), nullable=False),
-        pa.field("source_format", pa.string()),
-        pa.field("opus_bytes", pa.int64()),
-        pa.field("duration_seconds", pa.float64()),
-        pa.field("sample_rate", pa.int32()),  # of the source, Hz
-        pa.field("channels", pa.int32()),  # of the source
-        # dB relative to full scale, of all channels; -150 for silence
-        pa.field("source_rms_dbfs", pa.float64()),
-        pa.field("source_peak_dbfs", pa.float64()),
-        pa.field("opus_rms_dbfs", pa.float64()),  # of what the encoder was given
-        pa.field("opus_peak_dbfs", pa.float64()),
-        pa.field("status", pa.string(), nullable=False),  # ok | failed | skipped
-        pa.field("error", pa.string()),
-        pa.field("selected", pa.bool_(), nullable=False),  # drawn for transcription
-        pa.field("inclusion_probability", pa.float64(), nullable=False),
-        pa.field("duplicate_of", pa.int32()),  # ordinal of the first equal content
-        pa.field("encoded_at", _TIME),
-        pa.field("metadata", pa.string()),  # what its source says of it, a JSON object; or null
-    ]
-)
+MANIFEST_COLUMNS = (
+    _ARCHIVE,
+    _ORDINAL,
+    MEMBERS_COLUMNS[1],
+    Column(
+        "opus_path", pa.string(),
+        "Its Opus file, relative to volume.root; null if it was not encoded: failed, skipped, or "
+        "content that an earlier member has", "audio_files.opus_path",
+    ),
+    Column(
+        "source_sha256", pa.string(),
+        "Hash of its bytes as they came; null if they could not be had",
+        "audio_files.source_sha256",
+    ),
+    Column("source_bytes", pa.int64(), "Size of the member", "audio_files.source_bytes", False),
+    Column(
+        "source_format", pa.string(), "What it is by its content; null if nobody looked",
+        "audio_files.source_format",
+    ),
+    Column(
+        "opus_bytes", pa.int64(), "Size of the Opus file; null without one",
+        "audio_files.file_size_bytes",
+    ),
+    Column(
+        "duration_seconds", pa.float64(), "Length of its audio; null if it was not decoded",
+        "audio_files.duration_seconds",
+    ),
+    Column(
+        "sample_rate", pa.int32(), "Of the source; null if it was not decoded",
+        "audio_files.sample_rate",
+    ),
+    Column(
+        "channels", pa.int32(), "Of the source; null if it was not decoded", "audio_files.channels"
+    ),
+    Column(
+        "source_rms_dbfs", pa.float64(),
+        "Root mean square of the source's samples, all channels, -150 for silence; null if it was "
+        "not decoded, or before it was measured", "audio_files.source_rms_dbfs",
+    ),
+    Column(
+        "source_peak_dbfs", pa.float64(),
+        "Largest sample of the source; null as source_rms_dbfs", "audio_files.source_peak_dbfs",
+    ),
+    Column(
+        "opus_rms_dbfs", pa.float64(),
+        "As source_rms_dbfs, of what the encoder was given; null as there",
+        "audio_files.opus_rms_dbfs",
+    ),
+    Column(
+        "opus_peak_dbfs", pa.float64(),
+        "As source_peak_dbfs, of what the encoder was given; null as there",
+        "audio_files.opus_peak_dbfs",
+    ),
+    Column("status", pa.string(), "ok, failed, or skipped: it is no audio", nullable=False),
+    Column(
+        "error", pa.string(),
+        "Why there is no audio, or what of it is missing; null if it is whole",
+        "audio_files.error",
+    ),
+    Column("selected", pa.bool_(), "Drawn for transcription", "audio_files.selected", False),
+    Column(
+        "inclusion_probability", pa.float64(),
+        "Probability with which it could have been drawn; weight by its inverse",
+        "audio_files.inclusion_probability", False,
+    ),
+    Column(
+        "duplicate_of", pa.int32(),
+        "Ordinal of the first member with the same content; null if this one is the first",
+        "audio_files.duplicate_of",
+    ),
+    Column("encoded_at", _TIME, "When it was encoded; null if it was not"),
+    Column("metadata", pa.string(), _METADATA),
+)  # fmt: skip
+MANIFEST = schema_of(MANIFEST_COLUMNS)
 
-_SEGMENT = [
-    pa.field("start", pa.float64()),
-    pa.field("end", pa.float64()),
-    pa.field("text", pa.string()),
-    pa.field("language", pa.string()),
-    pa.field("avg_logprob", pa.float64()),
-    pa.field("doubt", pa.string()),
-]
+SEGMENT_COLUMNS = (
+    Column("start", pa.float64(), "When it begins in the clip; null in no file"),
+    Column("end", pa.float64(), "When it ends in the clip; null in no file"),
+    Column("text", pa.string(), "What was said; null in no file"),
+    Column("language", pa.string(), "ISO 639-1; null where Earmark 0.2 transcribed"),
+    Column("avg_logprob", pa.float64(), "Mean log-probability of its tokens; null without text"),
+    Column("doubt", pa.string(), "As that of the clip, of this segment; null if nothing"),
+)
+_LANGUAGE_COLUMNS = (
+    Column("language", pa.string(), "ISO 639-1; null in no file"),
+    Column("share", pa.float64(), "Of the seconds of speech; null in no file"),
+)
 
 #: One row per transcribed clip.
-TRANSCRIPTS = pa.schema(
-    [
-        pa.field("archive", pa.string(), nullable=False),
-        pa.field("ordinal", pa.int32(), nullable=False),
-        pa.field("text", pa.string()),  # all segments; "" without speech, null if failed
-        # ISO 639-1, of the most seconds of speech; null without speech
-        pa.field("language", pa.string()),
-        pa.field("language_probability", pa.float64()),
-        # all of them, the largest share of the seconds of speech first; null without speech
-        pa.field(
-            "languages",
-            pa.list_(pa.struct([("language", pa.string()), ("share", pa.float64())])),
-        ),
-        pa.field("confidence", pa.float64()),  # exp(token-weighted mean log-probability)
-        pa.field("no_speech_probability", pa.float64()),
-        pa.field("compression_ratio", pa.float64()),  # highest of its segments; null without text
-        pa.field("doubt", pa.string()),  # why words may not have been spoken; null if nothing
-        pa.field("speech_seconds", pa.float64()),
-        pa.field("segments", pa.list_(pa.struct(_SEGMENT))),
-        pa.field("status", pa.string(), nullable=False),  # ok | failed
-        pa.field("error", pa.string()),
-        pa.field("seconds", pa.float64()),  # processing time
-        # opus_path of the clip with the same content in another archive that was heard instead
-        pa.field("copied_from", pa.string()),
-    ]
-)
+TRANSCRIPTS_COLUMNS = (
+    _ARCHIVE,
+    _ORDINAL,
+    Column(
+        "text", pa.string(), "All segments, empty without speech; null if failed",
+        "transcripts.transcript_text",
+    ),
+    Column(
+        "language", pa.string(), "ISO 639-1, of the most seconds of speech; null without speech",
+        "transcripts.language",
+    ),
+    Column(
+        "language_probability", pa.float64(),
+        "How sure the model is of its language, 1 if that was given; null without speech",
+        "transcripts.language_probability",
+    ),
+    Column(
+        "languages", items(_LANGUAGE_COLUMNS),
+        "All of them, the largest share of the seconds of speech first; null without speech, and "
+        "where Earmark 0.2 transcribed", "transcripts.languages", parts=_LANGUAGE_COLUMNS,
+    ),
+    Column(
+        "confidence", pa.float64(),
+        "exp of the token-weighted mean log-probability; null without text",
+        "transcripts.confidence",
+    ),
+    Column(
+        "no_speech_probability", pa.float64(),
+        "Whisper's own doubt that there is speech, mean over the segments by their length; null "
+        "without speech",
+        "transcripts.no_speech_probability",
+    ),
+    Column(
+        "compression_ratio", pa.float64(),
+        "Length of the text by its length under zlib, the highest of the segments; null without "
+        "text", "transcripts.compression_ratio",
+    ),
+    Column(
+        "doubt", pa.string(), "Why words may not have been spoken; null if nothing is doubtful",
+        "transcripts.doubt",
+    ),
+    Column(
+        "speech_seconds", pa.float64(), "How much speech there is; null if failed",
+        "transcripts.speech_seconds",
+    ),
+    Column(
+        "segments", items(SEGMENT_COLUMNS), "Its parts in order; null if failed",
+        "transcripts.segments", parts=SEGMENT_COLUMNS,
+    ),
+    Column("status", pa.string(), "ok or failed", "transcripts.status", False),
+    Column(
+        "error", pa.string(), "Why it failed; null if it did not", "transcripts.error"
+    ),
+    Column(
+        "seconds", pa.float64(), "Processing time; null where nothing was processed",
+        "transcripts.seconds",
+    ),
+    Column(
+        "copied_from", pa.string(),
+        "opus_path of the clip with the same content in another archive that was heard instead; "
+        "null if this one was", "audio_files.copied_from",
+    ),
+)  # fmt: skip
+TRANSCRIPTS = schema_of(TRANSCRIPTS_COLUMNS)
 
 #: One row per transcribed clip and policy category.
-CLASSES = pa.schema(
-    [
-        pa.field("archive", pa.string(), nullable=False),
-        pa.field("ordinal", pa.int32(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("flagged", pa.bool_()),  # null unless status is ok
-        pa.field("score", pa.float64()),  # 0..1; null unless status is ok
-        pa.field("threshold", pa.float64(), nullable=False),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("answer", pa.string(), nullable=False),  # logits | json
-        pa.field("raw_response", pa.string()),  # only when answer is json
-        # ok | unparsed | failed; unasked, if the screen kept the clip from this policy
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("screen_score", pa.float64()),  # 0..1, of the clip; null without a screen
-        # with which the policy was to be asked, given screen_score; null means 1
-        pa.field("asked_probability", pa.float64()),
-    ]
-)
+CLASSES_COLUMNS = (
+    _ARCHIVE,
+    _ORDINAL,
+    Column("category", pa.string(), "Of the policy set", "classifications.flag_category", False),
+    Column(
+        "flagged", pa.bool_(), "The score reached the threshold; null unless status is ok",
+        "classifications.flagged",
+    ),
+    Column(
+        "score", pa.float64(), "Probability that the policy is met; null unless status is ok",
+        "classifications.flag_score",
+    ),
+    Column(
+        "threshold", pa.float64(), "Score from which a clip is flagged",
+        "classifications.threshold", False,
+    ),
+    Column(
+        "truncated", pa.bool_(), "The transcript was too long for the prompt and was cut",
+        "classifications.truncated", False,
+    ),
+    Column(
+        "answer", pa.string(),
+        "logits: score from the two answer tokens; json: score as the model wrote it",
+        "classifications.answer", False,
+    ),
+    Column(
+        "raw_response", pa.string(), "What the model wrote; null unless answer is json",
+        "classifications.raw_response",
+    ),
+    Column(
+        "status", pa.string(),
+        "ok; unparsed: an answer that could not be read; failed: no answer; unasked: the screen "
+        "kept the clip from this policy", "classifications.status", False,
+    ),
+    Column(
+        "error", pa.string(), "Why there is no score; null if there is one, and if unasked",
+        "classifications.error",
+    ),
+    Column(
+        "screen_score", pa.float64(),
+        "Score of the screening policy about the clip; null without a screen, without speech, and "
+        "if it had no answer", "classifications.screen_score",
+    ),
+    Column(
+        "asked_probability", pa.float64(),
+        "Probability with which the policy was to be asked, given screen_score; null means 1",
+        "classifications.asked_probability",
+    ),
+)  # fmt: skip
+CLASSES = schema_of(CLASSES_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -130,7 +300,7 @@ class Table:
 
     Attributes:
         name: The folder below ``volume.root``, and the view for analysis.
-        schema: The columns of its files.
+        columns: Those of its files.
         key: Columns that tell the rows of an archive apart.
         stage: The stage that makes it, as its rule is called.
         partitions: Folders above that of the date: fields of a receipt that name what made it.
@@ -140,12 +310,17 @@ class Table:
     """
 
     name: str
-    schema: pa.Schema
+    columns: tuple[Column, ...]
     key: tuple[str, ...]
     stage: str
     partitions: tuple[Literal["asr", "policy"], ...]
     retention: Literal["text"] | None
     erasing: Literal["blank", "drop"]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """That of its files."""
+        return schema_of(self.columns)
 
     def pattern(self, date: str = "*", archive: str = "*") -> str:
         """Glob for its files below ``volume.root``, of all partitions."""
@@ -172,7 +347,7 @@ TABLES = {
     for table in (
         Table(
             "manifests",
-            MANIFEST,
+            MANIFEST_COLUMNS,
             key=("ordinal",),
             stage="encode_opus",
             partitions=(),
@@ -181,7 +356,7 @@ TABLES = {
         ),
         Table(
             "transcripts",
-            TRANSCRIPTS,
+            TRANSCRIPTS_COLUMNS,
             key=("ordinal",),
             stage="transcribe_audio",
             partitions=("asr",),
@@ -190,7 +365,7 @@ TABLES = {
         ),
         Table(
             "classes",
-            CLASSES,
+            CLASSES_COLUMNS,
             key=("ordinal", "category"),
             stage="classify_transcripts",
             partitions=("policy",),

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from psycopg2.extensions import connection as Connection
 
-from earmark.desk.export import COLUMNS
+from earmark.desk import export
 from earmark.evaluation.gold import Labelled
 from earmark.files import whole
 from earmark.record.erasure import Erased
+from earmark.tables import Column
 from earmark.volume import Volume
 
-_SQL = {column.name: column.sql for column in COLUMNS}
+_SQL = {column.name: column.sql for column in export.COLUMNS}
 
 # A clip's first decision stands for it: its transcript was shown, and it has the weight. Whoever
 # decided after hearing other words than those of the transcript says nothing of the text.
@@ -48,15 +49,37 @@ _SETTLED = f"""
       )
     ORDER BY o.audio_file_id
 """
+#: Columns of a gold set that reviewers' decisions make.
+COLUMNS = (
+    Column("id", pa.string(), "What the row is called", nullable=False),
+    Column(
+        "text", pa.string(), "The transcript that was shown", "transcripts.transcript_text", False
+    ),
+    Column(
+        "categories", pa.list_(pa.string()), "What people say it falls under, empty for nothing",
+        "review_outcomes.categories", False,
+    ),
+    Column(
+        "labelled", pa.list_(pa.string()),
+        "Categories that somebody looked for; null for all of the policy set",
+    ),
+    Column(
+        "language", pa.string(), "ISO 639-1, of the most seconds of speech; null if not known",
+        "transcripts.language",
+    ),
+    Column(
+        "labelled_by", pa.list_(pa.string()),
+        "Reviewers by their numbers, reviewers.id", nullable=False,
+    ),
+    Column(
+        "weight", pa.float64(),
+        "How many contents it stands for, if it was drawn at random; null if it was not",
+    ),
+)  # fmt: skip
 _SCHEMA = pa.schema(
     [
-        pa.field("id", pa.string()),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("categories", pa.list_(pa.string()), nullable=False),
-        pa.field("labelled", pa.list_(pa.string())),
-        pa.field("language", pa.string()),
-        pa.field("labelled_by", pa.list_(pa.string())),
-        pa.field("weight", pa.float64()),
+        pa.field(column.name, column.type, column.name not in ("text", "categories"))
+        for column in COLUMNS
     ]
 )
 

@@ -25,6 +25,7 @@ from earmark.policy.screen import with_screen
 from earmark.policy.self_check import self_check
 from earmark.progress import track
 from earmark.settings import ClassifySettings
+from earmark.tables import Column, schema_of
 from earmark.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -32,15 +33,24 @@ logger = logging.getLogger(__name__)
 #: Scores that were made so many days ago are forgotten.
 KEPT_DAYS = 30
 
-_SCORES = pa.schema(
-    [
-        pa.field("sha256", pa.string(), nullable=False),  # of the text as the prompt has it
-        pa.field("score", pa.float64()),
-        pa.field("truncated", pa.bool_(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("error", pa.string()),
-    ]
-)
+#: Columns of ``state/evaluations/…/scores/….parquet``, which keep what a policy says of texts.
+COLUMNS = (
+    Column("sha256", pa.string(), "Hash of the text as the prompt has it", nullable=False),
+    Column(
+        "score", pa.float64(), "Probability that the policy is met; null unless status is ok",
+        "classifications.flag_score",
+    ),
+    Column(
+        "truncated", pa.bool_(), "The text was too long for the prompt and was cut",
+        "classifications.truncated", False,
+    ),
+    Column("status", pa.string(), "ok, unparsed or failed", "classifications.status", False),
+    Column(
+        "error", pa.string(), "Why there is no score; null if there is one",
+        "classifications.error",
+    ),
+)  # fmt: skip
+_SCORES = schema_of(COLUMNS)
 #: As the stage has it: nobody is asked about a clip without speech.
 _SILENT = Classification(0.0, truncated=False)
 

@@ -195,6 +195,14 @@ def open_volume(volume_root: Path) -> duckdb.DuckDBPyConnection:
     return connection
 
 
+@contextmanager
+def empty_volume() -> Iterator[duckdb.DuckDBPyConnection]:
+    """The same database over a volume that holds nothing, for what its columns are."""
+    with TemporaryDirectory() as folder:
+        _lay_out_empty(Path(folder))
+        yield open_volume(Path(folder))
+
+
 def _lay_out_empty(volume: Path) -> None:
     """Make a volume of which every file has its columns and no row."""
     for table in TABLES.values():

@@ -12,9 +12,12 @@ import pyarrow.parquet as pq
 
 from earmark.files import make_folder, whole
 from earmark.record.review_queue import QueueItem
+from earmark.tables import Column, schema_of
 
-_COLUMNS = pa.schema(
-    [
+#: Columns of both files, those of the view ``ra_queue``.
+COLUMNS = tuple(
+    Column(name, kind, f"As ra_queue.{name}", f"ra_queue.{name}")
+    for name, kind in (
         ("id", pa.int64()),
         ("original_filename", pa.string()),
         ("opus_path", pa.string()),
@@ -31,8 +34,9 @@ _COLUMNS = pa.schema(
         ("compression_ratio", pa.float64()),
         ("no_speech_probability", pa.float64()),
         ("doubt", pa.string()),
-    ]
+    )
 )
+_SCHEMA = schema_of(COLUMNS)
 #: What a spreadsheet takes for the beginning of a formula where a cell begins (OWASP, "CSV
 #: Injection"): some split at semicolons, whatever stands in quotes.
 _FORMULA = re.compile(r"(^|;)(?=[=+\-@\t\r\n\uFF1D\uFF0B\uFF0D\uFF20])")
@@ -65,13 +69,13 @@ def write_queue(queue: Sequence[QueueItem], folder: Path) -> None:
         writer.writeheader()
         writer.writerows({key: cell(value) for key, value in row.items()} for row in rows)
     with whole(folder / "queue.parquet") as partial:
-        pq.write_table(pa.Table.from_pylist(rows, schema=_COLUMNS), partial)
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
 
 
 def read_queue(folder: Path) -> list[QueueItem] | None:
     """What :func:`write_queue` wrote; empty if it wrote nothing, None if it can't be read."""
     try:
-        rows = pq.read_table(folder / "queue.parquet", schema=_COLUMNS).to_pylist()
+        rows = pq.read_table(folder / "queue.parquet", schema=_SCHEMA).to_pylist()
         return [QueueItem(**row) for row in rows]
     except FileNotFoundError:
         return []

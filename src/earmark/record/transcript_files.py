@@ -20,42 +20,80 @@ from earmark.errors import EarmarkError
 from earmark.files import make_folder, whole
 from earmark.record.clips import Clip
 from earmark.record.queue_files import CSV_ENCODING, cell
+from earmark.tables import SEGMENT_COLUMNS, Column, items
 from earmark.visible import visible
 from earmark.volume import ARCHIVE_NAME
 
 _ROWS = 2_000  # written at a time
-_SEGMENT = pa.struct(
-    [
-        ("start", pa.float64()),
-        ("end", pa.float64()),
-        ("text", pa.string()),
-        ("language", pa.string()),
-        ("avg_logprob", pa.float64()),
-        ("doubt", pa.string()),
-    ]
-)
 #: Columns of a table of transcripts, those of :class:`earmark.record.clips.Clip`.
-SCHEMA = pa.schema(
-    [
-        ("id", pa.int64()),
-        ("archive", pa.string()),
-        ("date", pa.date32()),
-        ("ordinal", pa.int32()),
-        ("original_filename", pa.string()),
-        ("opus_path", pa.string()),
-        ("duration_seconds", pa.float64()),
-        ("status", pa.string()),
-        ("language", pa.string()),
-        ("confidence", pa.float64()),
-        ("doubt", pa.string()),
-        ("score", pa.float64()),
-        ("category", pa.string()),
-        ("text", pa.string()),
-        ("segments", pa.list_(_SEGMENT)),
-        ("asr", pa.string()),
-        ("policy", pa.string()),
-    ]
-)
+COLUMNS = (
+    Column("id", pa.int64(), "Key in the database", "audio_files.id", False),
+    Column(
+        "archive", pa.string(), "Whole file name of the archive; null if it came without one",
+        "audio_files.archive_source",
+    ),
+    Column(
+        "date", pa.date32(),
+        "Day of the archive's own modification time (UTC); null if it is in none", "archives.date",
+    ),
+    Column(
+        "ordinal", pa.int32(), "Position in the archive, from 0; null if it is in none",
+        "audio_files.ordinal",
+    ),
+    Column(
+        "original_filename", pa.string(), "Name in the archive, which anybody may have chosen",
+        "audio_files.original_filename", False,
+    ),
+    Column(
+        "opus_path", pa.string(), "Relative to the volume; null for a copy of an earlier member",
+        "audio_files.opus_path",
+    ),
+    Column(
+        "duration_seconds", pa.float64(), "Length of its audio; null if it is not known",
+        "audio_files.duration_seconds",
+    ),
+    Column(
+        "status", pa.string(), "transcribed (and not flagged), flagged or reviewed",
+        "audio_files.status", False,
+    ),
+    Column(
+        "language", pa.string(), "ISO 639-1, of the most seconds of speech; null without speech",
+        "transcripts.language",
+    ),
+    Column(
+        "confidence", pa.float64(), "Of the transcript; null without text",
+        "transcripts.confidence",
+    ),
+    Column(
+        "doubt", pa.string(), "Why words may not have been spoken; null if nothing is doubtful",
+        "transcripts.doubt",
+    ),
+    Column(
+        "score", pa.float64(),
+        "The highest of its scores, or that of the category that was asked for; null if there is "
+        "none", "classifications.flag_score",
+    ),
+    Column(
+        "category", pa.string(), "Whose score that is; null without any",
+        "classifications.flag_category",
+    ),
+    Column(
+        "text", pa.string(), "The whole transcript", "transcripts.transcript_text", False
+    ),
+    Column(
+        "segments", items(SEGMENT_COLUMNS), "Its parts in order; not in CSV",
+        "transcripts.segments", False, parts=SEGMENT_COLUMNS,
+    ),
+    Column(
+        "asr", pa.string(), "Name of the speech recognition set; null if it came without archive",
+        "archives.asr",
+    ),
+    Column(
+        "policy", pa.string(), "Name of the policy set; null if it came without archive",
+        "archives.policy",
+    ),
+)  # fmt: skip
+SCHEMA = pa.schema([(column.name, column.type) for column in COLUMNS])
 
 
 def _srt(clip: Clip) -> str:
@@ -120,7 +158,8 @@ def _parquet(path: Path, clips: Iterator[Clip]) -> None:
         while some := [asdict(clip) for clip in islice(clips, _ROWS)]:
             for row in some:  # Earmark 0.2 wrote less of a segment
                 row["segments"] = [
-                    {name: each.get(name) for name in _SEGMENT.names} for each in row["segments"]
+                    {part.name: each.get(part.name) for part in SEGMENT_COLUMNS}
+                    for each in row["segments"]
                 ]
             writer.write_table(pa.Table.from_pylist(some, schema=SCHEMA))
 
