@@ -3,7 +3,6 @@
 import csv
 import datetime
 import json
-import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +10,6 @@ import pytest
 from desk_record import json_lines
 from loaded_archive import Archive, member, query
 
-from earmark import REPOSITORY
 from earmark.desk.export import COLUMNS, Format, export
 from earmark.record.database import connect
 
@@ -175,12 +173,6 @@ def test_no_password_hash_leaves(decided: str, tmp_path: Path) -> None:
     for format in ("csv", "jsonl", "parquet"):
         path = exported(decided, tmp_path / f"a.{format}", format, days=1)
         assert b"secret" not in path.read_bytes()
-
-
-def test_the_page_says_what_each_column_means() -> None:
-    page = (REPOSITORY / "docs/review.md").read_text()
-    table = page[page.index("| column |") : page.index("A weight says")]
-    assert {column.name for column in COLUMNS} <= set(re.findall(r"`(\w+)`", table))
 
 
 def test_days_without_decisions_give_a_file_without_rows(

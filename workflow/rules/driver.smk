@@ -14,13 +14,18 @@ onstart:
         explained(work.begin)
 
 
-onsuccess:
+def end():
+    """Tidy up, and say what was done after all that Snakemake has to say."""
     if drives():
         explained(work.end)
+        atexit.register(
+            print, explained(work.summary, workflow.configfiles), file=sys.stderr
+        )
+
+
+onsuccess:
+    end()
 
 
 onerror:
-    if drives():
-        # After all that Snakemake has to say.
-        atexit.register(print, work.where_to_look(), file=sys.stderr)
-        explained(work.end)
+    end()

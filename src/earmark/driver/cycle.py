@@ -134,7 +134,7 @@ def _drive(
             at_end=lambda: cancel_waiting(volume, prefix) if prefix else None,
         )
     done = receipts_since(volume, began_at)
-    failed = _failed_since(volume, began_at, process.stopped)
+    failed = quarantine.failed_since(volume, began_at, process.stopped)
     logger.info("done: %s; failed: %d", counted(len(done), "archive"), len(failed))
     # One that is asked to end before it listens is killed, and has done nothing yet.
     if code < 0 and not (process.stopped and code == -signal.SIGTERM):
@@ -174,16 +174,6 @@ def cancel_waiting(volume: Volume, prefix: str) -> None:
     """
     waiting = [job.id for job in slurm.jobs(prefix) if job.state == "PENDING"]
     slurm.cancel([*waiting, *attempts.waiting_jobs(volume)])
-
-
-def _failed_since(volume: Volume, moment: float, stopped: bool) -> list[str]:
-    """The archives that failed since a moment; what was cancelled by a stop did not."""
-    failed = {each.archive for each in quarantine.in_quarantine(volume) if _is_new(each, moment)}
-    for name in attempts.tried(volume):
-        for attempt in attempts.failures(volume, name):
-            if attempt.began_at >= moment and (attempt.counts or not stopped):
-                failed.add(name)
-    return sorted(failed)
 
 
 class _Driver:
@@ -260,7 +250,3 @@ class _Driver:
                 os.killpg(self._process.pid, number)  # as Ctrl-C on a terminal would
             else:
                 self._process.send_signal(number)
-
-
-def _is_new(found: quarantine.Quarantined, moment: float) -> bool:
-    return found.since is not None and datetime.fromisoformat(found.since).timestamp() >= moment - 1

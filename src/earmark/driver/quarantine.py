@@ -161,6 +161,26 @@ def in_quarantine(volume: Volume) -> list[Quarantined]:
     return found
 
 
+def failed_since(volume: Volume, moment: float, stopped: bool = False) -> list[str]:
+    """The names of the archives that failed since a moment.
+
+    Args:
+        volume: The shared volume.
+        moment: In s since 1970.
+        stopped: Whether somebody stopped the run: what was cancelled then did not fail.
+    """
+    failed = {each.archive for each in in_quarantine(volume) if _is_new(each, moment)}
+    for name in attempts.tried(volume):
+        for attempt in attempts.failures(volume, name):
+            if attempt.began_at >= moment and (attempt.counts or not stopped):
+                failed.add(name)
+    return sorted(failed)
+
+
+def _is_new(found: Quarantined, moment: float) -> bool:
+    return found.since is not None and datetime.fromisoformat(found.since).timestamp() >= moment - 1
+
+
 def record(volume: Volume, conninfo: str) -> None:
     """Make the database say what is in quarantine, and what is not any more.
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from earmark import locks, logs
 from earmark.driver import quarantine, redo
@@ -13,6 +14,7 @@ from earmark.driver.damage import set_damaged_aside
 from earmark.driver.feed import Feed
 from earmark.driver.preview import show_plan
 from earmark.driver.retention import delete_at_source, sweep
+from earmark.driver.summary import summarise
 from earmark.driver.urgency import Deadline
 from earmark.errors import EarmarkError
 from earmark.ingest import catalogue
@@ -49,6 +51,7 @@ class Work:
         self._volume = Volume.of(settings)
         self._known: list[Archive] | None = None
         self._pending: dict[str, Archive] = {}
+        self._began_at: float | None = None
         self._gpu_seconds_per_byte, self._measured_at = 0.0, -_MEASURE_SECONDS
 
     def pending(self) -> list[Archive]:
@@ -109,6 +112,7 @@ class Work:
             OSError: the volume cannot be written.
         """
         locks.hold_until_exit(self._volume.driver_lock)
+        self._began_at = time.time()
         conninfo = _prepare_database(self._settings.database.url, self._volume)
         try:
             if erasure.finish_unfinished(self._volume, conninfo):
@@ -130,12 +134,20 @@ class Work:
         if self._settings.source.delete_after:
             delete_at_source(source_of(self._settings), self._volume, archives)
 
-    def where_to_look(self) -> str:
-        """What to do after a run in which something failed."""
-        return (
-            "earmark: not all was done: `earmark status` names what failed and why, and the logs "
-            f"are in {self._volume.root / 'logs'}; the next run tries it again"
-        )
+    def summary(self, configfiles: Sequence[Path]) -> str:
+        """What the run has done, for its end; empty if it did not begin.
+
+        Args:
+            configfiles: Those of Snakemake.
+
+        Raises:
+            OSError: the volume cannot be read.
+        """
+        if self._began_at is None:
+            return ""
+        archives = catalogue.read(self._volume).archives
+        configfile = configfiles[0] if configfiles else None
+        return summarise(self._settings, archives, self._began_at, configfile)
 
     def _tidy_up(self, archives: Sequence[Archive]) -> None:
         quarantine.give_up(self._volume, archives, self._settings.failure.max_attempts)
