@@ -78,7 +78,7 @@ def mistakes(profile: dict) -> Iterator[str]:
 
 
 def test_the_rules_of_the_workflow_are_found() -> None:
-    assert rules().keys() == {*STAGES, "all", "daily_report", "reclassify"}
+    assert rules().keys() == {*STAGES, "all", "daily_report", "write_report", "reclassify"}
     assert "transfers" in rules()["fetch_archive"]
 
 

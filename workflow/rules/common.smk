@@ -6,6 +6,8 @@
 
 import atexit
 import sys
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -13,13 +15,21 @@ from earmark.errors import EarmarkError, refused_by_system
 from earmark.configuration import check_files, resolve
 from earmark.volume import ARCHIVE_NAME, Volume
 
+#: What is said with a mistake where no file is named: the defaults are those of a cluster.
+DEFAULTS_COUNT = (
+    "\nNo --configfile was given, so config/config.yaml counts. To try Earmark out, add "
+    "`--configfile demo/config.yaml`."
+)
+
 
 def explained(step, *arguments):
     """Call a step of the driver; what a person can put right ends the run in one sentence."""
     try:
         return step(*arguments)
     except EarmarkError as error:
-        sys.exit(f"earmark: {error}")
+        sys.exit(
+            f"earmark: {error}{'' if workflow.overwrite_configfiles else DEFAULTS_COUNT}"
+        )
     except OSError as error:
         sys.exit(f"earmark: {refused_by_system(error)}")
 

@@ -1,13 +1,34 @@
 # Requires  nothing: it tells what there is
-# Produces  reports/{date}/index.html, queue.csv and queue.parquet, anew each time it is asked for
+# Produces  reports/{date}/index.html, anew each time `daily_report` is asked for, and queue.csv and
+#           queue.parquet beside it if the database answers
 
 
 localrules:
     daily_report,
+    write_report,
+
+
+def todays_report(wildcards):
+    date = datetime.now(ZoneInfo(settings.review.timezone)).date().isoformat()
+    page = volume.report(date)
+    workflow.dag.forcefiles.add(str(page))
+    return page
 
 
 rule daily_report:
+    input:
+        todays_report,
+
+
+rule write_report:
+    output:
+        page=report(
+            volume.report("{date}"),
+            caption="../report/daily_report.rst",
+            category="Daily report",
+            labels={"day": "{date}"},
+        ),
     log:
-        volume.root / "logs" / "daily_report.log",
+        volume.log("write_report", "{date}"),
     script:
         "../scripts/daily_report.py"

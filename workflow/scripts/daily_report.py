@@ -8,7 +8,7 @@ from earmark.configuration import resolve
 from earmark.errors import EarmarkError
 from earmark.watch.report import gather, write_report
 
-logs.configure("daily_report", Path(snakemake.log[0]))
+logs.configure("write_report", Path(snakemake.log[0]))
 try:
     settings = resolve(snakemake.config)
     print(write_report(settings, gather(settings)))
