@@ -64,6 +64,28 @@ def drives():
     return set(workflow.dag_settings.targets) != {"daily_report"}
 
 
+def todays_report(wildcards):
+    date = datetime.now(ZoneInfo(settings.review.timezone)).date().isoformat()
+    page = volume.report(date)
+    workflow.dag.forcefiles.add(str(page))
+    return page
+
+
+def begin(log):
+    if drives():
+        explained(work.begin)
+
+
+def end(log):
+    """Tidy up, and say what was done after all that Snakemake has to say."""
+    if drives():
+        try:
+            explained(work.end)
+        finally:
+            said = explained(work.summary, workflow.configfiles)
+            atexit.register(print, said, file=sys.stderr)
+
+
 if workflow.is_main_process:
     explained(check_files, workflow.configfiles)
 settings = explained(resolve, config)

@@ -8,13 +8,6 @@ localrules:
     write_report,
 
 
-def todays_report(wildcards):
-    date = datetime.now(ZoneInfo(settings.review.timezone)).date().isoformat()
-    page = volume.report(date)
-    workflow.dag.forcefiles.add(str(page))
-    return page
-
-
 rule daily_report:
     input:
         todays_report,

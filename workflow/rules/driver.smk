@@ -9,21 +9,6 @@ if work:
             from_queue(work.feed, finish_sentinel=work.feed.end),
 
 
-def begin(log):
-    if drives():
-        explained(work.begin)
-
-
-def end(log):
-    """Tidy up, and say what was done after all that Snakemake has to say."""
-    if drives():
-        try:
-            explained(work.end)
-        finally:
-            said = explained(work.summary, workflow.configfiles)
-            atexit.register(print, said, file=sys.stderr)
-
-
 onstart:
     begin(log)
 
