@@ -5,6 +5,7 @@ import json
 from datetime import date
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from earmark import cli
 from earmark.record.clips import Clip, Wanted, search
 from earmark.record.database import connect
 from earmark.record.erasure import Erased, Found
+from earmark.record.label_studio import interface
 from earmark.record.transcript_files import write
 
 WHATEVER = Wanted()
@@ -232,6 +234,50 @@ def test_transcripts_are_one_table(place, tmp_path, kind):
             assert rows[0]["segments"][1]["end"] == 3661.5
     assert rows[0]["original_filename"] == "calls/Zoë.mp3"
     assert [float(row["score"]) for row in rows] == [0.9, 0.4, 0.1]
+
+
+def label_studio_export(place, folder):
+    """The tasks, and the controls of the labelling interface by their names."""
+    target = folder / "tasks.json"
+    assert cli.main(["export", "--configfile", str(place.file), "label-studio", str(target)]) == 0
+    interface = ElementTree.parse(target.with_suffix(".xml")).getroot()
+    return json.loads(target.read_text()), {tag.get("name"): tag for tag in interface.iter()}
+
+
+def test_label_studio_gets_audio_transcripts_and_flags_as_predictions(place, tmp_path):
+    tasks, controls = label_studio_export(place, tmp_path)
+    assert [task["data"]["score"] for task in tasks] == [0.9, 0.4, 0.1]
+    for task in tasks:
+        assert task["data"]["audio"].startswith(
+            "/data/local-files/?d=audio/date%3D2026-11-02/a.tar"
+        )
+        (prediction,) = task["predictions"]
+        assert prediction["score"] == task["data"]["score"]
+        for result in prediction["result"]:  # what Label Studio's own validation asks for
+            control = controls[result["from_name"]]
+            assert result["type"] == control.tag.lower()
+            assert result["to_name"] == control.get("toName")
+            known = {each.get("value") for each in control}
+            assert set(result["value"].get(result["type"], ())) <= known
+    *regions, flag = tasks[0]["predictions"][0]["result"]
+    assert flag["value"] == {"choices": ["scams"]}
+    assert [each["value"]["text"] for each in regions[1::2]] == [
+        ["Send the bank password."],
+        ["Now!"],
+    ]
+    assert regions[2]["id"] == regions[3]["id"] != regions[0]["id"]
+    assert (regions[2]["value"]["start"], regions[2]["value"]["end"]) == (61.25, 3661.5)
+    assert "choices" not in {each["type"] for each in tasks[1]["predictions"][0]["result"]}
+
+
+def test_label_studio_gets_an_empty_list_where_nothing_is_found(tmp_path):
+    assert write([], "label-studio", tmp_path / "tasks.json") == 0
+    assert json.loads((tmp_path / "tasks.json").read_text()) == []
+
+
+def test_a_category_of_any_name_is_a_choice_of_label_studio_s_interface():
+    (view,) = [ElementTree.fromstring(interface(['a"<b>&', "scams"]))]
+    assert [each.get("value") for each in view.iter("Choice")] == ['a"<b>&', "scams"]
 
 
 def test_a_file_is_no_folder_and_a_folder_no_file(place, tmp_path, capsys):

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from earmark.commands import chosen_clips, place
 from earmark.commands.parser import Commands, add
-from earmark.record import clips, database, transcript_files
+from earmark.files import whole
+from earmark.policy.policies import load_policies
+from earmark.record import clips, database, label_studio, transcript_files
 from earmark.settings import Settings
 from earmark.volume import Volume
 
@@ -15,12 +17,13 @@ def add_to(commands: Commands) -> None:
     parser = add(
         commands, "export", _export,
         "Write transcripts as subtitles (srt, vtt), text or labels for Audacity, a file for each "
-        "clip, or as one table (csv, jsonl, parquet).",
+        "clip, as one table (csv, jsonl, parquet), or as tasks for Label Studio.",
     )  # fmt: skip
     parser.add_argument("format", choices=transcript_files.FORMATS)
     parser.add_argument(
         "target", type=Path, metavar="PATH",
-        help="the table's file, or a folder for the others; what is there is replaced",
+        help="the file of a table or of tasks (beside which label-studio writes its labelling "
+        "interface, .xml), or a folder for the others; what is there is replaced",
     )  # fmt: skip
     parser.add_argument("--words", help="only clips in which these were said, as `search` has it")
     chosen_clips.add_options(parser)
@@ -32,4 +35,10 @@ def _export(settings: Settings, arguments: argparse.Namespace) -> None:
         database.require_schema(connection)
         found = clips.search(connection, Volume.of(settings), wanted)
         count = transcript_files.write(found, arguments.format, arguments.target)
+    if arguments.format == "label-studio":
+        classify = settings.classify
+        known = load_policies(Path(classify.policies), classify.categories)
+        with whole(arguments.target.with_suffix(".xml")) as partial:
+            text = label_studio.interface(policy.category for policy in known)
+            partial.write_text(text, encoding="utf-8")
     print(f"Transcripts in {arguments.target}: {count}")

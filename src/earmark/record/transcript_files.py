@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from earmark.errors import EarmarkError
 from earmark.files import make_folder, whole
+from earmark.record import label_studio
 from earmark.record.clips import Clip
 from earmark.record.queue_files import CSV_ENCODING, cell
 from earmark.tables import SEGMENT_COLUMNS, Column, items
@@ -153,6 +154,12 @@ def _json_lines(path: Path, clips: Iterator[Clip]) -> None:
             print(json.dumps(asdict(clip), ensure_ascii=False, default=str), file=file)
 
 
+def _label_studio(path: Path, clips: Iterator[Clip]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        tasks = (label_studio.task(clip) for clip in clips if clip.opus_path)
+        print("[", next(tasks, ""), *(f",\n{task}" for task in tasks), "]", file=file)
+
+
 def _parquet(path: Path, clips: Iterator[Clip]) -> None:
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         while some := [asdict(clip) for clip in islice(clips, _ROWS)]:
@@ -176,6 +183,7 @@ _TABLES: dict[str, Callable[[Path, Iterator[Clip]], None]] = {
     "csv": _csv,
     "jsonl": _json_lines,
     "parquet": _parquet,
+    "label-studio": _label_studio,
 }
 FORMATS = (*_OF_A_CLIP, *_TABLES)
 
@@ -186,9 +194,9 @@ def write(clips: Iterable[Clip], kind: str, target: Path) -> int:
     Args:
         clips: Whose.
         kind: One of :data:`FORMATS`.
-        target: For ``csv``, ``jsonl`` and ``parquet`` the file; for the others a folder, in which
-            ``2026-11-02/a/000012.srt`` is of the member 12 of that day's archive ``a``. What is
-            there is replaced.
+        target: For ``csv``, ``jsonl``, ``parquet`` and ``label-studio`` the file; for the others a
+            folder, in which ``2026-11-02/a/000012.srt`` is of the member 12 of that day's archive
+            ``a``. What is there is replaced.
 
     Returns:
         How many there were.
