@@ -63,6 +63,20 @@ def test_settings_that_lack_something_are_refused_too(record: Path) -> None:
         name(record, {"model": "large-v2", "language": None}).bind()
 
 
+def test_a_new_name_of_transcripts_alone_is_refused_for_what_a_policy_set_is_of(
+    tmp_path: Path,
+) -> None:
+    record = tmp_path / "a.json"
+    policy = Name("classify.policy", "a", {"asr.name": "old", "model": "m"}, record)
+    policy.bind()
+    with pytest.raises(
+        EarmarkError, match=r"asr\.name 'old' .*choose a new classify\.policy as well"
+    ):
+        Name("classify.policy", "a", {"asr.name": "new", "model": "m"}, record).check()
+    with pytest.raises(EarmarkError, match=r"other settings: asr\.name, model "):
+        Name("classify.policy", "a", {"asr.name": "new", "model": "n"}, record).check()
+
+
 def test_a_pin_is_part_of_what_a_name_stands_for_and_none_changes_nothing(tmp_path: Path) -> None:
     settings, volume = resolve({}), Volume(tmp_path)
     known = asr_name(settings, volume, DECODING_FACTS)

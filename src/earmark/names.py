@@ -60,6 +60,12 @@ class Name:
             if known.get(fact) != self.facts.get(fact)
             and (fact in known or fact not in _LATER_FACTS)
         )
+        if changed == ["asr.name"] and "asr.name" in known:
+            raise SetupError(
+                f"{self.key} '{self.name}' has judged the transcripts of asr.name "
+                f"'{known['asr.name']}' (see {self.record}), and a policy set is of one set of "
+                f"transcripts: choose a new {self.key} as well, or take the change of asr.name back"
+            )
         if changed:
             raise SetupError(
                 f"{self.key} '{self.name}' was used before with other settings: "
