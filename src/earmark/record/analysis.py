@@ -6,6 +6,8 @@ Needs no database server and changes nothing.
 
 import datetime
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
