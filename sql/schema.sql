@@ -663,6 +663,7 @@ CREATE TABLE public.review_devices (
 
 COMMENT ON TABLE public.review_devices IS 'Browsers in which a person has signed in before: others who guess the password can''t keep them out there';
 COMMENT ON COLUMN public.review_devices.token_sha256 IS 'Of a secret that only the browser has';
+COMMENT ON COLUMN public.review_devices.reviewer_id IS 'Who signed in';
 COMMENT ON COLUMN public.review_devices.used_at IS 'Of the last sign-in; forgotten after 180 days, and with the password';
 
 ALTER TABLE ONLY public.review_devices
@@ -757,6 +758,8 @@ CREATE TABLE public.review_links (
 
 COMMENT ON TABLE public.review_links IS 'Links by which a person can choose a password, once and within a day';
 COMMENT ON COLUMN public.review_links.token_sha256 IS 'Of the secret that the link holds';
+COMMENT ON COLUMN public.review_links.reviewer_id IS 'Whose password';
+COMMENT ON COLUMN public.review_links.made_at IS 'When it was made';
 
 ALTER TABLE ONLY public.review_links
     ADD CONSTRAINT review_links_pkey PRIMARY KEY (token_sha256);

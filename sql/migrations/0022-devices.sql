@@ -1,4 +1,4 @@
--- depends: 0018-heard
+-- depends: 0021-comments
 
 -- Browsers in which somebody has signed in before, and links to a new password.
 
@@ -13,6 +13,8 @@ COMMENT ON TABLE review_devices IS 'Browsers in which a person has signed in bef
 
 COMMENT ON COLUMN review_devices.token_sha256 IS 'Of a secret that only the browser has';
 
+COMMENT ON COLUMN review_devices.reviewer_id IS 'Who signed in';
+
 COMMENT ON COLUMN review_devices.used_at IS 'Of the last sign-in; forgotten after 180 days, and with the password';
 
 CREATE INDEX idx_review_devices_reviewer ON review_devices (reviewer_id);
@@ -26,5 +28,9 @@ CREATE TABLE review_links (
 COMMENT ON TABLE review_links IS 'Links by which a person can choose a password, once and within a day';
 
 COMMENT ON COLUMN review_links.token_sha256 IS 'Of the secret that the link holds';
+
+COMMENT ON COLUMN review_links.reviewer_id IS 'Whose password';
+
+COMMENT ON COLUMN review_links.made_at IS 'When it was made';
 
 CREATE INDEX idx_review_links_reviewer ON review_links (reviewer_id);
