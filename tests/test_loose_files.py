@@ -267,6 +267,7 @@ def test_files_of_a_damaged_record_whose_archive_is_not_done_are_taken_all_the_s
 def be_done(archive: Listed, source: LooseSource, volume: Volume) -> None:
     """Leave what a run leaves of an archive."""
     cut = source.files_of.find(archive.name)
+    assert cut is not None
     rows = [
         member(cut.name, ordinal, cut.date)
         | {"member": each.path.decode(), "source_bytes": each.bytes}
