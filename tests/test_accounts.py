@@ -213,6 +213,29 @@ def test_a_link_lets_a_person_choose_a_password_once_that_nobody_else_knows(desk
         accounts.use_link(desk, token, "a third and long one")
 
 
+def test_a_link_that_two_use_at_once_is_good_for_one_of_them(desk):
+    token = link(desk)
+
+    def use(password: str) -> bool:
+        try:
+            accounts.use_link(desk, token, password)
+        except EarmarkError:
+            return False
+        return True
+
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with ThreadPoolExecutor(2) as threads:
+        with desk.transaction() as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT FROM reviewers WHERE name = 'ada' FOR UPDATE")
+            both = [threads.submit(use, f"a new and long one {number}") for number in range(2)]
+            while ask(desk, waiting) != [(2,)]:
+                assert not any(each.done() for each in both)
+        assert sorted(each.result() for each in both) == [False, True]
+
+
 @pytest.mark.parametrize("how", ["old", "unknown", "disabled", "another password since"])
 def test_a_link_that_is_no_longer_good_changes_nothing(desk, how):
     token = link(desk)

@@ -245,10 +245,13 @@ def use_link(connections: Connections, token: str, password: str) -> None:
         EarmarkError: the link is no longer good, or the password won't do.
     """
     with connections.transaction() as connection:
-        linked_to(connection, token)
+        name = linked_to(connection, token)
     hashed = _hashed(password)
-    with connections.transaction() as connection:
-        _change(connection, linked_to(connection, token), "password_hash = %s", hashed)
+    with connections.transaction() as connection, connection.cursor() as cursor:
+        # Whoever uses the same link at this moment waits here, and finds it used.
+        cursor.execute("SELECT FROM reviewers WHERE name = %s FOR UPDATE", [name])
+        linked_to(connection, token)
+        _change(connection, name, "password_hash = %s", hashed)
 
 
 def set_role(connection: Connection, name: str, role: Role) -> None:
