@@ -270,6 +270,13 @@ def test_label_studio_gets_audio_transcripts_and_flags_as_predictions(place, tmp
     assert "choices" not in {each["type"] for each in tasks[1]["predictions"][0]["result"]}
 
 
+def test_tasks_for_label_studio_are_not_written_where_its_interface_goes(place, tmp_path, capsys):
+    target = tmp_path / "tasks.xml"
+    assert cli.main(["export", "--configfile", str(place.file), "label-studio", str(target)]) != 0
+    assert "name another for the tasks" in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_label_studio_gets_an_empty_list_where_nothing_is_found(tmp_path):
     assert write([], "label-studio", tmp_path / "tasks.json") == 0
     assert json.loads((tmp_path / "tasks.json").read_text()) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from earmark.commands import chosen_clips, place
 from earmark.commands.parser import Commands, add
+from earmark.errors import EarmarkError
 from earmark.files import whole
 from earmark.policy.policies import load_policies
 from earmark.record import clips, database, label_studio, transcript_files
@@ -30,6 +31,11 @@ def add_to(commands: Commands) -> None:
 
 
 def _export(settings: Settings, arguments: argparse.Namespace) -> None:
+    if arguments.format == "label-studio" and arguments.target.suffix == ".xml":
+        raise EarmarkError(
+            f"{arguments.target} would be the labelling interface's file; name another for the "
+            "tasks, such as tasks.json"
+        )
     wanted = chosen_clips.wanted(arguments, arguments.words)
     with database.connect(place.existing_database(settings)) as connection:
         database.require_schema(connection)

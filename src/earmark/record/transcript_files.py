@@ -157,7 +157,10 @@ def _json_lines(path: Path, clips: Iterator[Clip]) -> None:
 def _label_studio(path: Path, clips: Iterator[Clip]) -> None:
     with path.open("w", encoding="utf-8") as file:
         tasks = (label_studio.task(clip) for clip in clips if clip.opus_path)
-        print("[", next(tasks, ""), *(f",\n{task}" for task in tasks), "]", file=file)
+        print("[", next(tasks, ""), file=file)
+        for task in tasks:
+            print(",", task, file=file)
+        print("]", file=file)
 
 
 def _parquet(path: Path, clips: Iterator[Clip]) -> None:
