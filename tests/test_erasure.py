@@ -452,6 +452,20 @@ def test_a_damaged_note_of_an_erasure_stops_no_other_and_its_content_is_looked_f
     assert Erased(erasing.volume).all() == {SECRET, 64 * "b"}
 
 
+def test_a_file_that_cannot_be_erased_keeps_no_driver_from_its_work(
+    erasing: Erasing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "a.parquet")
+
+    monkeypatch.setattr(erasure, "_erase_files", refuse)
+    with pytest.raises(PermissionError):
+        erasing.erase()
+    Work(configuration.read(erasing.place.file), lambda: ()).begin()
+    assert "is not finished: [Errno 13] Permission denied" in capsys.readouterr().err
+    assert list(Erased(erasing.volume).unfinished())
+
+
 @pytest.mark.parametrize("table", [0, 1, 2])
 def test_a_damaged_table_stops_no_erasure_and_goes_if_it_may_hold_the_clip(
     erasing: Erasing, table: int, capsys: pytest.CaptureFixture[str]

@@ -117,7 +117,7 @@ class Work:
         try:
             if erasure.finish_unfinished(self._volume, conninfo):
                 database.forget_deleted(conninfo, self._settings.database.url)
-        except EarmarkError as error:  # the next run, or the next `earmark erase`, tries it again
+        except (EarmarkError, OSError) as error:  # the next run or `earmark erase` tries it again
             logger.warning("an erasure that was cut off is not finished: %s", error)
         self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)
 
