@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
@@ -189,13 +190,29 @@ def change(desk: Connections, token: str, current: str, new: str) -> None:
 
 def test_people_change_their_own_password_and_other_browsers_are_signed_out(desk):
     here, elsewhere = sign_in(desk, device="here"), sign_in(desk)
-    with pytest.raises(SignInRefused, match="the current password is another one"):
+    with pytest.raises(SignInRefused, match="the current password is wrong"):
         change(desk, here, "wrong", "a new and long one")
     with pytest.raises(EarmarkError, match="12 to 200 characters"):
         change(desk, here, PASSWORD, "short")
     change(desk, here, PASSWORD, "a new and long one")
     assert (who(desk, here), who(desk, elsewhere)) == ("ada", None)
     assert who(desk, sign_in(desk, "a new and long one")) == "ada"
+
+
+def test_a_password_that_its_owner_set_meanwhile_is_not_overwritten(desk, monkeypatch):
+    token, checked = sign_in(desk), accounts._checked
+
+    def while_the_owner_sets_one(*arguments: Any) -> tuple[int, str]:
+        found = checked(*arguments)
+        with desk.transaction() as connection:
+            accounts.set_password(connection, "ada", "what the owner chose")
+        return found
+
+    monkeypatch.setattr(accounts, "_checked", while_the_owner_sets_one)
+    with pytest.raises(SignInRefused, match="changed meanwhile"):
+        change(desk, token, PASSWORD, "a new and long one")
+    monkeypatch.undo()
+    assert who(desk, sign_in(desk, "what the owner chose")) == "ada"
 
 
 def link(desk: Connections, name: str = "ada", *roles: accounts.Role) -> str:

@@ -354,6 +354,7 @@ def test_a_lead_makes_a_link_by_which_somebody_chooses_a_password(desk: Desk) ->
         lea.visit("/lead")
         page = lea.submit("/lead/people/ben/link").text
         assert lea.submit("/lead/people/lea/link").status_code == 400  # the command's, for leads
+        assert lea.submit("/lead/people/a%00b/link").status_code == 400
     (link,) = re.findall(rf"<code>{desk.url}(/password/[\w-]+)</code>", page)
     new = "a password of my own"
     with Browser(desk.url) as ben:
@@ -376,7 +377,7 @@ def test_people_change_their_password_on_the_page_of_their_settings(desk: Desk) 
         assert here.submit(path, current=PASSWORD, new=new, again=PASSWORD).status_code == 400
         changed = here.submit(path, current=PASSWORD, new=new, again=new)
         assert changed.headers["location"] == "/?notice=password"
-        assert "You have another password" in here.visit("/?notice=password").text
+        assert "Your password is changed" in here.visit("/?notice=password").text
         assert elsewhere.get("/").headers["location"] == "/sign-in"
 
 

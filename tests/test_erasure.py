@@ -585,6 +585,45 @@ def test_an_embedded_server_keeps_nothing_of_it_in_any_file(tmp_path: Path, volu
     assert [path for path in files_of(server) if WORDS.encode() in path.read_bytes()] == []
 
 
+def test_what_the_server_could_not_forget_is_forgotten_by_the_next_run(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = volume / "state/postgres"
+    conninfo = embedded_server.use(server)
+    database.migrate(conninfo)
+    erasing = Erasing(Place(tmp_path, volume), conninfo)
+    erasing.rows("CHECKPOINT; SELECT 1")
+    erasing.place.configure(database={"url": None})
+    monkeypatch.setattr(database, "LOCK_SECONDS", 1)
+    option = ["--configfile", str(erasing.place.file)]
+    with connect(conninfo) as reader, reader.cursor() as cursor:
+        cursor.execute("SELECT FROM provenance")  # reads for long, and keeps the table
+        assert cli.main(["erase", *option, "a.tar", "1", "--yes"]) == 0
+    assert erasing.volume.forgetting.exists()
+    Work(configuration.read(erasing.place.file), lambda: ()).begin()
+    assert not erasing.volume.forgetting.exists()
+    assert [path for path in files_of(server) if WORDS.encode() in path.read_bytes()] == []
+
+
+def test_one_erasure_that_cannot_be_finished_keeps_no_other_back(
+    erasing: Erasing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sha256 in ("0" * 64, SECRET):
+        Erased(erasing.volume).begin(sha256, Found([]))
+    found = erasure.find
+
+    def find(volume: Any, conninfo: str, sha256: str, known: Found) -> Found:
+        if sha256.startswith("0"):
+            raise OSError(5, "Input/output error")
+        return found(volume, conninfo, sha256, known)
+
+    monkeypatch.setattr(erasure, "find", find)
+    with pytest.raises(OSError, match="Input/output"):
+        erasure.finish_unfinished(erasing.volume, erasing.conninfo)
+    assert erasing.traces(WORDS) == []
+    assert [sha256 for sha256, _ in Erased(erasing.volume).unfinished()] == ["0" * 64]
+
+
 def files_of(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 

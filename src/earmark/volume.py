@@ -174,6 +174,11 @@ class Volume:
         return self.state / "erased"
 
     @property
+    def forgetting(self) -> Path:
+        """File that is there while the database may hold what was erased in pages and logs."""
+        return self.state / "forgetting"
+
+    @property
     def spilled(self) -> Path:
         """Folder with a folder for each query that may not fit into memory."""
         return self.state / "analysis"

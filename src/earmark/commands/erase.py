@@ -6,7 +6,7 @@ import logging
 from earmark.commands import place
 from earmark.commands.parser import Commands, add, positive
 from earmark.errors import EarmarkError
-from earmark.record import backup, database, erasure
+from earmark.record import backup, erasure
 from earmark.settings import Settings
 from earmark.watch.display import show
 
@@ -33,11 +33,17 @@ def add_to(commands: Commands) -> None:
 def _erase(settings: Settings, arguments: argparse.Namespace) -> None:
     volume, conninfo = place.mounted(settings), place.existing_database(settings)
     if arguments.yes:
-        finished = erasure.finish_unfinished(volume, conninfo)
-        if finished:
-            database.forget_deleted(conninfo, settings.database.url)
-        if finished and arguments.archive is arguments.id is None:
-            return
+        is_for_a_clip = arguments.archive is not None or arguments.id is not None
+        try:
+            finished = erasure.finish_unfinished(volume, conninfo)
+        except (EarmarkError, OSError) as error:
+            if not is_for_a_clip:
+                raise
+            logger.warning("an erasure that was cut off is not finished: %s", error)
+        else:
+            erasure.forget(volume, conninfo, settings.database.url)
+            if finished and not is_for_a_clip:
+                return
     if arguments.id is not None:
         content, known = erasure.clip_in_database(conninfo, arguments.id)
     elif arguments.ordinal is not None:
@@ -58,7 +64,7 @@ def _erase(settings: Settings, arguments: argparse.Namespace) -> None:
     if arguments.yes:
         for each in erasure.erase(volume, conninfo, content, found):
             logger.info("erased from %s", each)
-        database.forget_deleted(conninfo, settings.database.url)
+        erasure.forget(volume, conninfo, settings.database.url)
     if held := backup.backups(place.backups(settings)):
         logger.warning(
             "%d backups in %s may hold it until they are deleted, the oldest of %s",

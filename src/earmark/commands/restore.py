@@ -25,9 +25,7 @@ def _restore(settings: Settings, arguments: argparse.Namespace) -> None:
     conninfo = place.connection(settings)
     backup.restore(conninfo, arguments.backup)
     print(f"{arguments.backup} is in {database.display(conninfo)}")
-    is_any_erased = False
-    for sha256 in erasure.came_back(Volume.of(settings), conninfo):
+    volume = Volume.of(settings)
+    for sha256 in erasure.came_back(volume, conninfo):
         print(f"Erased once more, as the backup is older than its erasure: {sha256}")
-        is_any_erased = True
-    if is_any_erased:
-        database.forget_deleted(conninfo, settings.database.url)
+    erasure.forget(volume, conninfo, settings.database.url)

@@ -72,7 +72,8 @@ def _link(settings: Settings, arguments: argparse.Namespace) -> None:
 
 
 def _tell(token: str) -> None:
-    print(f"/password/{token} at the desk's address, once and within {accounts.LINK_HOURS} hours")
+    hours = accounts.LINK_HOURS
+    print(f"Open /password/{token} at the desk's address within {hours} hours; it works once")
 
 
 def _role(settings: Settings, arguments: argparse.Namespace) -> None:

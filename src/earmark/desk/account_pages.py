@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, Form, HTTPException, Request
+from fastapi import APIRouter, Form, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
 from earmark.desk import accounts, claims
@@ -174,7 +174,9 @@ async def change_password(
 
 
 @router.post("/lead/people/{name}/link")
-def make_link(request: Request, visitor: Lead, name: str) -> HTMLResponse:
+def make_link(
+    request: Request, visitor: Lead, name: Annotated[str, Path(pattern=f"^{accounts.NAME}$")]
+) -> HTMLResponse:
     """Show a lead the address at which a reviewer can choose a password, once."""
     with visitor.desk.connections.transaction() as connection:
         token = accounts.make_link(connection, name, ("reviewer",))

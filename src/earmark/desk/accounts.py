@@ -26,7 +26,7 @@ from earmark.errors import EarmarkError
 Role = Literal["reviewer", "lead"]
 
 LEAST_PASSWORD, MOST_PASSWORD = 12, 200
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME = "[a-z0-9][a-z0-9._-]{0,63}"
 
 #: Failed sign-ins after which more are refused, in so many minutes: of one name from one
 #: address, and of one name from anywhere.  Of an address alone there is no limit, as it would
@@ -34,7 +34,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MOST_FAILURES = 5
 _MOST_OF_NAME = 50
 FAILURE_MINUTES = 15
-#: So long a browser is known after its last sign-in, and a link to a new password can be used.
+#: How long a browser is known after the last sign-in, and how long a link to a new password lasts.
 DEVICE_DAYS = 180
 LINK_HOURS = 24
 
@@ -97,7 +97,7 @@ def check_free(connection: Connection, name: str) -> None:
     Raises:
         EarmarkError: it can't be a name, or is taken.
     """
-    if not _NAME.fullmatch(name):
+    if not re.fullmatch(NAME, name):
         raise EarmarkError(
             f"{name!r} can't be a name; expected up to 64 lower-case letters, digits, '.', '_' "
             "and '-', the first a letter or digit"
@@ -165,15 +165,20 @@ def change_password(
     """
     hashed = _hashed(new)
     try:
-        _checked(connections, reviewer.name, current, address, device)
+        _, checked = _checked(connections, reviewer.name, current, address, device)
     except TooManyFailures:
         raise
     except SignInRefused:
-        raise SignInRefused("the current password is another one; nothing was changed") from None
+        raise SignInRefused("the current password is wrong; nothing was changed") from None
     with connections.transaction() as connection, connection.cursor() as cursor:
+        # Somebody else may have set one, or ended the session, while these two were hashed.
         cursor.execute(
-            "UPDATE reviewers SET password_hash = %s WHERE id = %s", [hashed, reviewer.id]
+            "UPDATE reviewers SET password_hash = %s WHERE id = %s AND password_hash = %s "
+            "AND EXISTS (SELECT FROM review_sessions WHERE token_sha256 = %s)",
+            [hashed, reviewer.id, checked, _digest(token)],
         )
+        if not cursor.rowcount:
+            raise SignInRefused("the password was changed meanwhile; sign in again")
         cursor.execute(
             "DELETE FROM review_sessions WHERE reviewer_id = %s AND token_sha256 <> %s",
             [reviewer.id, _digest(token)],
@@ -304,7 +309,7 @@ def sign_in(connections: Connections, name: str, password: str, address: str, de
         TooManyFailures: too many attempts have failed; try again later.
         SignInRefused: they don't fit, or the account is not active.
     """
-    reviewer_id = _checked(connections, name, password, address, device)
+    reviewer_id, _ = _checked(connections, name, password, address, device)
     token = secrets.token_urlsafe(32)
     with connections.transaction() as connection, connection.cursor() as cursor:
         cursor.execute(
@@ -323,11 +328,13 @@ def sign_in(connections: Connections, name: str, password: str, address: str, de
     return token
 
 
-def _checked(connections: Connections, name: str, password: str, address: str, device: str) -> int:
+def _checked(
+    connections: Connections, name: str, password: str, address: str, device: str
+) -> tuple[int, str]:
     """Check a password.
 
     Returns:
-        The account's id.
+        The account's id, and the hash that the password fits.
 
     Raises:
         TooManyFailures: too many attempts have failed; try again later.
@@ -371,7 +378,7 @@ def _checked(connections: Connections, name: str, password: str, address: str, d
         cursor.execute(
             "DELETE FROM sign_in_failures WHERE name = %s AND address = %s", [name, origin]
         )
-    return int(reviewer_id)
+    return int(reviewer_id), expected
 
 
 def reviewer_of(

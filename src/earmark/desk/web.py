@@ -105,7 +105,7 @@ _NOTICES = {
     "released": "The item went back to the queue.",
     "reopened": "The item is back in the queue.",
     "settings": "Your settings are kept.",
-    "password": "You have another password; your other browsers are signed out.",
+    "password": "Your password is changed; your other browsers are signed out.",
 }
 
 

@@ -115,8 +115,8 @@ class Work:
         self._began_at = time.time()
         conninfo = _prepare_database(self._settings.database.url, self._volume)
         try:
-            if erasure.finish_unfinished(self._volume, conninfo):
-                database.forget_deleted(conninfo, self._settings.database.url)
+            erasure.finish_unfinished(self._volume, conninfo)
+            erasure.forget(self._volume, conninfo, self._settings.database.url)
         except (EarmarkError, OSError) as error:  # the next run or `earmark erase` tries it again
             logger.warning("an erasure that was cut off is not finished: %s", error)
         self._tidy_up(catalogue.read(self._volume).archives if self._known is None else self._known)

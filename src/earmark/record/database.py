@@ -215,7 +215,11 @@ def connect(
         connection.close()
 
 
-def forget_deleted(conninfo: str, config_url: str | None) -> None:
+#: How long it is waited for a table that somebody reads.
+LOCK_SECONDS = 30
+
+
+def forget_deleted(conninfo: str, config_url: str | None) -> bool:
     """Have the server forget deleted clips, as far as it can be told to.
 
     Statistics of columns hold texts until they are made anew.  Pages of tables, and the
@@ -226,11 +230,16 @@ def forget_deleted(conninfo: str, config_url: str | None) -> None:
     Args:
         conninfo: As :func:`connection_string` returns it.
         config_url: As it takes it.
+
+    Returns:
+        Whether that was all that can be told from here; False if it should be tried again.
     """
+    # Others wait behind this while it waits for somebody who reads for long.
+    commands = [f"SET lock_timeout = '{LOCK_SECONDS}s'"]
     if is_embedded(config_url):
-        commands = ["ANALYZE", "VACUUM FULL", "SELECT pg_switch_wal()", "CHECKPOINT"]
+        commands += ["ANALYZE", "VACUUM FULL", "SELECT pg_switch_wal()", "CHECKPOINT"]
     else:
-        commands = [f"ANALYZE {table}" for table in _WITH_TEXTS]
+        commands += [f"ANALYZE {table}" for table in _WITH_TEXTS]
     try:
         with closing(open_connection(conninfo, 15.0)) as connection, explained(conninfo):
             connection.autocommit = True
@@ -242,9 +251,12 @@ def forget_deleted(conninfo: str, config_url: str | None) -> None:
         refused = [str(error)]
     if refused:
         logger.warning(
-            "the database's statistics may hold erased texts until its owner runs ANALYZE: %s",
+            "the database's statistics may hold erased texts until its owner runs ANALYZE: %s"
+            if not is_embedded(config_url)
+            else "the database may hold erased texts until the next run has it forget them: %s",
             refused[0],
         )
+    return not (refused and is_embedded(config_url))
 
 
 @contextmanager

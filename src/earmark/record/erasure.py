@@ -16,6 +16,7 @@ import re
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +32,7 @@ from earmark.files import aside_path, make_folder, partials_of, sync, whole
 from earmark.ingest import loose_files
 from earmark.ingest.catalogue import is_done, read_entry
 from earmark.ingest.encode import ERASED
-from earmark.record import spill
+from earmark.record import database, spill
 from earmark.record.database import connect, require_schema
 from earmark.record.queue_files import read_queue, write_queue
 from earmark.speech.deduplication import DeduplicationIndex
@@ -326,6 +327,8 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
     """
     if sha256 is not None:
         Erased(volume).begin(sha256, found)
+    make_folder(volume.state)
+    volume.forgetting.touch()
     patterns = [*(table.pattern() for table in TABLES.values()), _CUTS]
     for pattern in patterns:  # copies of damaged files may be of any archive, and hold it
         for path in volume.root.glob(str(aside_path(Path(pattern)))):
@@ -359,6 +362,7 @@ def erase(volume: Volume, conninfo: str, sha256: str | None, found: Found) -> It
         # Reviewed clips that a later load left without a place in their archive.
         detached = _erase_detached(conninfo, sha256)
         _erase_from_reports(volume, conninfo, {*detached, *found.ids}, (), ())
+        volume.forgetting.touch()
         Erased(volume).finish(sha256)
 
 
@@ -377,10 +381,35 @@ def finish_unfinished(volume: Volume, conninfo: str) -> int:
         OSError: the volume can't be read or written.
     """
     unfinished = list(Erased(volume).unfinished())
+    problems: list[EarmarkError | OSError] = []
     for sha256, begun in unfinished:
-        for archive in erase(volume, conninfo, sha256, find(volume, conninfo, sha256, begun)):
-            logger.info("finished what was cut off: erased from %s", archive)
+        try:
+            for archive in erase(volume, conninfo, sha256, find(volume, conninfo, sha256, begun)):
+                logger.info("finished what was cut off: erased from %s", archive)
+        except (EarmarkError, OSError) as error:  # the others can be finished
+            problems.append(error)
+    if problems:
+        raise problems[0]
     return len(unfinished)
+
+
+def forget(volume: Volume, conninfo: str, config_url: str | None) -> None:
+    """Have the database forget what was erased, if it has not done so yet.
+
+    Args:
+        volume: The shared volume.
+        conninfo: As :func:`earmark.record.database.connection_string` returns it.
+        config_url: As it takes it.
+
+    Raises:
+        OSError: the volume can't be written.
+    """
+    due = volume.forgetting
+    with suppress(FileNotFoundError):
+        noted = due.stat().st_mtime_ns
+        # Another erasure may have ended meanwhile, for which that was too early.
+        if database.forget_deleted(conninfo, config_url) and due.stat().st_mtime_ns == noted:
+            due.unlink()
 
 
 def came_back(volume: Volume, conninfo: str) -> Iterator[str]:
