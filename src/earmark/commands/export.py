@@ -36,15 +36,18 @@ def _export(settings: Settings, arguments: argparse.Namespace) -> None:
             f"{arguments.target} would be the labelling interface's file; name another for the "
             "tasks, such as tasks.json"
         )
+    interface = _interface(settings) if arguments.format == "label-studio" else None
     wanted = chosen_clips.wanted(arguments, arguments.words)
     with database.connect(place.existing_database(settings)) as connection:
         database.require_schema(connection)
         found = clips.search(connection, Volume.of(settings), wanted)
         count = transcript_files.write(found, arguments.format, arguments.target)
-    if arguments.format == "label-studio":
-        classify = settings.classify
-        known = load_policies(Path(classify.policies), classify.categories)
+    if interface is not None:
         with whole(arguments.target.with_suffix(".xml")) as partial:
-            text = label_studio.interface(policy.category for policy in known)
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(interface, encoding="utf-8")
     print(f"Transcripts in {arguments.target}: {count}")
+
+
+def _interface(settings: Settings) -> str:
+    known = load_policies(Path(settings.classify.policies), settings.classify.categories)
+    return label_studio.interface(policy.category for policy in known)

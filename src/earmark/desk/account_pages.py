@@ -75,7 +75,7 @@ async def sign_in(
 ) -> Response:
     """Open a session, always a new one, and go to the page that was asked for.
 
-    Passwords are checked a few at a time, and who waits for that takes no thread from other pages.
+    Passwords are checked a few at a time, and those that wait keep no thread from other pages.
     """
     return await _in_turn(request, lambda: _sign_in(request, desk, submitted, name, password, next))
 

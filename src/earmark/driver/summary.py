@@ -1,5 +1,6 @@
 """What a run tells when it ends: what became of archives and clips, and where to look next."""
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def summarise(
     lines += _line("members not taken", reasons)
     lines += _line("archives that failed", [_why(volume, name) for name in failed])
     lines += _line("archives left", _left(volume, archives, settings, given_up))
-    option = f" --configfile {configfile}" if configfile else ""
+    option = f" --configfile {shlex.quote(str(configfile))}" if configfile else ""
     commands = {"what went on": "report", "hear and decide": "review"}
     if failed:
         commands["why it failed"] = "status"

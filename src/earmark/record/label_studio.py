@@ -46,7 +46,7 @@ def task(clip: Clip) -> str:
     if clip.status == "flagged" and clip.category is not None:
         results.append(_result("category", "choices", {"choices": [clip.category]}))
     data = {
-        "audio": clip.opus_path and _LOCAL_FILES + quote(clip.opus_path),
+        "audio": _LOCAL_FILES + quote(clip.opus_path or ""),
         "id": clip.id,
         "archive": clip.archive,
         "file": clip.original_filename,

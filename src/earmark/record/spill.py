@@ -1,4 +1,4 @@
-"""Where DuckDB lays down what does not fit into memory: texts and scores among it."""
+"""Where DuckDB puts what does not fit into memory, texts and scores included."""
 
 import os
 import shutil

@@ -156,7 +156,7 @@ def _json_lines(path: Path, clips: Iterator[Clip]) -> None:
 
 def _label_studio(path: Path, clips: Iterator[Clip]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        tasks = (label_studio.task(clip) for clip in clips if clip.opus_path)
+        tasks = map(label_studio.task, clips)
         print("[", next(tasks, ""), file=file)
         for task in tasks:
             print(",", task, file=file)
@@ -202,12 +202,14 @@ def write(clips: Iterable[Clip], kind: str, target: Path) -> int:
             ``a``. What is there is replaced.
 
     Returns:
-        How many there were.
+        How many there were; Label Studio gets those with audio alone.
 
     Raises:
         EarmarkError: the target is a folder and should be a file, or the other way round.
         OSError: it can't be written.
     """
+    if kind == "label-studio":  # where people label what they hear
+        clips = (clip for clip in clips if clip.opus_path)
     counted = _Counted(clips)
     if kind in _TABLES:
         if target.is_dir():
