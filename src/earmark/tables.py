@@ -72,7 +72,11 @@ MEMBERS_COLUMNS = (
         "sha256", pa.string(), "Hash of its bytes as they came; null if they could not be had",
         "audio_files.source_sha256",
     ),
-    Column("status", pa.string(), "ok, failed, or skipped: it is no audio", nullable=False),
+    Column(
+        "status", pa.string(),
+        "ok, failed, or skipped: no audio, or audio of a format that is not taken",
+        nullable=False,
+    ),
     Column(
         "error", pa.string(), "Why it failed or was skipped; null if its status is ok",
         "audio_files.error",
@@ -140,7 +144,11 @@ MANIFEST_COLUMNS = (
         "As source_peak_dbfs, of what the encoder was given; null as there",
         "audio_files.opus_peak_dbfs",
     ),
-    Column("status", pa.string(), "ok, failed, or skipped: it is no audio", nullable=False),
+    Column(
+        "status", pa.string(),
+        "ok, failed, or skipped: no audio, audio of a format that is not taken, or erased",
+        nullable=False,
+    ),
     Column(
         "error", pa.string(),
         "Why there is no audio, or what of it is missing; null if it is whole",
