@@ -16,6 +16,7 @@ from earmark.driver.stages import stage
 from earmark.driver.summary import HEIGHT, WIDTH, _line, summarise
 from earmark.errors import EarmarkError
 from earmark.ingest.catalogue import Archive
+from earmark.ingest.encode import ERASED
 from earmark.settings import Settings, VolumeSettings
 from earmark.volume import Volume
 
@@ -69,6 +70,14 @@ def test_archives_clips_and_reasons_are_counted_over_all_that_the_run_finished(t
         r"  members not taken: 9 a \x1b[2J, 3 no audio: text",
     ]
     assert "  is all there: earmark doctor --configfile my.yaml" in lines
+
+
+def test_what_was_erased_is_not_called_a_member_that_was_not_taken(tmp_path):
+    volume = Volume(tmp_path)
+    began = time.time() - 1
+    write_receipt(volume, "a.tar", skipped={ERASED: 3, "not audio: text": 1})
+    write_receipt(volume, "b.tar", skipped={ERASED: 2})
+    assert "  members not taken: 1 not audio: text" in summary(volume, [], began)
 
 
 def test_what_was_finished_before_the_run_does_not_count(tmp_path):

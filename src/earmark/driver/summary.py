@@ -9,6 +9,7 @@ from pathlib import Path
 from earmark.driver import attempts, quarantine
 from earmark.ingest import catalogue
 from earmark.ingest.catalogue import Archive
+from earmark.ingest.encode import ERASED
 from earmark.record.throughput import OUTCOMES, readable, receipts_since
 from earmark.settings import Settings
 from earmark.visible import visible
@@ -51,6 +52,7 @@ def summarise(
         done[receipt.status] += 1
         clips.update(receipt.clips)
         skipped.update(receipt.skipped)
+    del skipped[ERASED]  # was taken once, and is told by `earmark erase`
     failed = quarantine.failed_since(volume, since)
     given_up = {each.archive for each in quarantine.in_quarantine(volume)}
     minutes, seconds = divmod(round(time.time() - since), 60)
