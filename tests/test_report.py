@@ -81,6 +81,24 @@ def test_the_rule_writes_it_beside_a_driver_at_work(busy: Place) -> None:
     assert not list(busy.volume.root.glob("incoming/*"))
 
 
+def test_the_rule_keeps_the_page_that_is_there_if_it_can_write_no_other(busy: Place) -> None:
+    page = written(busy)
+    told = page.read_text(encoding="utf-8")
+    queue = page.with_name("queue.csv")
+    queue.unlink()
+    (queue / "in the way").mkdir(parents=True)
+    ran = subprocess.run(
+        [
+            *(str(Path(sys.executable).parent / "snakemake"), "daily_report", "--retries", "0"),
+            *("--profile", str(REPOSITORY / "profiles/local"), "--configfile", str(busy.file)),
+            *("--directory", str(busy.file.parent / "run")),
+        ],
+        cwd=REPOSITORY, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode != 0
+    assert page.read_text(encoding="utf-8") == told
+
+
 class Text(HTMLParser):
     """What a person reads on a page, and what a browser would run or fetch."""
 

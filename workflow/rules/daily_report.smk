@@ -16,7 +16,8 @@ rule daily_report:
 rule write_report:
     output:
         page=report(
-            volume.report("{date}"),
+            # The last page stays until a new one is whole.
+            update(volume.report("{date}")),
             caption="../report/daily_report.rst",
             category="Daily report",
             labels={"day": "{date}"},
