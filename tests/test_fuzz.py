@@ -20,6 +20,7 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import random
 import shutil
 import signal
@@ -538,6 +539,6 @@ def test_each_tar_of_any_structure_ends_in_exactly_one_status(tmp_path, outside,
 
 
 def test_as_many_inputs_were_tried_as_were_asked_for(request, tried):
-    if tried.keys() != SHARES.keys():
-        pytest.skip("not all tests of this module ran")
+    if tried.keys() != SHARES.keys() and "CI" not in os.environ:
+        pytest.skip("not all tests of this module ran in this process")
     assert sum(tried.values()) >= request.config.getoption("--fuzz-inputs")
