@@ -14,8 +14,9 @@ from desk_record import PASSWORD, ask, join
 from psycopg2.extensions import parse_dsn
 
 from earmark.desk import accounts
-from earmark.desk.accounts import SignInRefused, TooManyFailures
+from earmark.desk import sign_in as signing_in
 from earmark.desk.connections import Connections
+from earmark.desk.sign_in import SignInRefused, TooManyFailures
 from earmark.errors import EarmarkError
 
 
@@ -30,7 +31,7 @@ def desk(migrated_database: str) -> Iterator[Connections]:
 
 def who(desk: Connections, token: str, hours: float = 10, minutes: float = 60) -> str | None:
     with desk.transaction() as connection:
-        found = accounts.reviewer_of(connection, token, hours, minutes, attended=True)
+        found = signing_in.reviewer_of(connection, token, hours, minutes, attended=True)
     return found.name if found else None
 
 
@@ -41,14 +42,14 @@ def sign_in(
     at: str = "::1",
     device: str = "",
 ) -> str:
-    return accounts.sign_in(desk, name, password, at, device or secrets.token_urlsafe())
+    return signing_in.sign_in(desk, name, password, at, device or secrets.token_urlsafe())
 
 
 def test_a_session_is_whose_it_is_until_it_is_ended(desk):
     token = sign_in(desk, name=" Ada ")
     assert who(desk, token) == "ada"
     with desk.transaction() as connection:
-        accounts.sign_out(connection, token)
+        signing_in.sign_out(connection, token)
     assert who(desk, token) is None
 
 
@@ -70,7 +71,7 @@ def test_what_a_page_does_by_itself_keeps_no_session_alive(desk):
     token = sign_in(desk)
     ask(desk, "UPDATE review_sessions SET seen_at = now() - INTERVAL '50 minutes'")
     with desk.transaction() as connection:
-        accounts.reviewer_of(connection, token, 10, 60, attended=False)
+        signing_in.reviewer_of(connection, token, 10, 60, attended=False)
     old = "SELECT seen_at < now() - INTERVAL '49 minutes' FROM review_sessions"
     assert ask(desk, old) == [(True,)]
     assert who(desk, token) == "ada"
@@ -108,7 +109,7 @@ def test_another_password_ends_the_sessions_of_the_former_one(desk):
 
 
 def test_many_failures_are_followed_by_refusals_even_of_the_right_password(desk):
-    for _ in range(accounts.MOST_FAILURES):
+    for _ in range(signing_in.MOST_FAILURES):
         with pytest.raises(SignInRefused, match="do not fit"):
             sign_in(desk, "wrong")
     with pytest.raises(TooManyFailures):
@@ -127,7 +128,7 @@ def test_trying_many_at_once_does_not_get_round_the_limit(desk):
 
     with ThreadPoolExecutor(8) as pool:
         refusals = list(pool.map(attempt, range(24)))
-    assert refusals.count(SignInRefused) == accounts.MOST_FAILURES
+    assert refusals.count(SignInRefused) == signing_in.MOST_FAILURES
 
 
 def test_failures_with_other_names_keep_nobody_at_the_same_address_out(desk):
@@ -159,7 +160,7 @@ def test_who_signed_in_here_before_is_kept_out_by_nobody_elsewhere(desk):
 
 def test_a_known_browser_may_not_guess_without_end_either(desk):
     sign_in(desk, device="ada's laptop")
-    for _ in range(accounts.MOST_FAILURES):
+    for _ in range(signing_in.MOST_FAILURES):
         with pytest.raises(SignInRefused, match="do not fit"):
             sign_in(desk, "wrong", device="ada's laptop")
     with pytest.raises(TooManyFailures):
@@ -175,7 +176,7 @@ def test_a_browser_is_known_to_who_signed_in_there_alone_and_until_the_password_
         accounts.set_password(connection, "ada", PASSWORD + "2")
     assert ask(desk, "SELECT * FROM review_devices") == []
     sign_in(desk, name="ben", device="shared")
-    for _ in range(accounts.MOST_FAILURES):
+    for _ in range(signing_in.MOST_FAILURES):
         with pytest.raises(SignInRefused, match="do not fit"):
             sign_in(desk, "wrong", device="shared")
     assert ask(desk, "SELECT DISTINCT address FROM sign_in_failures") == [("::1",)]
@@ -183,9 +184,9 @@ def test_a_browser_is_known_to_who_signed_in_there_alone_and_until_the_password_
 
 def change(desk: Connections, token: str, current: str, new: str) -> None:
     with desk.transaction() as connection:
-        reviewer = accounts.reviewer_of(connection, token, 1, 60, attended=True)
+        reviewer = signing_in.reviewer_of(connection, token, 1, 60, attended=True)
     assert reviewer is not None
-    accounts.change_password(desk, reviewer, token, current, new, "::1", "here")
+    signing_in.change_password(desk, reviewer, token, current, new, "::1", "here")
 
 
 def test_people_change_their_own_password_and_other_browsers_are_signed_out(desk):
@@ -200,7 +201,7 @@ def test_people_change_their_own_password_and_other_browsers_are_signed_out(desk
 
 
 def test_a_password_that_its_owner_set_meanwhile_is_not_overwritten(desk, monkeypatch):
-    token, checked = sign_in(desk), accounts._checked
+    token, checked = sign_in(desk), signing_in._checked
 
     def while_the_owner_sets_one(*arguments: Any) -> tuple[int, str]:
         found = checked(*arguments)
@@ -208,7 +209,7 @@ def test_a_password_that_its_owner_set_meanwhile_is_not_overwritten(desk, monkey
             accounts.set_password(connection, "ada", "what the owner chose")
         return found
 
-    monkeypatch.setattr(accounts, "_checked", while_the_owner_sets_one)
+    monkeypatch.setattr(signing_in, "_checked", while_the_owner_sets_one)
     with pytest.raises(SignInRefused, match="changed meanwhile"):
         change(desk, token, PASSWORD, "a new and long one")
     monkeypatch.undo()

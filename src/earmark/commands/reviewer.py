@@ -8,7 +8,7 @@ import sys
 
 from earmark.commands import place
 from earmark.commands.parser import Commands, add, add_group
-from earmark.desk import accounts
+from earmark.desk import accounts, passwords
 from earmark.errors import EarmarkError
 from earmark.record import database
 from earmark.settings import Settings
@@ -53,9 +53,10 @@ def _add(settings: Settings, arguments: argparse.Namespace) -> None:
         accounts.check_free(connection, arguments.name)
         password = secrets.token_urlsafe() if arguments.link else _new_password(arguments.name)
         accounts.add(connection, arguments.name, password, role)
-        if arguments.link:
-            _tell(accounts.make_link(connection, arguments.name))
+        token = accounts.make_link(connection, arguments.name) if arguments.link else None
     print(f"{arguments.name} may sign in, as a {role}")
+    if token is not None:
+        _tell(token)
 
 
 def _password(settings: Settings, arguments: argparse.Namespace) -> None:
@@ -68,7 +69,8 @@ def _password(settings: Settings, arguments: argparse.Namespace) -> None:
 def _link(settings: Settings, arguments: argparse.Namespace) -> None:
     with database.connect(place.existing_database(settings)) as connection:
         database.require_schema(connection)
-        _tell(accounts.make_link(connection, arguments.name))
+        token = accounts.make_link(connection, arguments.name)
+    _tell(token)
 
 
 def _tell(token: str) -> None:
@@ -107,7 +109,7 @@ def _list(settings: Settings, arguments: argparse.Namespace) -> None:
 def _new_password(name: str) -> str:
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
-    least = accounts.LEAST_PASSWORD
+    least = passwords.LEAST_PASSWORD
     password = getpass.getpass(f"Password for {name}, at least {least} characters: ")
     if password != getpass.getpass("The same again: "):
         raise EarmarkError("the two passwords differ; nothing was changed")

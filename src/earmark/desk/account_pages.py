@@ -3,15 +3,17 @@
 import logging
 from collections import Counter
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Form, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from earmark.desk import accounts, claims
-from earmark.desk.accounts import SignInRefused, TooManyFailures, csrf_token
+from earmark.desk import accounts, claims, passwords
+from earmark.desk import sign_in as signing_in
+from earmark.desk.sign_in import SignInRefused, TooManyFailures, csrf_token
 from earmark.desk.web import (
+    Desk,
     Lead,
     SignedIn,
     Submitted,
@@ -34,7 +36,7 @@ router = APIRouter()
 _VISIT = "earmark-visit"
 #: The cookie by which a browser is known in which somebody has signed in before.
 _DEVICE = "earmark-device"
-_DEVICE_SECONDS = accounts.DEVICE_DAYS * 86_400
+_DEVICE_SECONDS = signing_in.DEVICE_DAYS * 86_400
 
 
 @router.get("/sign-in")
@@ -45,21 +47,22 @@ def sign_in_form(request: Request, desk: TheDesk, next: str = "") -> HTMLRespons
 
 def _sign_in_form(
     request: Request,
-    desk: TheDesk,
+    desk: Desk,
     status: int = 200,
     problem: str | None = None,
     name: str = "",
     next: str = "",
 ) -> HTMLResponse:
+    shown = next if is_page(next) else ""
+    return _form(request, desk, "sign_in.html", status, problem=problem, name=name, next=shown)
+
+
+def _form(
+    request: Request, desk: Desk, template: str, status: int = 200, **context: Any
+) -> HTMLResponse:
+    """A form for a browser that has no session yet, and the cookie that ties it to that one."""
     visit = request.cookies.get(_VISIT) or new_secret()
-    page = desk.page(
-        "sign_in.html",
-        status,
-        csrf=csrf_token(visit),
-        problem=problem,
-        name=name,
-        next=next if is_page(next) else "",
-    )
+    page = desk.page(template, status, csrf=csrf_token(visit), **context)
     set_cookie(page, request, _VISIT, visit)
     return page
 
@@ -90,7 +93,7 @@ _MOST_OF_ADDRESS = 50
 
 async def _in_turn(request: Request, work: Callable[[], Response]) -> Response:
     """Have a password checked or hashed when its turn comes."""
-    address = accounts.subscriber(_address(request))
+    address = signing_in.subscriber(_address(request))
     if _waiting.total() >= _MOST_WAITING or _waiting[address] >= _MOST_OF_ADDRESS:
         raise HTTPException(503, "Too many people are signing in at this moment. Try again.")
     _waiting[address] += 1
@@ -107,7 +110,7 @@ def _address(request: Request) -> str:
 
 
 def _sign_in(
-    request: Request, desk: TheDesk, submitted: str, name: str, password: str, next: str
+    request: Request, desk: Desk, submitted: str, name: str, password: str, next: str
 ) -> Response:
     visit = request.cookies.get(_VISIT, "")
     if not visit:
@@ -117,12 +120,12 @@ def _sign_in(
     require_same_origin(request, visit, submitted)
     device = request.cookies.get(_DEVICE) or new_secret()
     try:
-        token = accounts.sign_in(desk.connections, name, password, _address(request), device)
+        token = signing_in.sign_in(desk.connections, name, password, _address(request), device)
     except SignInRefused as refusal:
         status = 429 if isinstance(refusal, TooManyFailures) else 401
         return _sign_in_form(request, desk, status, str(refusal), name, next)
     with desk.connections.transaction() as connection:
-        accounts.sign_out(connection, request.cookies.get(session_cookie(request), ""))
+        signing_in.sign_out(connection, request.cookies.get(session_cookie(request), ""))
     response = go(next if is_page(next) else "/")
     set_cookie(response, request, session_cookie(request), token)
     set_cookie(response, request, _DEVICE, device, _DEVICE_SECONDS)
@@ -144,7 +147,7 @@ def sign_out(request: Request, visitor: SignedIn) -> Response:
     """End the session, and give back what was open."""
     with visitor.desk.connections.transaction() as connection:
         claims.release(connection, visitor.reviewer)
-        accounts.sign_out(connection, visitor.token)
+        signing_in.sign_out(connection, visitor.token)
     response = go("/sign-in")
     end_cookie(response, request, session_cookie(request))
     return response
@@ -163,7 +166,7 @@ async def change_password(
     def work() -> Response:
         if new != again:
             raise EarmarkError("the two new passwords differ; nothing was changed")
-        accounts.change_password(
+        signing_in.change_password(
             visitor.desk.connections,
             *(visitor.reviewer, visitor.token, current, new),
             *(_address(request), request.cookies.get(_DEVICE, "")),
@@ -195,17 +198,8 @@ def password_form(request: Request, desk: TheDesk, token: str) -> HTMLResponse:
     """The form for a password, for who was given a link."""
     with desk.connections.transaction() as connection:
         name = accounts.linked_to(connection, token)
-    visit = request.cookies.get(_VISIT) or new_secret()
-    page = desk.page(
-        "password.html",
-        csrf=csrf_token(visit),
-        name=name,
-        token=token,
-        least=accounts.LEAST_PASSWORD,
-        most=accounts.MOST_PASSWORD,
-    )
-    set_cookie(page, request, _VISIT, visit)
-    return page
+    limits = {"least": passwords.LEAST_PASSWORD, "most": passwords.MOST_PASSWORD}
+    return _form(request, desk, "password.html", name=name, token=token, **limits)
 
 
 @router.post("/password/{token}")

@@ -23,6 +23,7 @@ from earmark.desk import (
     drafts,
     items,
     journal,
+    passwords,
     playback,
     sampling,
     waveform,
@@ -323,8 +324,8 @@ def settings(visitor: SignedIn) -> HTMLResponse:
             connection,
             "settings.html",
             categories=_known(connection),
-            least=accounts.LEAST_PASSWORD,
-            most=accounts.MOST_PASSWORD,
+            least=passwords.LEAST_PASSWORD,
+            most=passwords.MOST_PASSWORD,
         )
 
 

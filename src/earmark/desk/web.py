@@ -14,10 +14,11 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from jinja2 import Environment
 from psycopg2.extensions import connection as Connection
 
-from earmark.desk import accounts, decisions, workload
-from earmark.desk.accounts import Reviewer, csrf_token
+from earmark.desk import decisions, sign_in, workload
+from earmark.desk.accounts import Reviewer
 from earmark.desk.connections import Connections
 from earmark.desk.sampling import Lane
+from earmark.desk.sign_in import csrf_token
 from earmark.settings import DeskSettings
 
 logger = logging.getLogger(__name__)
@@ -181,7 +182,7 @@ def is_playing(request: Request) -> bool:
 def _signed_in(request: Request, desk: TheDesk, submitted: Submitted) -> Visitor:
     token = request.cookies.get(session_cookie(request), "")
     with desk.connections.transaction() as connection:
-        reviewer = accounts.reviewer_of(
+        reviewer = sign_in.reviewer_of(
             connection,
             token,
             desk.settings.session_hours,
