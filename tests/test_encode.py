@@ -185,6 +185,7 @@ def test_what_a_killed_run_left_is_removed_first(volume, clips):
     assert volume.opus_files() == ["000000.opus"]
 
 
+@pytest.mark.slow
 def test_a_file_that_computes_without_end_is_one_failed_row(volume, clips):
     volume.unpack(clips)
     (volume.unpacked / "000001").write_bytes(wav(1, 500_000))  # six days
@@ -194,6 +195,7 @@ def test_a_file_that_computes_without_end_is_one_failed_row(volume, clips):
     assert volume.opus_files() == ["000000.opus", "000002.opus", "000003.opus"]
 
 
+@pytest.mark.slow
 def test_a_machine_that_stands_still_costs_no_clip(volume, clips):
     volume.unpack(clips)
     before = children()

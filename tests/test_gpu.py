@@ -4,7 +4,6 @@ No GPU is needed: NVML's functions are replaced where a test is about what they 
 """
 
 import logging
-import time
 from collections.abc import Sequence
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import pynvml
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import wait_for
 
 from earmark import gpu
 from earmark.errors import EarmarkError
@@ -25,6 +25,7 @@ class Card:
         self.used, self.busy = 1_000, 0
         self.opened = 0
         self.broken = False
+        self.told: list[int] = []
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(gpu, "cuda_uuid", lambda: "GPU-1")
@@ -43,6 +44,7 @@ class Card:
     def memory(self) -> SimpleNamespace:
         if self.broken:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
+        self.told.append(self.used)
         return SimpleNamespace(used=self.used, total=24_000)
 
     def rates(self) -> SimpleNamespace:
@@ -61,12 +63,12 @@ def test_memory_at_load_its_peak_and_the_use_since_then_are_told(
 ) -> None:
     caplog.set_level(logging.INFO)
     with GpuWatch("cuda") as watch:
-        card.used = 4_000
+        card.used, card.busy = 4_000, 80  # it was idle until now
         watch.model_loaded("Whisper")
-        card.busy = 80
         for used in (9_000, 6_000):
             card.used = used
-            time.sleep(0.05)
+            wait_for(lambda: card.told.count(card.used) > 1)
+        wait_for(lambda: "NVIDIA L4: VRAM used" in caplog.text)
     facts = watch.facts()
     assert facts.pop("gpu_utilisation_percent") == pytest.approx(80)
     assert facts == {
@@ -88,7 +90,7 @@ def test_a_gpu_that_stops_telling_ends_no_job_and_what_was_seen_stays(
         card.used = 4_000
         watch.model_loaded("Whisper")
         card.broken = True
-        time.sleep(0.05)
+        wait_for(lambda: "can't be told any more" in caplog.text)
     assert watch.facts()["vram_peak_bytes"] == 4_000
     assert "can't be told any more" in caplog.text
 
