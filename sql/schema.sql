@@ -52,7 +52,7 @@ COMMENT ON COLUMN public.archives.bytes IS 'Size of the archive as it came; null
 COMMENT ON COLUMN public.archives.members IS 'Members of the archive: ok + failed + skipped';
 COMMENT ON COLUMN public.archives.ok IS 'Members that are audio and could be decoded';
 COMMENT ON COLUMN public.archives.failed IS 'Members that are audio and could not be decoded, or could not be unpacked';
-COMMENT ON COLUMN public.archives.skipped IS 'Members that are not audio; they have no row in audio_files';
+COMMENT ON COLUMN public.archives.skipped IS 'Members that are no clips: no audio, audio of a format that is not taken, or erased; they have no row in audio_files';
 COMMENT ON COLUMN public.archives.duplicates IS 'Among ok: members with the same content as an earlier one of the archive';
 COMMENT ON COLUMN public.archives.asr IS 'Speech recognition set of the latest load, which decides status and queue; null if nothing was transcribed';
 COMMENT ON COLUMN public.archives.policy IS 'Policy set of the latest load, which decides status and queue; null if nothing was classified';

@@ -4,6 +4,7 @@ COMMENT ON COLUMN archives.type IS 'What the archive is by its content, whatever
 COMMENT ON COLUMN archives.bytes IS NULL;
 COMMENT ON COLUMN archives.ok IS NULL;
 COMMENT ON COLUMN archives.failed IS NULL;
+COMMENT ON COLUMN archives.skipped IS 'Members that are not audio; they have no row in audio_files';
 COMMENT ON COLUMN archives.asr IS 'Speech recognition set of the latest load; decides status and queue';
 COMMENT ON COLUMN archives.policy IS 'Policy set of the latest load; decides status and queue';
 COMMENT ON COLUMN archives.unpack_seconds IS NULL;

@@ -8,6 +8,7 @@ COMMENT ON COLUMN archives.type IS 'What the archive is by its content, whatever
 COMMENT ON COLUMN archives.bytes IS 'Size of the archive as it came; null if it never came';
 COMMENT ON COLUMN archives.ok IS 'Members that are audio and could be decoded';
 COMMENT ON COLUMN archives.failed IS 'Members that are audio and could not be decoded, or could not be unpacked';
+COMMENT ON COLUMN archives.skipped IS 'Members that are no clips: no audio, audio of a format that is not taken, or erased; they have no row in audio_files';
 COMMENT ON COLUMN archives.asr IS 'Speech recognition set of the latest load, which decides status and queue; null if nothing was transcribed';
 COMMENT ON COLUMN archives.policy IS 'Policy set of the latest load, which decides status and queue; null if nothing was classified';
 COMMENT ON COLUMN archives.unpack_seconds IS 'Time that unpacking took; null if it was not recorded';

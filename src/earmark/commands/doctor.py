@@ -9,7 +9,7 @@ from earmark.record.erasure import Erased
 from earmark.settings import Settings
 from earmark.watch import doctor
 from earmark.watch.display import printable, show
-from earmark.wording import counted
+from earmark.wording import counted, with_configuration
 
 #: Exit status when something doesn't fit together.
 NOT_FITTING = 1
@@ -54,7 +54,7 @@ def _doctor(settings: Settings, arguments: argparse.Namespace) -> int:
                 "date": None,
                 "archive": None,
                 "problem": f"{counted(unfinished, 'erasure')} cut off",
-                "mend": f"earmark erase {doctor.option(given)}--yes",
+                "mend": f"{with_configuration('erase', given)} --yes",
             }
         )
     title = f"{len(archives)} archives are done, {len(told)} don't fit together"

@@ -1,6 +1,5 @@
 """What a run tells when it ends: what became of archives and clips, and where to look next."""
 
-import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from earmark.record.throughput import OUTCOMES, readable, receipts_since
 from earmark.settings import Settings
 from earmark.visible import visible
 from earmark.volume import Volume
-from earmark.wording import counted
+from earmark.wording import counted, with_configuration
 
 #: Characters in a line; only a path may be longer.
 WIDTH = 80
@@ -65,7 +64,6 @@ def summarise(
     lines += _line("members not taken", reasons)
     lines += _line("archives that failed", [_why(volume, name) for name in failed])
     lines += _line("archives left", _left(volume, archives, settings, given_up))
-    option = f" --configfile {shlex.quote(str(configfile))}" if configfile else ""
     commands = {"what went on": "report", "hear and decide": "review"}
     if failed:
         commands["why it failed"] = "status"
@@ -73,7 +71,9 @@ def summarise(
         commands["try them again"] = "retry"
     if failed or done["partial"] or done["failed"]:
         commands["is all there"] = "doctor"
-    lines += [f"  {what}: earmark {command}{option}" for what, command in commands.items()]
+    lines += [
+        f"  {what}: {with_configuration(command, configfile)}" for what, command in commands.items()
+    ]
     return "\n".join(lines)
 
 

@@ -6,7 +6,6 @@ backup or a person has changed since.  It changes nothing; what is wrong names t
 """
 
 import os
-import shlex
 import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +24,7 @@ from earmark.record.database import connect, require_schema
 from earmark.settings import RetentionSettings
 from earmark.tables import CLASSES, MANIFEST, TRANSCRIPTS, read_table
 from earmark.volume import Volume
+from earmark.wording import with_configuration
 
 _DAY = 86_400.0
 
@@ -53,15 +53,8 @@ class Problem:
         """
         if self.stage is None:
             return None
-        return (
-            f"earmark redo {option(configfile)}'{self.archive}' --date {self.date} "
-            f"--stage {self.stage}"
-        )
-
-
-def option(configfile: Path | None) -> str:
-    """The option that names a configuration, and a space; nothing without one."""
-    return f"--configfile {shlex.quote(str(configfile))} " if configfile else ""
+        command = with_configuration("redo", configfile)
+        return f"{command} '{self.archive}' --date {self.date} --stage {self.stage}"
 
 
 def done(volume: Volume, date: str | None) -> list[tuple[str, str]]:
